@@ -45,7 +45,7 @@ fn facts() -> Facts {
     }
 }
 
-/// A netlink message of the dump.
+/// Builds a netlink message as in a dump.
 fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + payload.len()).expect("short");
     let header =
@@ -53,7 +53,7 @@ fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     [header.concat(), payload.to_vec()].concat()
 }
 
-/// `struct inet_diag_msg` of a bucket, and the INET_DIAG_MARK that a privileged caller gets. A third is IPv6.
+/// The `struct inet_diag_msg` of bucket `i`, and the INET_DIAG_MARK that a privileged caller gets. Every third bucket is IPv6.
 fn payload(i: u32) -> Vec<u8> {
     let port = |n: u32| u16::try_from(n).expect("a port").to_be_bytes();
     let addr = |n: u32| match i % 3 {
@@ -132,7 +132,7 @@ fn formatting(c: &mut Criterion) {
         rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
     };
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
-    // The gain from the generated code of view/column.rs.
+    // The difference to the benchmark above is the gain from the generated code of view/column.rs.
     let mut text = Text::default();
     group.bench_function("ndjson in a loop over the columns", |b| {
         b.iter(|| {
@@ -161,14 +161,15 @@ fn formatting(c: &mut Criterion) {
         table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
-    // The gain from view/usual.rs, which is not used if a service has a name beyond plain ASCII.
+    // The difference to the benchmark above is the gain from view/usual.rs. The name of a service is not ASCII, so twtool does not use
+    // view/usual.rs.
     let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
     group.bench_function("table without usual lines", |b| b.iter(|| draw(&named)));
     group.finish();
     prefetching(c, &rows, &facts);
 }
 
-/// The gain from the prefetch of view/list.rs, on rows whose order differs from their order in memory.
+/// Measures the gain from the prefetch of view/list.rs, with rows whose order differs from their order in memory.
 fn prefetching(c: &mut Criterion, rows: &[Row], facts: &Facts) {
     let mut shuffled: Vec<&Row> = rows.iter().collect();
     shuffled.sort_by_key(|row| row.bucket.cookie.map(|cookie| cookie.number().wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -199,7 +200,7 @@ fn filtering(c: &mut Criterion) {
     group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
 }
 
-/// The gain from declaring only the arguments of the command in use.
+/// Measures the gain if clap declares only the arguments of the given command.
 fn arguments(c: &mut Criterion) {
     let words = ["twtool", "list"];
     let mut group = c.benchmark_group("arguments");

@@ -1,10 +1,10 @@
-"""Measures how long the static twtool takes from its start to its end, against an empty program that is linked the same way.
+"""Measures the time from the start to the end of the static twtool, and of an empty program that is linked the same way.
 
     unshare -n sh -c 'ip link set lo up; python3 benches/start.py "$(packaging/static)" 101'
 
-It makes 10 TIME_WAIT sockets in its network namespace, so run it in one of its own. The second argument is the number of pairs. In each pair
-both programs run, in alternating order, because a busy machine slows both. The output goes to /dev/null. The wall time includes the work of
-Python that starts the process. On a busy machine, the processor time says more.
+It makes 10 TIME_WAIT sockets in its network namespace, so run it in a separate namespace, as above. The second argument is the number
+of pairs. In each pair both programs run, in alternating order, because a busy machine slows both. The output goes to /dev/null. The wall
+time includes the time that Python needs to start the process. On a busy machine, the processor time is more reliable.
 """
 
 import os
@@ -27,7 +27,7 @@ def main():
             file.write("fn main() {}\n")
         flags = ["-Ctarget-feature=+crt-static", "-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols", "-Clto=thin", "-Ccodegen-units=1"]
         subprocess.run(["rustc", *flags, "-o", empty, source], check=True)
-        # A copy, as an installation makes it.
+        # A copy starts faster than the file that the linker wrote, and an installation also makes a copy.
         subprocess.run(["cp", program, copy], check=True)
         print(f"sizes: twtool {os.path.getsize(copy)} bytes, empty {os.path.getsize(empty)} bytes; {pairs} pairs; load {os.getloadavg()[0]:.1f}")
         for words in COMMANDS:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures the cost of `twtool trace`: short connections on loopback with and without it, its start, its memory, and leaks.
+"""Measures the cost of `twtool trace`: how much it slows short connections on loopback, the time of its start, and its memory.
 
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
-It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating
-order, each in a new network namespace, for one record of each close and for counts by process. With `leak` as the second
-argument, it makes 1,000,000 closes instead, and shows how the memory of the tracer changes.
+It needs root (BPF, network namespaces) and a C compiler. It measures two modes of the tracer: one record per close, and counts by
+process. Each pair has one run with the tracer and one without, in alternating order. Each run has a new network namespace. With
+`leak` as the second argument, the benchmark instead makes 1,000,000 closes, and shows how the memory of the tracer changes.
 """
 import json
 import os
@@ -110,7 +110,7 @@ def pairs(twtool, folder, mode):
             number + 1, CONNECTIONS / cost[False][0], *ratios[-1]), flush=True)
     for name, values in zip(("wall", "processor time"), zip(*ratios)):
         low, middle, high = statistics.quantiles(values, n=4)
-        print("%s: median %.3f, quartiles %.3f to %.3f of untraced" % (name, middle, low, high))
+        print("%s: median %.3f, quartiles %.3f to %.3f (1 is the run without the tracer)" % (name, middle, low, high))
 
 
 def has_attached(pid):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The cost of `twtool why`: requests per second, and requests per CPU time, of nginx with keep-alive connections.
+"""Measures the cost of `twtool why`: the requests per second, and per CPU time, of nginx with keep-alive connections.
 
     unshare -n sh -c 'ip link set lo up; python3 benches/why.py target/release/twtool 21'
 
@@ -61,7 +61,7 @@ def main():
             results = {way: run(ways[way], folder) for way in order}
             ratios.append([watched / plain for plain, watched in zip(results[0], results[1])])
     for name, values in zip(["requests per second", "requests per CPU time"], zip(*ratios)):
-        print(f"{name}: {statistics.median(values):.3f} of unwatched ({min(values):.2f} to {max(values):.2f}, {pairs} pairs)")
+        print(f"{name}: {statistics.median(values):.3f} of the run without twtool ({min(values):.2f} to {max(values):.2f}, {pairs} pairs)")
 
 
 main()

@@ -1,4 +1,4 @@
-//! Prints the number of free ports for the destination that is nearest to exhaustion, as a metric in Prometheus' text format.
+//! Prints how many ports are free for the destination that is nearest to exhaustion, as a metric in Prometheus' text format.
 //!
 //! cargo run --example exhaustion
 

@@ -1,4 +1,4 @@
-//! Counts the TIME_WAIT sockets of all network namespaces together by remote address, and prints the ten addresses with the most.
+//! Counts the TIME_WAIT sockets of all network namespaces by remote address, and prints the ten addresses with the most sockets.
 //!
 //! cargo run --example remote_ends -- 'direction = outbound'
 

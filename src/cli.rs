@@ -20,7 +20,7 @@ use crate::sys::caller::caller;
 use crate::sys::confinement::{self, InForce};
 use crate::sys::{exec, socket_calls, terminal};
 
-/// A part of a literal that depends on a feature.
+/// Defines a macro that gives the name of a feature as a literal, or an empty literal if the feature is off.
 macro_rules! if_feature {
     ($name:ident, $feature:literal) => {
         #[cfg(feature = $feature)]
@@ -68,8 +68,8 @@ to a destination.
 
 twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. \
 Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes (trace), seeing the processes of \
-other users, entering other network namespaces, reading the mark of a socket, testing a bind to a port below ip_unprivileged_port_start, and the \
-options --user and --transparent.";
+other users, entering other network namespaces, reading the mark of a socket, testing a bind to a port below \
+ip_unprivileged_port_start, and the options --user and --transparent.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete.
@@ -269,8 +269,8 @@ pub struct Environment<'a> {
     pub no_color: bool,
 }
 
-/// Runs the program that `why` watches, if these are the arguments of its stub. Returns `None` for other arguments, and an exit
-/// code if the program cannot be run.
+/// Runs the program that `twtool why` watches, if these are the arguments of the stub (the second twtool process, which `why` starts).
+/// Returns `None` for other arguments, and an exit code if the program cannot be run.
 pub fn run_stub(args: &[OsString], err: &mut dyn Write) -> Option<u8> {
     let (program, source) = socket_calls::run_stub(args)?;
     let error = CommandError::Exec { program, source };
@@ -278,7 +278,7 @@ pub fn run_stub(args: &[OsString], err: &mut dyn Write) -> Option<u8> {
     Some(error.code())
 }
 
-/// Runs the program and returns its exit code.
+/// Runs twtool with these arguments and returns the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>, mut environment: Environment) -> u8 {
     let status = dispatch(args, &mut environment);
     // Output that was produced before a failure is shown as well.
@@ -344,9 +344,9 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         context.prompt = Some(Prompt::new(*input, wanted(cli.global.color, *err_terminal), *err_width, *unicode));
     }
     context.err_terminal = *err_terminal;
-    // The context has read what it needs about this process.
+    // The confinement begins here, because the context has already read everything that it needs about this process.
     if let Some(recording) = cli.command.replayed() {
-        // A replay also works without the confinement.
+        // An error does not matter, because a replay also works without the confinement.
         let _ = confinement::for_replay(recording);
     }
     let status = match &cli.command {
@@ -390,8 +390,8 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     })
 }
 
-/// Parses the arguments. The declarations for clap stay in memory, because the process parses one command line. To free them would
-/// take 5 % of the instructions of a short run (72,000 of 1,456,000 for `port 80`, callgrind, 2026-11-28).
+/// Parses the arguments. The declarations for clap are never freed, because the process parses only one command line. Freeing them
+/// would take 5 % of the instructions of a short run (72,000 of 1,456,000 for `port 80`, callgrind, 2026-11-28).
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     let mut declarations = ManuallyDrop::new(Cli::command());
     let mut matches = declarations.try_get_matches_from_mut(args)?;

@@ -1,6 +1,8 @@
-//! Answers questions about TIME_WAIT and TCP ports on Linux, for programs: which timewait buckets exist and their remaining
-//! time, the result of bind() on a port, the number of further connections that are possible to a destination, and problems in
-//! settings and counters.
+//! Answers questions about TIME_WAIT and TCP ports on Linux, for programs:
+//! - Which timewait buckets (the kernel's structures for sockets in TIME_WAIT) exist, and when do they end?
+//! - Does bind() on a port work, and what blocks it?
+//! - How many more connections to a destination are possible?
+//! - Which settings and counters of the kernel show a problem?
 //!
 //! A [`Snapshot`] selects the source: network [`Namespaces`], and the kernel or a recording. Each of its methods takes a
 //! question and returns an [`Answer`]: the value, whether it is complete, and warnings.
@@ -38,22 +40,22 @@
 //!
 //! | folder | owns | may import |
 //! |---|---|---|
-//! | `model` | the vocabulary: ports, addresses, sockets, facts | std |
+//! | `model` | the types of the domain: ports, addresses, sockets, facts | std |
 //! | `parallel` | ordered work on several cores | std |
 //! | `filter` | the filter language | `model` |
 //! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel`, `sys` |
 //! | `sys` | every other system call, procfs, clocks, terminals | `model` |
-//! | `trace` | the process that closes a connection, live: a BPF program and its records | `model`, `sys` |
-//! | `source` | this kernel, procfs or a recording, behind one interface | `model`, `filter`, `sock_diag`, `sys` |
+//! | `trace` | live reports of which process closes a connection: a BPF program and its records | `model`, `sys` |
+//! | `source` | one interface for three sources of sockets: sock_diag, procfs, a recording | `model`, `filter`, `sock_diag`, `sys` |
 //! | `analysis` | conclusions from plain values, without I/O or clock | `model` |
-//! | `snapshot` | one question, one typed answer, for one or many network namespaces | all above |
-//! | `view` | values in, bytes out | `model`, `analysis`, `parallel` |
+//! | `snapshot` | collects everything that one answer needs, for one or many network namespaces | all above |
+//! | `view` | formats values as text, JSON and csv | `model`, `analysis`, `parallel` |
 //! | `lab` | experiments in private namespaces | `model`, `sock_diag`, `sys` |
 //! | `watch` | repeated reads: events, streams, the live screen | `model`, `filter`, `snapshot`, `analysis`, `view`, `sys` |
 //! | `metrics` | families and text formats of Prometheus | `model`, `analysis`, `snapshot`, `sys` |
 //! | `exporter` | the HTTP server of the metrics | `snapshot`, `metrics`, `view`, `sys` |
 //! | `commands` | arguments and exit codes | `model`, `filter`, `snapshot`, `analysis`, `view`, `watch`, `metrics`, `exporter`, `lab` |
-//! | `cli`, `main` | dispatch, the real environment | `commands`, `sys` |
+//! | `cli`, `main` | selection of the command, standard streams | `commands`, `sys` |
 //!
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
 //! wait names the cause of each failed bind. A test (`tests/layers.rs`) fails if an import breaks the table.
@@ -68,10 +70,10 @@
 //! | a word of the filter language | the word in `filter/parser.rs`; for a new test also a variant in `filter/mod.rs`, and an arm in `sock_diag/bytecode.rs`, which produces no code if the kernel cannot evaluate the test |
 //! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |
 //!
-//! `docs/architecture.md` goes through each of them in steps, with the tests, documents and generated files that belong to it.
+//! `docs/architecture.md` has the steps for most of these things, with the tests, documents and generated files that belong to them.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds for Linux alone");
+compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds only for Linux");
 
 // The modules are public only for the tests, fuzz targets and benchmarks of this package. They may change at any time. They are
 // declared without a macro, because rustfmt does not follow modules that a macro declares.

@@ -1,8 +1,9 @@
-//! Runs work on several cores and keeps the results in order: rows on a pool of workers, namespaces on new threads.
+//! Runs work on several cores and keeps the results in order. It processes rows on a pool of workers, and network namespaces on new
+//! threads.
 //!
-//! The first long list creates the pool. The pool stays, because a new thread starts late: a scheduler that packs threads onto few
-//! cores lets it wait for the core of its creator. If the pool is busy, the caller runs single-threaded, because the cores are
-//! busy, too.
+//! The first long list creates the pool, and the pool exists until the process ends. New threads for each list would start late: a
+//! scheduler that packs threads onto few cores lets a new thread wait for the core of the thread that created it. If the pool is
+//! busy, the caller runs single-threaded, because the cores are busy, too.
 //!
 //! A worker blocks all signals. It has the network namespace and the credentials of the thread that created the pool,
 //! so its work must not depend on them. Once the pool exists, the process cannot enter a user namespace, because that
@@ -20,10 +21,11 @@ use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
 /// The number of rows that are formatted as one piece.
 const CHUNK: usize = 256;
 
-/// The number of rows from which the pool is faster than one thread.
+/// The smallest number of rows for which the pool is faster than one thread.
 const WORTHWHILE: usize = 16 * CHUNK;
 
-/// The maximum number of workers. Each needs its own memory, and little work remains after the kernel's walk.
+/// The maximum number of workers. Each needs its own memory, and the kernel's walk over the sockets takes most of the time, so more
+/// workers would save little.
 const MOST: usize = 3;
 
 /// `None` if there is no second core, or if no thread can be created.
@@ -78,22 +80,22 @@ fn workers(rows: usize) -> Option<Workers> {
     (rows >= WORTHWHILE).then(Workers::take)?
 }
 
-/// Passes on a piece of the result. After a [`ControlFlow::Break`] the receiver gets no more pieces.
+/// Passes a piece of the result to its receiver. After it has returned [`ControlFlow::Break`], the receiver needs no more pieces.
 pub type PassOn<'a, P> = dyn FnMut(P) -> ControlFlow<()> + Send + 'a;
 
 /// A job for another thread.
 type Job<'s> = Box<dyn FnOnce() + Send + 's>;
 
-/// The number of pieces that wait in the channel of a thread.
+/// The maximum number of pieces that wait in the channel of a thread.
 const AHEAD: usize = 2;
 
-/// Runs `work` on the items `0..items`, on the calling thread and `others` more, and passes the pieces to `each` in the
+/// Runs `work` on the items `0..items`, on the calling thread and on `others` more threads, and passes the pieces to `each` in the
 /// order of the items. Memory is bounded, because each thread is at most a few pieces ahead.
 ///
 /// 1. Thread `i` of `n` takes the items `i`, `i + n`, `i + 2n`, ...; the calling thread is thread 0.
 /// 2. Every other thread has its own channel. It sends its pieces, and `None` after the last piece of an item.
-/// 3. The calling thread processes the items in order. It computes its own items, and receives the pieces of the
-///    others.
+/// 3. The calling thread goes through all items in order. It computes its own items, and receives the pieces of the other
+///    items.
 /// 4. When `each` breaks, the channels are dropped, and the other threads stop at their next piece.
 ///
 /// `spawn` starts a job, or returns false if it cannot. Then the calling thread does the work of that job.
@@ -145,8 +147,8 @@ fn in_order<'s, P: Send + 's>(
     }
 }
 
-/// Runs `work` on the items and keeps their order, on the calling thread and on new threads, together at most
-/// `threads`. A new thread is in the network namespace of the calling thread.
+/// Runs `work` on the items, on the calling thread and on new threads, and passes the pieces to `each` in the order of the items.
+/// `threads` is the maximum number of threads. A new thread is in the network namespace of the calling thread.
 pub fn in_order_on_new_threads<T: Sync, P: Send>(
     items: &[T],
     threads: usize,
@@ -176,7 +178,7 @@ fn write_on(
     rows: usize,
     bytes_of: &(impl Fn(Range<usize>, Vec<u8>) -> Vec<u8> + Sync),
 ) -> io::Result<()> {
-    // Buffers that were written, for the next pieces. With new memory for each piece, a table or JSON document of 100,000 rows
+    // Written buffers, which the next pieces reuse. With new memory for each piece, a table or JSON document of 100,000 rows
     // takes 1.1 times as long (median of 21 pairs, Linux 6.18, 2026-11-28), because the kernel maps new pages each time.
     let used: Mutex<Vec<Vec<u8>>> = Mutex::default();
     let lock = || used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +244,7 @@ pub fn sort<T: Ord + Send>(values: &mut [T]) {
 mod tests {
     use super::*;
 
-    /// Every worker has many chunks, and the last chunk is not full.
+    /// A number of rows that gives every worker many chunks, and of which the last chunk is not full.
     const ROWS: usize = 100 * CHUNK + 1;
 
     fn numbers(range: Range<usize>, mut bytes: Vec<u8>) -> Vec<u8> {
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_worker_for_each_further_core() {
+    fn each_core_but_the_first_has_a_worker_up_to_the_maximum() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         assert_eq!(free_workers().map_or(0, |workers| workers.count()), (cores - 1).min(MOST));
     }
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn if_a_thread_cannot_be_started_the_caller_does_its_share() {
+    fn if_a_thread_cannot_be_started_the_caller_does_the_work_of_that_thread() {
         let mut came = vec![];
         let work = |item: usize, pass_on: &mut PassOn<usize>| {
             let _ = pass_on(item);

@@ -19,9 +19,9 @@ use crate::support::{measured, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        random_situations_are_answered_as_an_independent_bind_answers,
+        in_random_situations_the_answer_equals_independent_binds,
         a_server_on_both_wildcards_collides_with_itself,
-        the_other_value_of_an_option_is_named_if_the_answer_depends_on_it,
+        the_other_value_of_an_option_is_named_if_it_changes_the_verdict,
         a_bind_as_another_user_has_the_uid_of_that_user,
         a_bind_as_another_user_has_no_capability,
         root_learns_that_a_plain_user_cannot_bind_a_privileged_port,
@@ -31,7 +31,7 @@ suite! {
     ],
 }
 
-/// The user that is not root.
+/// The uid of a user that is not root.
 const OTHER: u32 = 33;
 
 /// The options of a server.
@@ -99,7 +99,8 @@ impl Asked {
         if self.together {
             in_a_copy(&|| opener::open(uid, &specs).0)
         } else if options.contains(&"SO_REUSEPORT") {
-            // Such a bind leaves a note, which would change the result of the next bind.
+            // A bind with SO_REUSEPORT leaves a note in the kernel (docs/commands/bind-test.md), which would change the result
+            // of the next bind.
             specs.iter().flat_map(|spec| in_a_copy(&|| alone(spec))).collect()
         } else {
             in_a_copy(&|| specs.iter().flat_map(alone).collect())
@@ -107,7 +108,7 @@ impl Asked {
     }
 }
 
-/// A socket on the port before the server comes.
+/// A socket on the port before the server starts.
 #[derive(Clone, Debug)]
 enum Before {
     Open(u32, Spec),
@@ -115,7 +116,7 @@ enum Before {
     Bucket(&'static str, ReuseOptions),
 }
 
-/// Makes the sockets in this order. A socket that cannot be made is left out, here and in each copy.
+/// Makes the sockets in this order. A socket that cannot be made is left out, in the situation and in each copy of it.
 fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept> {
     let has = |one: &Before| matches!(one, Before::Open(_, spec) if spec.dev.as_deref() == Some(SECOND));
     if *dev == Some(SECOND) || before.iter().any(has) {
@@ -140,7 +141,7 @@ fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept>
 
 const SECOND: &str = "tw0";
 
-/// A second device.
+/// Makes a second network device. Returns its name, or `None` if no device can be made.
 fn second_device() -> Option<&'static str> {
     let made = Command::new("ip").args(["link", "add", SECOND, "type", "veth", "peer", "name", "tw1"]).output();
     made.is_ok_and(|output| output.status.success()).then_some(SECOND)
@@ -192,7 +193,7 @@ impl Choices {
             };
             before.push(Before::Open(if port < 1024 { 0 } else { *random.of(&self.users) }, spec));
         }
-        // A listener beside the server of a bucket could get its connection.
+        // Buckets come first, because a listener of the situation could accept the connection that becomes a bucket.
         before.sort_by_key(|one| matches!(one, Before::Open(..)));
         let mut addrs = vec![];
         for _ in 0..=random.below(3) {
@@ -221,7 +222,7 @@ impl Choices {
     }
 }
 
-/// bind() and listen() of each attempt, in the order of twtool; or the option that is refused.
+/// The results of bind() and listen() for each attempt, in the order of twtool. The error is an option that the kernel refuses.
 fn independent(before: &[Before], asked: &Asked) -> Result<Vec<(String, Option<String>)>, String> {
     let in_a_copy = |open: &Opening| {
         elsewhere(|| {
@@ -262,7 +263,7 @@ fn verdict(attempts: &[(String, Option<String>)], with: usize) -> &'static str {
 /// The number of random situations; `TWTOOL_SITUATIONS` sets another number.
 const SITUATIONS: u64 = 40;
 
-fn random_situations_are_answered_as_an_independent_bind_answers() {
+fn in_random_situations_the_answer_equals_independent_binds() {
     let count = std::env::var("TWTOOL_SITUATIONS").map_or(SITUATIONS, |count| count.parse().expect("a number"));
     let (seed, choices) = (Random::seed(), Choices::here());
     let (mut verdicts, mut refused, mut notes) = ([0; 4], 0, 0);
@@ -292,7 +293,7 @@ fn random_situations_are_answered_as_an_independent_bind_answers() {
         let records = document["attempts"].as_array().expect("attempts");
         assert_eq!(records.len(), expected.len(), "{what}{run}");
         for (record, (bind, listen)) in records.iter().zip(&expected) {
-            // A note of the earlier sockets decides the result of these.
+            // The results of these attempts depend on a note that the earlier sockets left.
             if note_lost && record["options"].to_string().contains("SO_REUSEPORT") {
                 continue;
             }
@@ -313,13 +314,13 @@ fn random_situations_are_answered_as_an_independent_bind_answers() {
         other_verdict(&before, &asked, verdict, &document, &what);
     }
     measured(format!(
-        "bind-test as the server asks: {count} situations; free, reusable, blocked, denied: {verdicts:?}; an option refused: \
+        "bind-test with options of servers: {count} situations; free, reusable, blocked, denied: {verdicts:?}; an option refused: \
          {refused}; a note lost: {notes}"
     ));
     assert!(count < 40 || verdicts.iter().all(|count| *count > 0), "{verdicts:?}");
 }
 
-/// Checks the verdict with the other value of IPV6_V6ONLY, if the answer has one, with an independent bind.
+/// If the answer has a verdict for the other value of IPV6_V6ONLY, compares this verdict with an independent bind.
 fn other_verdict(before: &[Before], asked: &Asked, verdict_here: &str, document: &Value, what: &str) {
     let others = document["other_verdicts"].as_array().expect("a list");
     let other = others.iter().find(|other| other["option"].as_str().is_some_and(|option| option.contains("v6only")));
@@ -366,7 +367,7 @@ fn a_server_on_both_wildcards_collides_with_itself() {
     twtool(["wait", "8080", "--together", "--v6only", "yes", "--timeout", "0"]).code(0);
 }
 
-fn the_other_value_of_an_option_is_named_if_the_answer_depends_on_it() {
+fn the_other_value_of_an_option_is_named_if_it_changes_the_verdict() {
     const LINE: &str = "with --v6only yes (nginx sets it for [::]:80), the verdict would be free\n";
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
@@ -379,7 +380,7 @@ fn the_other_value_of_an_option_is_named_if_the_answer_depends_on_it() {
     assert_eq!(
         answer("8080 --addr ::").code(0).json()["other_verdicts"],
         json!([]),
-        "an unused port is free either way"
+        "an unused port is free with both values"
     );
     twtool(["bind-test", "8080", "--addr", "192.0.2.1"]).code(1).prints("with --freebind, the verdict would be free\n");
     answer("8080 --addr 192.0.2.1 --freebind").code(0);
@@ -400,7 +401,10 @@ fn a_bind_as_another_user_has_the_uid_of_that_user() {
     let document = run.json();
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("denied"), &json!("privileged-port")), "{run}");
     assert_eq!(document["as"]["uid"], OTHER, "{run}");
-    assert!(!document["next"].to_string().contains("bind-test"), "root cannot give the privilege to that test{run}");
+    assert!(
+        !document["next"].to_string().contains("bind-test"),
+        "no printed bind-test can give that user the privilege{run}"
+    );
     answer(&format!("8080 --user {user}")).code(0);
     // SO_REUSEPORT needs the same user.
     let share = Spec { at: "127.0.0.1:8080".into(), reuseport: true, listen: true, ..Spec::default() };
@@ -430,7 +434,7 @@ fn a_bind_as_another_user_has_the_uid_of_that_user() {
     }
 }
 
-/// twtool can have the privilege to bind port 80 and to become another user without being root.
+/// twtool can have the capabilities to bind port 80 and to become another user even if it does not run as root.
 fn a_bind_as_another_user_has_no_capability() {
     if !has_user(OTHER) {
         return not_checked("a bind as another user: this user namespace has one user only");
@@ -484,7 +488,7 @@ fn printed_commands_keep_the_options() {
     }
     assert!(!has_user(OTHER) || wait.contains(&format!("--user {OTHER}")), "{wait}");
     drop(held);
-    // On a busy machine the first bind takes long enough that wait reports on stderr what it waits for.
+    // stderr may contain text: on a busy machine the first bind takes so long that wait reports what it waits for.
     commands::run(&wait.replace("./server", "true")).code(0);
 
     // Only the blocking buckets are removed, not the bucket of another device.
@@ -503,7 +507,7 @@ fn printed_commands_keep_the_options() {
 }
 
 fn the_listener_of_a_test_accepts_no_connection() {
-    // The listener has the filter of twtool: it drops the SYN, and the client sends the SYN again.
+    // twtool attaches a filter to its listener. The filter drops the SYN, and the client sends the SYN again.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");
     };

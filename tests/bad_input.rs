@@ -15,7 +15,7 @@ use crate::support::twtool::{Run, twtool};
 suite! {
     pure: [
         bad_ports_are_named_with_the_allowed_forms,
-        words_that_people_type_first_get_a_tip,
+        common_mistakes_get_a_tip,
         bad_addresses_are_named_with_the_allowed_forms,
         scopes_that_do_not_exist_are_named,
         unknown_words_are_named_with_the_existing_ones,
@@ -33,7 +33,7 @@ fn names_of_any_length_are_shown() {
     island::folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // Rust stores the width of a format string in 16 bits, so a name that is padded as a table cell must not need more.
+    // Rust stores the width of a format string in 16 bits, so twtool must not pad a longer name with such a width.
     let name = "s".repeat(65_536);
     fs::write("/etc/services", format!("{name} 8080/tcp\n")).expect("written");
     for args in
@@ -79,7 +79,7 @@ const PORT_PLACES: [(&[&str], &[&str]); 7] = [
 fn refused(args: &[&str], word: &str, allowed: &[&str]) -> Run {
     let run = twtool(args).refused(word);
     for text in allowed {
-        assert!(run.stderr.contains(text), "expected {text:?} on stderr, as what is allowed{run}");
+        assert!(run.stderr.contains(text), "expected {text:?} on stderr as an allowed form{run}");
     }
     run
 }
@@ -107,7 +107,7 @@ fn bad_ports_are_named_with_the_allowed_forms() {
     for args in [["port", "-6", "80"], ["port", "80", "-4"], ["bind-test", "-4", "80"], ["wait", "-6", "0"]] {
         assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
-    // One port, not several.
+    // These commands take one port.
     for command in ["bind-test", "wait"] {
         for bad in ["8000-8099", ":9999", "httpz", "65536"] {
             let run = refused(&[command, bad], bad, &["65535", "/etc/services"]);
@@ -117,7 +117,7 @@ fn bad_ports_are_named_with_the_allowed_forms() {
     refused(&["port", "80", "httpz", "443"], "httpz", &["/etc/services"]);
 }
 
-fn words_that_people_type_first_get_a_tip() {
+fn common_mistakes_get_a_tip() {
     refused(&["bind-test", "127.0.0.1:8080"], "127.0.0.1:8080", &["8080 alone", "--addr 127.0.0.1"]);
     refused(&["wait", "[::1]:8080"], "[::1]:8080", &["8080 alone", "--addr ::1"]);
     for bad in ["8080", ":8080", "port"] {
@@ -128,10 +128,7 @@ fn words_that_people_type_first_get_a_tip() {
     refused(&["capacity", "192.0.2.1:443"], "192.0.2.1:443", &["--to ADDR[:PORT]"]);
     for args in [["list", "--nosuch"].as_slice(), &["kill", "--nosuch"], &["bind-test", "8080", "--nosuch"]] {
         let run = refused(args, "--nosuch", &["Usage"]);
-        assert!(
-            !run.stderr.contains("-- --nosuch"),
-            "the tip of clap does not help: --nosuch is no word of a filter{run}"
-        );
+        assert!(!run.stderr.contains("-- --nosuch"), "the tip of clap would make --nosuch a word of a filter{run}");
     }
     for (typed, meant) in [(vec!["help"], vec!["--help"]), (vec!["help", "list"], vec!["list", "--help"])] {
         assert_eq!(twtool(&typed).ok().stdout, twtool(&meant).ok().stdout, "{typed:?}");
@@ -190,7 +187,7 @@ fn bad_durations_are_named_with_the_allowed_forms() {
     for bad in ["soon", "10", "-5s", "10x", "1e400s", "00"] {
         refused(&["wait", "9000", &format!("--timeout={bad}")], bad, &["10s", "0 tries once"]);
     }
-    // Each has a number and a unit, so that is not the reason.
+    // Each of these durations has a number and a unit, so the error must not ask for them.
     for (args, why) in [
         (&["why", "--timeout", "0s", "--", "true"][..], "longer than 0s"),
         (&["why", "--timeout", "0ms", "--", "true"], "longer than 0s"),
@@ -268,7 +265,7 @@ fn hostile_words_do_not_reach_the_terminal() {
             assert!(!text.contains(hidden), "{args:?} {color}: {text:?}");
             assert!(
                 !text.contains("\nerror:"),
-                "{args:?} {color}: the second line of the word is a line of its own: {text:?}"
+                "{args:?} {color}: the second line of the word looks like an error: {text:?}"
             );
         }
     }

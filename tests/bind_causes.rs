@@ -13,14 +13,15 @@ use crate::support::twtool::{Run, twtool};
 suite! {
     pure: [],
     netns: [
-        the_cause_depends_on_so_reuseaddr_and_not_on_with,
+        the_cause_of_bind_test_is_the_same_for_every_value_of_with,
     ],
 }
 
 /// The values of `--with`, in the order of [`OPTION_SETS`].
 const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
-/// Leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of each address. The socket had these options.
+/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of another address. The replaced socket had these
+/// options.
 fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
     let mut open = vec![];
     for (last, old) in (1..).zip(olds) {
@@ -35,7 +36,7 @@ fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
     Box::new(open)
 }
 
-fn the_cause_depends_on_so_reuseaddr_and_not_on_with() {
+fn the_cause_of_bind_test_is_the_same_for_every_value_of_with() {
     let all = ReuseOptions::ALL;
     let pairs = (0..4).flat_map(|a| (a..4).map(move |b| vec![all[a], all[b]]));
     let olds: Vec<Vec<ReuseOptions>> = all.iter().map(|old| vec![*old]).chain(pairs).collect();
@@ -57,7 +58,7 @@ fn the_cause_depends_on_so_reuseaddr_and_not_on_with() {
     }
 }
 
-/// Compares both commands, with every `--with`, with the binds of the test.
+/// Compares `bind-test` and `wait` with the binds of the test, for every value of `--with`.
 fn check(works: [bool; 4], situation: &str) {
     let [none, reuseaddr, ..] = works;
     let cause = match (none, reuseaddr) {

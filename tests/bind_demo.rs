@@ -76,7 +76,7 @@ fn the_demonstration_shows_what_the_documentation_says() {
         let document = run.json();
         assert_eq!(document["schema"], "twtool.bind-test-demo/1");
         assert_eq!((&document["complete"], &document["warnings"]), (&json!(true), &json!([])));
-        assert_ne!(number(&document, "netns"), own_netns(), "a namespace of its own");
+        assert_ne!(number(&document, "netns"), own_netns(), "the demonstration has a namespace of its own");
         both_runs(&run.records("runs"), port);
     }
 }
@@ -104,7 +104,7 @@ fn the_callers_namespace_is_not_touched() {
     let server = listen("0.0.0.0:8080");
     let before = procfs::sockets();
     both_runs(&demo(8080, "json").ok().records("runs"), 8080);
-    assert_eq!(procfs::sockets(), before, "the port is taken here, and nothing came or went");
+    assert_eq!(procfs::sockets(), before, "the demonstration works beside a listener here, and changes no socket");
     drop(server);
     demo(8081, "table").ok();
     assert!(procfs::sockets().iter().all(|entry| entry.local.1 != 8081 && entry.remote.1 != 8081));

@@ -30,9 +30,9 @@ suite! {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Ipv4,
-    /// A dual-stack server, of a client over IPv4.
+    /// A dual-stack server, after a connection over IPv4.
     Mapped,
-    /// A dual-stack server, of a client over IPv6.
+    /// A dual-stack server, after a connection over IPv6.
     DualStack,
     Ipv6Only,
 }
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// Leaves a bucket that lasts this number of seconds, if the returned value is kept.
+    /// Leaves a bucket that lasts this number of seconds. The caller must keep the returned value that long.
     fn leave(self, seconds: u32) -> Kept {
         sysctl::write("ipv4.tcp_fin_timeout", &seconds.to_string()).expect("the namespace is ours");
         let server = self.server();
@@ -83,10 +83,10 @@ fn free_in_is_null_if_another_bucket_may_block_longer() {
     assert!(number(&answer(&["0.0.0.0", "::"]), "free_in_ms") > 50_000);
     assert!(number(&answer(&["127.0.0.1"]), "free_in_ms") <= 7_000);
     if !kernel::destroys_buckets() {
-        return not_checked("that each of two buckets is in the way alone: this kernel has no SOCK_DESTROY of buckets");
+        return not_checked("that each of two buckets blocks on its own: this kernel has no SOCK_DESTROY of buckets");
     }
     twtool(["kill", "--local-port", "8000", "--fin-wait-2", "--local", "127.0.0.1", "--yes"]).ok();
-    assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other one was in the way, too");
+    assert_eq!(bind("0.0.0.0", 8000, &[], false).0, "EADDRINUSE", "the other bucket blocks, too");
 }
 
 fn no_bind_works_before_free_in_has_passed() {
@@ -97,7 +97,7 @@ fn no_bind_works_before_free_in_has_passed() {
     std::thread::scope(|scope| {
         for situation in &situations {
             scope.spawn(move || {
-                // A child that another thread starts would have copies of these listeners for a moment.
+                // Otherwise a child that another thread starts would hold copies of these listeners for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
                 elsewhere(|| check(situation, &ADDRS));
             });
@@ -107,7 +107,7 @@ fn no_bind_works_before_free_in_has_passed() {
 
 /// Runs bind-test for each address, and then binds each address until the bind works.
 fn check(situation: &[(Kind, u32)], addrs: &[&'static str]) {
-    // Timers of the kernel are whole jiffies.
+    // A timer of the kernel ends at a whole jiffy, which lasts at most 10 ms.
     const JIFFY: Duration = Duration::from_millis(10);
     let _kept: Vec<Kept> = situation.iter().map(|(kind, seconds)| kind.leave(*seconds)).collect();
     let ask = |at: &&'static str| {

@@ -1,4 +1,4 @@
-//! The holders of a port in `bind-test`: processes that /proc shows, and the message if it does not show them (processes of
+//! The holders of a port in `bind-test`: processes that /proc shows, and the warning if /proc does not show them (processes of
 //! another user, or of another pid namespace).
 
 use std::fs;
@@ -27,9 +27,9 @@ suite! {
     netns: [
         a_holder_has_its_process_its_inode_and_its_user,
         every_process_that_has_the_socket_open_is_named,
-        a_holder_has_the_keys_of_the_contract,
+        a_holder_has_the_documented_keys_in_order,
         no_process_owns_a_bucket_or_an_unaccepted_connection,
-        names_that_a_process_gave_itself_do_not_reach_the_terminal,
+        control_characters_in_a_process_name_do_not_reach_the_terminal,
         processes_that_the_caller_cannot_inspect_are_unknown,
         processes_of_another_pid_namespace_are_unknown,
         a_process_whose_main_thread_has_ended_is_named,
@@ -75,7 +75,7 @@ impl Drop for Process {
     }
 }
 
-/// The process of this id among those of a holder.
+/// The process with this id among the processes of a holder.
 fn process(holder: &Value, pid: u32) -> &Value {
     let processes = holder["processes"].as_array().unwrap_or_else(|| panic!("no processes in {holder}"));
     processes.iter().find(|process| process["pid"] == pid).unwrap_or_else(|| panic!("no process {pid} in {holder}"))
@@ -100,14 +100,14 @@ fn a_holder_has_its_process_its_inode_and_its_user() {
     }
     let who = format!("sleep (pid {pid}");
     let advice = document["advice"][0].as_str().expect("advice");
-    assert!(advice.contains(&who), "the advice says who: {advice}");
+    assert!(advice.contains(&who), "the advice names the process: {advice}");
     twtool(["bind-test", "8080"]).code(1).prints(&who).prints(&format!("sleep (pid {pid}"));
 }
 
 fn every_process_that_has_the_socket_open_is_named() {
     let socket = listener();
     let children = [(); 2].map(|()| Process::start(Command::new("sleep"), &socket));
-    // The socket exists longer than the descriptor of its creator.
+    // The children keep the socket open.
     drop(socket);
     let document = answer(&[]);
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("listener")));
@@ -119,7 +119,7 @@ fn every_process_that_has_the_socket_open_is_named() {
     assert!(pids.iter().all(|pid| advice.contains(&pid.to_string())), "{advice}");
 }
 
-fn a_holder_has_the_keys_of_the_contract() {
+fn a_holder_has_the_documented_keys_in_order() {
     #[derive(serde::Deserialize)]
     struct Document {
         holders: Vec<Keys>,
@@ -155,18 +155,18 @@ fn no_process_owns_a_bucket_or_an_unaccepted_connection() {
     let waiting = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     waiting.connect(&addr("127.0.0.1:8080").into()).expect("connected");
     let document = answer(&[]);
-    let nobodys = |state| {
+    let has_no_process = |state| {
         let mut holders = document["holders"].as_array().expect("holders").iter();
         let holder = holders.find(|holder| holder["state"] == state).unwrap_or_else(|| panic!("no {state}"));
         assert_eq!((&holder["inode"], &holder["processes"]), (&json!(null), &json!([])), "{holder}");
     };
-    nobodys("time-wait");
-    nobodys("established");
+    has_no_process("time-wait");
+    has_no_process("established");
     assert_eq!(process(&document["holders"][0], child.0.id())["comm"], "sleep");
     assert_eq!(document["warnings"], json!([]), "everything is known");
 }
 
-fn names_that_a_process_gave_itself_do_not_reach_the_terminal() {
+fn control_characters_in_a_process_name_do_not_reach_the_terminal() {
     const EVIL: &str = "\x1b[31m\r\ne v\"il";
     let folder = tempfile::tempdir().expect("a folder");
     let link = folder.path().join(EVIL);
@@ -174,7 +174,7 @@ fn names_that_a_process_gave_itself_do_not_reach_the_terminal() {
     std::os::unix::fs::symlink(sleep, &link).expect("a link");
     let socket = listener();
     let mut command = Command::new(&link);
-    // Multi-call binaries go by the name that they are given.
+    // A multi-call binary such as busybox selects its function by this name.
     command.arg0("sleep");
     let child = Process::start(command, &socket);
     assert_eq!(process(&answer(&[])["holders"][0], child.0.id())["comm"], EVIL);
@@ -199,11 +199,12 @@ fn processes_that_the_caller_cannot_inspect_are_unknown() {
     let socket = listener();
     let _child = Process::start(Command::new("sleep"), &socket);
     drop(socket);
-    // Same user, fewer capabilities than the holder: ptrace(2), "Ptrace access mode checking", forbids to read its links.
+    // twtool runs as the holder's user, but with fewer capabilities. So the kernel does not let it read the links of the holder's
+    // descriptors (ptrace(2), "Ptrace access mode checking").
     drop_capability(Capability::CAP_SYS_PTRACE);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     unknown_owner(&run, "CAP_SYS_PTRACE");
-    assert!(!run.json()["warnings"].to_string().contains("pid namespace"), "it lives in this one{run}");
+    assert!(!run.json()["warnings"].to_string().contains("pid namespace"), "the process is in this pid namespace{run}");
 }
 
 fn processes_of_another_pid_namespace_are_unknown() {
@@ -225,7 +226,7 @@ fn processes_of_another_pid_namespace_are_unknown() {
 }
 
 fn a_process_whose_main_thread_has_ended_is_named() {
-    // exit(2) ends the calling thread alone, exit(3) the process.
+    // The system call exit ends only the calling thread. The library function exit(3) would end the process.
     const SCRIPT: &str = "import ctypes, platform, threading, time
 threading.Thread(target=time.sleep, args=(60,)).start()
 ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
@@ -238,7 +239,7 @@ ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
     let pid = child.0.id();
     let ended = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     while !ended() {
-        assert_eq!(child.0.try_wait().expect("our own child"), None, "the situation itself");
+        assert_eq!(child.0.try_wait().expect("our own child"), None, "the other thread keeps the process alive");
         std::thread::yield_now();
     }
     process(&answer(&[])["holders"][0], pid);
@@ -263,13 +264,14 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
     }
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let document = run.json();
-    assert_eq!(document["holders"][0]["processes"], json!([]), "no process has it{run}");
+    assert_eq!(document["holders"][0]["processes"], json!([]), "no process owns the listener{run}");
     assert!(
         document["advice"][0].as_str().is_some_and(|advice| advice.contains(": the kernel (MPTCP endpoint).")),
         "{run}"
     );
     assert_eq!(document["warnings"], json!([]), "{run}");
-    // No server can be stopped. The command shows the endpoint, and its purpose contains the command that deletes it.
+    // There is no server to stop. The printed command shows the endpoint, and its purpose contains the command that deletes the
+    // endpoint.
     let advice = document["advice"][0].to_string();
     assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
     let step = &document["next"][0];
@@ -320,7 +322,8 @@ fn an_unlisted_bound_socket_is_found_through_its_process() {
     let inodes = sockets.each_ref().map(inode);
     let children = sockets.each_ref().map(|socket| Process::start(Command::new("sleep"), socket));
     drop(sockets);
-    // Like a kernel before 6.8: /proc/net/tcp does not list sockets that are only bound.
+    // Without sock_diag, twtool reads /proc/net/tcp, which does not list sockets that are only bound. On kernels before 6.8,
+    // sock_diag does not list them either.
     refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
     let document = answer(&[]);
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("bound")), "{document}");
@@ -333,7 +336,7 @@ fn an_unlisted_bound_socket_is_found_through_its_process() {
         assert_eq!((&holder["inode"], &holder["interface"]), (&json!(inodes[at]), &interface), "{holder}");
         process(holder, children[at].0.id());
     }
-    // The test does not change the sockets.
+    // bind-test does not change the sockets.
     assert_eq!(answer(&[])["holders"], document["holders"]);
     drop_capability(Capability::CAP_SYS_PTRACE);
     let document = answer(&[]);

@@ -27,7 +27,7 @@ suite! {
     ],
 }
 
-/// A socket on port 8080 beside which tests run.
+/// A socket on port 8080 that exists while bind-test runs.
 #[derive(Clone, Copy, Debug)]
 struct Beside {
     at: &'static str,
@@ -131,7 +131,7 @@ fn no_result_depends_on_a_note_and_no_note_is_left() {
 }
 
 /// Makes a listener on ::1. Then a server on 0.0.0.0 with SO_REUSEPORT runs and ends, and leaves a bucket and its note. Because
-/// of the note, the kernel does not check a bind on `::` with SO_REUSEPORT against ::1, so it succeeds. Returns the listener.
+/// of the note, the kernel does not check a bind on `::` with SO_REUSEPORT against ::1, so the bind works. Returns the listener.
 fn note_of_a_server() -> Server {
     let ipv6 = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
     let server = Server::listen(addr("0.0.0.0:8080"), ReuseOptions::REUSEPORT).expect("listening");
@@ -156,9 +156,13 @@ fn a_lost_note_of_a_server_is_reported() {
             let document = run.json();
             assert_eq!((&document["note_lost"], &document["verdict"]), (&true.into(), &"blocked".into()), "{run}");
             assert!(document["warnings"].to_string().contains("note"), "{run}");
-            assert_eq!(bind("::", 8080, SHARED, false).0, "EADDRINUSE", "the answer is what a server gets now{run}");
+            assert_eq!(
+                bind("::", 8080, SHARED, false).0,
+                "EADDRINUSE",
+                "a server gets the result that bind-test reported{run}"
+            );
             let again = twtool([&["bind-test", "8080", "--json"], args].concat()).code(1);
-            assert_eq!(again.json()["note_lost"], false, "there is none any more{again}");
+            assert_eq!(again.json()["note_lost"], false, "the note is gone{again}");
         });
         elsewhere(|| {
             let _ipv6 = note_of_a_server();

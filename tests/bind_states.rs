@@ -26,7 +26,8 @@ suite! {
     ],
 }
 
-/// Both ends of a connection, the server's first. The client does not read, and the server has written until its buffer is full.
+/// Makes a connection, and returns the server's end and the client's end. The client does not read, and the server has written until
+/// its buffer is full.
 fn full_connection() -> (Socket, Socket) {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");
@@ -90,7 +91,7 @@ fn each_closing_state_is_explained() {
         blocked("FIN_WAIT_1 without a process", fin_wait_1_orphan, "fin-wait-1")
             .advises("fin-wait-1 without a process")
             .advises("tcp_orphan_retries"),
-        blocked("FIN_WAIT_1 with one", fin_wait_1, "fin-wait-1").advises("fin-wait-1: ").advises("tcp_retries2"),
+        blocked("FIN_WAIT_1 with a process", fin_wait_1, "fin-wait-1").advises("fin-wait-1: ").advises("tcp_retries2"),
         blocked("FIN_WAIT_2 with a process", fin_wait_2, "fin-wait-2")
             .advises("fin-wait-2 with a process")
             .advises("No timer runs"),
@@ -109,7 +110,7 @@ fn the_printed_command_ends_an_orphan() {
         let steps = document["next"].as_array().expect("steps");
         let line = steps[0]["command"].as_str().expect("a command");
         if !kernel::ends_orphans() {
-            assert!(steps.len() == 1 && line.contains(" wait 8080"), "nothing but time helps: {document}");
+            assert!(steps.len() == 1 && line.contains(" wait 8080"), "only waiting helps: {document}");
             let wait = twtool(["wait", "8080", "--timeout", "0", "--json"]).code(1).json();
             assert_eq!(wait["next"], serde_json::json!([]), "{wait}");
             drop(kept);

@@ -27,7 +27,7 @@ suite! {
         buckets_of_servers_are_reusable_if_both_sockets_have_the_option,
         buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port,
         the_advised_reservation_keeps_clients_off_the_port,
-        fin_wait_2_buckets_are_buckets,
+        fin_wait_2_buckets_block_as_time_wait_buckets_do,
         listeners_block_the_addresses_that_they_cover,
         the_table_names_the_bind_that_a_socket_blocks,
         connections_block_until_they_close,
@@ -41,7 +41,7 @@ suite! {
         arguments_that_cannot_be_tested_are_refused,
         a_mistyped_option_is_named,
         ndjson_is_the_payload_on_one_line,
-        services_have_names,
+        the_name_of_a_service_is_accepted_as_port,
     ],
 }
 
@@ -132,26 +132,26 @@ fn buckets_of_servers_are_reusable_if_both_sockets_have_the_option() {
     let reuseport: fn() -> Kept = || left_by("127.0.0.1:8080", REUSEPORT);
     let both: fn() -> Kept = || left_by("127.0.0.1:8080", BOTH);
     check_all(&[
-        situation("nobody on the port", nothing, "8080"),
-        situation("nobody on the port, and listen()", nothing, "8080 --listen"),
-        reusable("an old server with SO_REUSEADDR", reuseaddr, "8080").advises("SO_REUSEADDR"),
-        reusable("and listen()", reuseaddr, "8080 --listen").advises("SO_REUSEADDR"),
-        reusable("and a new one with both", reuseaddr, "8080 --with both"),
-        avoidable("and a new one with none", reuseaddr, "8080 --with none").advises("Set SO_REUSEADDR"),
-        avoidable("and a new one with SO_REUSEPORT", reuseaddr, "8080 --with reuseport").advises("Set SO_REUSEADDR"),
-        blocked("an old server without options", plain, "8080")
+        situation("no socket on the port", nothing, "8080"),
+        situation("no socket on the port, and listen()", nothing, "8080 --listen"),
+        reusable("old server with SO_REUSEADDR", reuseaddr, "8080").advises("SO_REUSEADDR"),
+        reusable("old server with SO_REUSEADDR, and listen()", reuseaddr, "8080 --listen").advises("SO_REUSEADDR"),
+        reusable("old SO_REUSEADDR, new both", reuseaddr, "8080 --with both"),
+        avoidable("old SO_REUSEADDR, new none", reuseaddr, "8080 --with none").advises("Set SO_REUSEADDR"),
+        avoidable("old SO_REUSEADDR, new SO_REUSEPORT", reuseaddr, "8080 --with reuseport").advises("Set SO_REUSEADDR"),
+        blocked("old server without options", plain, "8080")
             .advises("of the old and of the new socket")
             .does_not_advise("Set SO_REUSEPORT on"),
-        blocked("and a new one with both", plain, "8080 --with both").advises("of the old and of the new socket"),
-        blocked("and a new one with none", plain, "8080 --with none").advises("of the old and of the new socket"),
-        blocked("an old server with SO_REUSEPORT", reuseport, "8080").advises("Set SO_REUSEPORT on"),
-        blocked("and a new one with none", reuseport, "8080 --with none").advises("Set SO_REUSEPORT on"),
-        shared("and a new one with SO_REUSEPORT", reuseport, "8080 --with reuseport").advises("SO_REUSEPORT"),
-        shared("and a new one with both", reuseport, "8080 --with both"),
-        reusable("an old server with both", both, "8080"),
-        reusable("and a new one with SO_REUSEPORT", both, "8080 --with reuseport"),
-        reusable("and a new one with both", both, "8080 --with both"),
-        avoidable("and a new one with none", both, "8080 --with none").advises("Set SO_REUSEADDR"),
+        blocked("old none, new both", plain, "8080 --with both").advises("of the old and of the new socket"),
+        blocked("old none, new none", plain, "8080 --with none").advises("of the old and of the new socket"),
+        blocked("old server with SO_REUSEPORT", reuseport, "8080").advises("Set SO_REUSEPORT on"),
+        blocked("old SO_REUSEPORT, new none", reuseport, "8080 --with none").advises("Set SO_REUSEPORT on"),
+        shared("old SO_REUSEPORT, new SO_REUSEPORT", reuseport, "8080 --with reuseport").advises("SO_REUSEPORT"),
+        shared("old SO_REUSEPORT, new both", reuseport, "8080 --with both"),
+        reusable("old server with both", both, "8080"),
+        reusable("old both, new SO_REUSEPORT", both, "8080 --with reuseport"),
+        reusable("old both, new both", both, "8080 --with both"),
+        avoidable("old both, new none", both, "8080 --with none").advises("Set SO_REUSEADDR"),
         reusable("the option set late, on the accepted socket alone", set_late, "8080").advises("SO_REUSEADDR"),
         reusable("IPv6", || left_by("[::1]:8080", REUSEADDR), "8080"),
         blocked("IPv6 without options", || left_by("[::1]:8080", NONE), "8080"),
@@ -216,9 +216,11 @@ fn buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port() {
         blocked("an outbound connection", outbound, "40000")
             .advises("Reserve it for servers")
             .advises("as its source port"),
-        blocked("while others are reserved", outbound_beside_reserved_ports, "40000").advises("Reserve it for servers"),
-        blocked("while it is reserved already", outbound_then_reserved, "40000").does_not_advise("Reserve it"),
-        blocked("outside the ephemeral range", outbound_below_the_range, "8080").does_not_advise("reserved_ports"),
+        blocked("while other ports are reserved", outbound_beside_reserved_ports, "40000")
+            .advises("Reserve it for servers"),
+        blocked("while its port is reserved already", outbound_then_reserved, "40000").does_not_advise("Reserve it"),
+        blocked("a port outside the ephemeral range", outbound_below_the_range, "8080")
+            .does_not_advise("reserved_ports"),
         situation("a client that set SO_REUSEADDR", outbound_with_reuseaddr, "40000")
             .is("reusable", "time-wait")
             .held("time-wait", true)
@@ -261,7 +263,7 @@ fn the_advised_reservation_keeps_clients_off_the_port() {
     assert_eq!(local.port(), 40001);
 }
 
-fn fin_wait_2_buckets_are_buckets() {
+fn fin_wait_2_buckets_block_as_time_wait_buckets_do() {
     check_all(&[
         situation("FIN_WAIT_2 without options", || half_closed(NONE), "8080")
             .is("blocked", "time-wait-without-reuseaddr")
@@ -413,8 +415,8 @@ fn connections_block_until_they_close() {
         blocked("established, IPv6", || connection("[::1]:8080", NONE), "8080").held("established", true),
         blocked("CLOSE_WAIT, without", || close_wait(NONE), "8080").held("close-wait", true).advises("close-wait"),
         reusable("CLOSE_WAIT, with SO_REUSEADDR", || close_wait(REUSEADDR), "8080").held("close-wait", true),
-        blocked("a client's own", outbound_established, "40000").held("established", true),
-        situation("a client's, on another address", outbound_established, "40000 --addr 127.0.0.2")
+        blocked("a client's own connection", outbound_established, "40000").held("established", true),
+        situation("a client's own connection, another address", outbound_established, "40000 --addr 127.0.0.2")
             .held("established", false),
     ]);
 }
@@ -433,7 +435,7 @@ fn outbound_established() -> Kept {
 }
 
 fn sockets_that_are_only_bound_are_listed() {
-    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
     let idle: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", NONE));
     let willing: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
     let blocked = |name, make, args| situation(name, make, args).is("blocked", "bound").held("bound-inactive", true);
@@ -467,7 +469,8 @@ fn two_bound_one_listening() -> Kept {
     Box::new(sockets)
 }
 
-/// One holder of each kind, on addresses of their own, from the strongest cause to the weakest.
+/// One holder of each kind from number `from` on, each on an address of its own. 0: a listener, 1: a connection, 2: a bound socket,
+/// 3: a bucket.
 fn one_of_every_kind(from: usize, options: ReuseOptions) -> Kept {
     let bucket = left_by("127.0.0.1:8080", options);
     let idle = (from < 3).then(|| bound("127.0.0.2:8080", options));
@@ -547,13 +550,13 @@ fn refusals_for_other_reasons_are_denied() {
     let denied = |name, make, args, cause| situation(name, make, args).is("denied", cause);
     check_all(&[
         situation("a privileged port, with the capability", nothing, "80"),
-        denied("a privileged port, without", without_bind_service, "80", "privileged-port")
+        denied("a privileged port, without the capability", without_bind_service, "80", "privileged-port")
             .advises("ip_unprivileged_port_start")
             .advises("CAP_NET_BIND_SERVICE")
             .does_not_advise("TIME_WAIT"),
         denied("a privileged port with a bucket", privileged_and_bucket, "80", "privileged-port")
             .held("time-wait", false),
-        situation("an unprivileged port, without", without_bind_service, "8080"),
+        situation("an unprivileged port, without the capability", without_bind_service, "8080"),
         situation("a lower start of the unprivileged ports", lowered_start, "80"),
         denied("a higher start of the unprivileged ports", raised_start, "8080", "privileged-port").advises("9000"),
         denied("an address that is not local", nothing, "8080 --addr 192.0.2.1", "address-not-local")
@@ -632,7 +635,7 @@ fn port_0_lets_the_kernel_choose() {
     ]);
 }
 
-/// Every port of the range bound.
+/// A range of which every port is bound.
 fn full_range() -> Kept {
     set("ipv4.ip_local_port_range", "40000 40003");
     let sockets = ["[::]:40000", "[::]:40001", "[::]:40002", "[::]:40003"].map(|at| bound(at, NONE));
@@ -664,7 +667,7 @@ fn a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends() {
     let holders = document["holders"].as_array().expect("holders");
     assert_eq!(holders.len(), 200);
     assert_eq!(holders.iter().map(|holder| number(holder, "expires_ms")).max(), Some(free_in));
-    // The page shows only some of them.
+    // The page shows only some of the holders.
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.lines().count() < 40 && page.stdout.contains("more"), "{page}");
 }
@@ -726,7 +729,7 @@ fn ndjson_is_the_payload_on_one_line() {
     assert_eq!(record["holders"][0]["cookie"], document["holders"][0]["cookie"]);
 }
 
-fn services_have_names() {
+fn the_name_of_a_service_is_accepted_as_port() {
     let Some(name) = services::name(443) else {
         return not_checked("a service's name as port: /etc/services has no 443");
     };

@@ -18,10 +18,10 @@ suite! {
         addresses_that_no_connection_has_are_refused,
     ],
     netns: [
-        a_document_has_the_keys_of_the_contract_in_order,
+        a_document_has_the_documented_keys_in_order,
         every_format_has_the_same_records,
         the_destination_with_the_fewest_free_ports_comes_first,
-        addresses_choose_destinations,
+        to_and_from_select_destinations,
         a_minimum_decides_the_exit_code,
         a_destination_without_a_route_is_an_error,
         the_page_has_one_line_for_each_statement,
@@ -51,14 +51,15 @@ const KEYS: [&str; 17] = [
     "interface",
 ];
 
-/// Three destinations in a range of 16 ports: 12 buckets and two connections to the first, five connections to the
-/// second and one to the third; two ports are reserved and one is bound.
+/// Three destinations in a range of 16 ports, of which two are reserved and one is bound. The first destination has 10 buckets and 2
+/// connections, the second 5 connections, and the third 1 connection.
 struct Mixed {
     _kept: Box<dyn std::any::Any>,
 }
 
 impl Mixed {
-    /// Its numbers are exact if this kernel supports the test of single ports.
+    /// Makes the situation. The test is not checked on a kernel that cannot test single ports, because the numbers of twtool are then
+    /// not exact.
     fn make() -> Self {
         kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
         narrow_range(16);
@@ -78,7 +79,7 @@ fn capacity(args: &[&str]) -> Run {
     twtool([&["capacity"], args].concat())
 }
 
-fn a_document_has_the_keys_of_the_contract_in_order() {
+fn a_document_has_the_documented_keys_in_order() {
     let _mixed = Mixed::make();
     let run = capacity(&["--json"]).ok();
     let payload = [
@@ -127,7 +128,10 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
     assert_eq!(left.is_some(), rate > 0.0, "{first}");
     if let Some(left) = left {
         let left = f64::from(u32::try_from(left).expect("less than a minute"));
-        assert!((left - 1000.0 / rate).abs() <= 1.0, "one port is left, and none comes back in time: {first}");
+        assert!(
+            (left - 1000.0 / rate).abs() <= 1.0,
+            "one port is left, and no other port becomes free before: {first}"
+        );
     }
 }
 
@@ -171,7 +175,7 @@ fn the_destination_with_the_fewest_free_ports_comes_first() {
     run.prints("the 1 most urgent of 3 destinations");
 }
 
-fn addresses_choose_destinations() {
+fn to_and_from_select_destinations() {
     addresses::add("10.0.0.1");
     let _mixed = Mixed::make();
     let found = |args: &[&str]| -> Vec<(String, u64)> {
@@ -187,7 +191,7 @@ fn addresses_choose_destinations() {
     assert_eq!(found(&["--to", "127.0.0.1:444"]), [at("127.0.0.1", 8)]);
     assert_eq!(found(&["--from", "::1"]), [at("::1", 12)]);
     assert_eq!(found(&["--from", "127.0.0.2"]), []);
-    assert_eq!(found(&["--to", "127.0.0.1:9"]), [at("127.0.0.1", 13)], "nothing is open there");
+    assert_eq!(found(&["--to", "127.0.0.1:9"]), [at("127.0.0.1", 13)], "no socket uses that destination");
     assert_eq!(found(&["--to", "127.0.0.1:443", "--from", "10.0.0.1"]), [at("10.0.0.1", 13)]);
     assert_eq!(found(&["--to", "127.0.0.9"]), []);
     capacity(&["--to", "127.0.0.9"]).ok().prints("no outbound connections");
@@ -274,7 +278,8 @@ fn the_page_has_one_line_for_each_statement() {
     };
     assert!(line("8").contains("127.0.0.1:444") && line("8").ends_with("8 0.0 0.22 no closes"), "{page}");
     assert!(line("1").contains("127.0.0.1:443"), "{page}");
-    // Fewer than a tenth are left, and the advice fits: TIME_WAIT, reserved ports, a bound one, the narrow range.
+    // Fewer than a tenth of the ports are left, so the page names each reason: TIME_WAIT, reserved ports, a bound port, and the
+    // narrow range.
     page.prints("From 127.0.0.1 to 127.0.0.1:443, 1 of 13 ports is left")
         .prints("10 ports are in TIME_WAIT")
         .prints("2 ports of the range are in net.ipv4.ip_local_reserved_ports")

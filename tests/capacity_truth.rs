@@ -53,7 +53,7 @@ type Kept = Vec<Box<dyn Any>>;
 
 const SIZE: u16 = 16;
 
-/// A namespace with a range of 16 ports and the addresses of the situations, and servers on port 443 of each.
+/// A namespace with a range of 16 ports, the addresses of the situations, and servers on ports 443 and 444.
 struct World {
     servers: Vec<TcpListener>,
 }
@@ -85,7 +85,7 @@ impl World {
         vec![]
     }
 
-    /// A client that bound its address, and perhaps its port.
+    /// Makes a connection of a client that has called bind(). With port 0 in `from`, the kernel chooses the port.
     fn bound_client(from: &str, to: &str) -> Socket {
         let client = bound(from);
         client.connect(&addr(to).into()).expect("a connection");
@@ -97,7 +97,7 @@ fn keep(one: impl Any) -> Kept {
     vec![Box::new(one)]
 }
 
-/// Runs twtool. It warns if this kernel does not support the test of single ports.
+/// Runs twtool. A warning is allowed if this kernel cannot test single ports.
 #[track_caller]
 fn answered(args: &[&str]) -> Run {
     let run = twtool(args);
@@ -132,7 +132,7 @@ fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expec
     let began = Instant::now();
     let (free, uncertain, _) = compare(name, make, from, to);
     if began.elapsed() > Duration::from_secs(1) {
-        // After that time, connect() can certainly take them over.
+        // After 1 s, connect() can certainly take the buckets over.
         return not_checked(format!("capacity, {name}: this machine is too slow for young buckets"));
     }
     assert!(free > expected && uncertain >= free - expected, "{name}: {free} free, {uncertain} uncertain");
@@ -146,7 +146,7 @@ fn compare(name: &str, make: fn(&World) -> Kept, from: &str, to: &str) -> (u64, 
         let kept = make(&world);
         let before = procfs::sockets().len();
         let (destination, run) = ask(Some(from), to, &[]);
-        assert_eq!(procfs::sockets().len(), before, "{name}: the look leaves the sockets as they are");
+        assert_eq!(procfs::sockets().len(), before, "{name}: twtool leaves the sockets as they are");
         let from = Some(from.parse().expect("an address"));
         let further = count_connects_until_full(|| connect(from, addr(to)));
         drop(kept);
@@ -206,7 +206,7 @@ fn other_destinations_and_source_addresses_have_ports_of_their_own() {
     check("the same source, TIME_WAIT", closed, "10.0.0.2", "10.0.0.1:443", 7);
 }
 
-/// Buckets with this `tcp_tw_reuse`. If `OLD`, all of them are old enough to be taken over; otherwise none is.
+/// Makes five buckets, and sets `tcp_tw_reuse` to `MODE`. If `OLD`, every bucket is old enough to be taken over; otherwise none is.
 fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(world: &World) -> Kept {
     let (from, to) = match (IPV6, LOOPBACK) {
         (false, false) => ("10.0.0.2", "10.0.0.1:443"),
@@ -330,7 +330,7 @@ fn drop_now(socket: Socket) -> Kept {
 fn ports_of_clients_that_called_bind_are_not_free() {
     let port_0 = |_: &World| keep(World::bound_client("127.0.0.9:0", "127.0.0.1:443"));
     check("bind() to port 0", port_0, "127.0.0.1", "127.0.0.1:443", 15);
-    check("bind() to port 0, IPv6 asks", port_0, "::1", "[::1]:443", 15);
+    check("bind() to port 0, connect() over IPv6", port_0, "::1", "[::1]:443", 15);
     let port = |_: &World| keep(World::bound_client("127.0.0.9:40005", "127.0.0.1:443"));
     check("bind() to a port", port, "127.0.0.1", "10.0.0.1:443", 15);
     let gone = |w: &World| {
@@ -376,8 +376,8 @@ fn ports_of_servers_in_the_range_are_not_free() {
 }
 
 fn ipv6_and_ipv4_share_explicitly_bound_ports() {
-    check("IPv6 socket, IPv4 asks", |_| keep(bound("[::1]:40003")), "127.0.0.1", "127.0.0.1:443", 15);
-    check("IPv4 socket, IPv6 asks", |_| keep(bound("127.0.0.9:40003")), "::1", "[::1]:443", 15);
+    check("IPv6 socket, connect() over IPv4", |_| keep(bound("[::1]:40003")), "127.0.0.1", "127.0.0.1:443", 15);
+    check("IPv4 socket, connect() over IPv6", |_| keep(bound("127.0.0.9:40003")), "::1", "[::1]:443", 15);
     check("dual-stack listener", |_| keep(serve("[::]:40003")), "127.0.0.1", "127.0.0.1:443", 15);
     let v6only = |_: &World| {
         let socket = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
@@ -420,7 +420,7 @@ fn the_answer_covers_the_source_address_that_the_routes_choose() {
 fn the_route_look_up_uses_no_port_of_the_range() {
     let world = World::make();
     let low = sysctl::local_port_range().expect("the range").0.first().0;
-    // UDP has no port left there, which must not affect the answer about TCP.
+    // No UDP port of the range is left. This must not affect the answer about TCP.
     let udp: Vec<_> =
         (low..low + SIZE).map(|port| std::net::UdpSocket::bind(("0.0.0.0", port)).expect("ours")).collect();
     for from in [None, Some("127.0.0.1")] {
@@ -442,7 +442,7 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
     let to: SocketAddr = addr("127.0.0.1:443");
     let on_lo = || connect_with(None, to, |socket| socket.bind_device(Some(b"lo")));
     let _world = World::make();
-    // The order matters: in the opposite order both could have the same port.
+    // The plain socket comes first. In the opposite order, it could get the port of a socket on lo.
     let plain = connect(None, to).expect("a connection");
     let kept = [on_lo().expect("a connection"), on_lo().expect("a connection")];
     let run = answered(&["capacity", "--json", "--to", "127.0.0.1:443"]);
@@ -479,13 +479,13 @@ fn the_port_test_sends_nothing_and_leaves_no_socket() {
     let all = || (file("dev"), file("snmp"), procfs::sockets().len());
     let before = all();
     let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).ok();
-    assert_eq!(run.json()["explicitly_bound_ports"], "40005", "the kernel was asked{run}");
+    assert_eq!(run.json()["explicitly_bound_ports"], "40005", "the port test ran{run}");
     assert_eq!(all(), before, "no packet, no connection, no socket");
 }
 
 fn without_a_probe_the_true_number_is_within_the_uncertainty() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
-    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
     let _world = World::make();
     let kept =
         [World::bound_client("127.0.0.9:0", "127.0.0.1:443"), World::bound_client("127.0.0.9:0", "127.0.0.1:443")];
@@ -508,7 +508,7 @@ fn without_a_probe_the_true_number_is_within_the_uncertainty() {
 
 fn a_kernel_without_the_port_test_gives_a_warning() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
-    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are bound and nothing more");
+    kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
     let world = World::make();
     let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
     // Without the client flag of tcp_fastopen, no connect() delays its SYN.
@@ -555,10 +555,10 @@ fn the_kernels_counts_limit_the_number_of_unlisted_sockets() {
     };
     let (least, most) = range();
     assert_eq!(most, 16);
-    assert!(least > 8, "hardly a socket of this namespace is not listed: {least}");
+    assert!(least > 8, "nearly every socket of this namespace is listed: {least}");
     let idle = [bound("127.0.0.9:40003"), bound("[::1]:40004"), bound("127.0.0.9:0")];
     let (less, most) = range();
-    assert!(less <= least - 3 + 1 && less > 4, "{least}, and with three more sockets {less}");
+    assert!(less <= least - 3 + 1 && less > 4, "{least} without the three sockets, {less} with them");
     let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
     assert!(further == 13 && (less..=most).contains(&further), "{further} in {less}..={most}");
     drop(idle);
@@ -567,7 +567,7 @@ fn the_kernels_counts_limit_the_number_of_unlisted_sockets() {
 fn a_plain_user_gets_an_answer_even_if_high_ports_are_privileged() {
     let _world = World::make();
     drop_capability(Capability::CAP_NET_BIND_SERVICE);
-    // The kernel keeps the privileged ports below the range.
+    // The kernel does not accept privileged ports within the range, so the range is above them.
     sysctl::write("ipv4.ip_local_port_range", "65400 65415").expect("the namespace is ours");
     for start in [65_300, 65_400] {
         set("ipv4.ip_unprivileged_port_start", start);

@@ -23,13 +23,13 @@ suite! {
         dumps_under_churn_miss_no_bucket_and_repeat_none,
         dumps_of_long_chains_miss_no_bucket_and_repeat_none,
         removals_during_a_pause_of_the_reader_hide_no_other_bucket,
-        a_slow_reader_gets_every_row_from_little_memory,
+        a_slow_reader_gets_every_row_and_twtool_needs_little_memory,
         closing_the_pipe_ends_a_long_list,
-        the_counts_of_the_tables_bound_the_removed_sockets,
+        table_counts_limit_the_number_of_removed_sockets,
     ],
 }
 
-/// Rows of the long lists.
+/// The number of rows in a long list.
 const MANY: usize = 30_000;
 
 /// The number of long-lived buckets, of short-lived buckets per second, and of dumps. `TWTOOL_FULL=1` gives the numbers of a busy
@@ -38,7 +38,7 @@ fn numbers() -> (usize, usize, usize) {
     if std::env::var_os("TWTOOL_FULL").is_some() { (50_000, 5_000, 200) } else { (5_000, 1_000, 30) }
 }
 
-/// Stops the churn, also if the test fails. Otherwise the test would wait for it forever.
+/// Stops the churn thread, also if the test fails. Otherwise the failed test would wait for that thread forever.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -56,8 +56,8 @@ fn dumps_under_churn_miss_no_bucket_and_repeat_none() {
     dump_under_churn();
 }
 
-/// The namespace has a small hash table of its own, so its chains are long. On a busy server with such namespaces, the kernel
-/// pauses within a chain much more often.
+/// The namespace has a small hash table of its own, so its chains are long. With long chains, the kernel pauses a dump within a chain
+/// much more often.
 fn dumps_of_long_chains_miss_no_bucket_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
     if netns::with_chains(chains, dump_under_churn).is_none() {
@@ -84,7 +84,7 @@ fn dump_under_churn() {
         while made.load(Ordering::Relaxed) == 0 && !traffic.is_finished() {
             thread::yield_now();
         }
-        // Long enough that some buckets also end.
+        // Continue until some short-lived buckets have ended, too.
         let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
         while !enough(done) && kernel::lasts(born) {
             // Every other dump includes the buckets in FIN_WAIT_2.
@@ -130,7 +130,7 @@ fn dump_under_churn() {
 
 fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     const ROWS: usize = 20_000;
-    // About three datagrams of the kernel.
+    // The output for about three datagrams of the kernel.
     const PIECE: u64 = 256 * 1024;
     const PAUSE: Duration = Duration::from_millis(30);
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
@@ -181,14 +181,14 @@ fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     }
 }
 
-fn the_counts_of_the_tables_bound_the_removed_sockets() {
+fn table_counts_limit_the_number_of_removed_sockets() {
     let server = listen("127.0.0.1:8080");
     let earlier = counts::table_counts(Reading::Earlier).expect("counts");
     let removed = || counts::table_counts(Reading::Later).expect("counts").removed_since(&earlier);
     assert_eq!(removed(), 0, "nothing happened");
     for closes in 1..=5 {
         bucket_of_client(&server, "127.0.0.1:8080");
-        // Both ends of each connection are removed, and the bucket that one of them leaves may be.
+        // Each close removes the sockets of both ends. The bucket that one end leaves may also be removed.
         assert!((2 * closes..=3 * closes).contains(&removed()), "{} of {closes} closes", removed());
     }
     // The file exists since Linux 6.1.
@@ -218,7 +218,7 @@ fn anonymous_kib(child: &Child) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-fn a_slow_reader_gets_every_row_from_little_memory() {
+fn a_slow_reader_gets_every_row_and_twtool_needs_little_memory() {
     make_room();
     let born = Instant::now();
     gather(MANY);

@@ -28,7 +28,7 @@ suite! {
         the_version_names_the_commit_and_the_features,
     ],
     netns: [
-        namespaces_are_offered_but_no_name_that_could_imitate_a_line,
+        namespaces_are_offered_except_names_with_control_characters_or_invalid_utf8,
         ports_in_use_and_names_of_services_are_offered,
         values_come_from_the_namespace_that_the_line_selects,
         bash_inserts_each_value_as_one_word,
@@ -132,7 +132,7 @@ fn no_error_is_reported_if_no_word_can_be_offered() {
 /// Names with characters that a shell interprets.
 const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", "x;touch owned"];
 
-/// A folder with `twtool`, a program that completes like the binary and prints the words that it gets.
+/// Makes a folder with a script `twtool`. The script completes as the binary does. Otherwise it prints its arguments.
 fn stage() -> TempDir {
     folders();
     for foreign in FOREIGN.into_iter().chain(["web"]) {
@@ -146,7 +146,7 @@ fn stage() -> TempDir {
     folder
 }
 
-/// Runs a script of a shell, in the stage's folder.
+/// Runs a script of a shell in the folder of the stage.
 #[track_caller]
 fn shell(program: &str, options: &[&str], script: &str, stage: &TempDir) -> String {
     let mut command = Command::new(program);
@@ -159,7 +159,7 @@ fn shell(program: &str, options: &[&str], script: &str, stage: &TempDir) -> Stri
     run.stdout
 }
 
-fn namespaces_are_offered_but_no_name_that_could_imitate_a_line() {
+fn namespaces_are_offered_except_names_with_control_characters_or_invalid_utf8() {
     folders();
     for foreign in FOREIGN.into_iter().chain(["web", "new\nline", "esc\u{1b}[31m", "tab\tb"]) {
         in_new_namespace(|| name(foreign));
@@ -306,7 +306,8 @@ fn the_version_names_the_commit_and_the_features() {
     let [version, commit, "features: cli, watch, exporter, trace"] = lines[..] else { panic!("three lines{run}") };
     assert_eq!(version, concat!("twtool ", env!("CARGO_PKG_VERSION")));
     assert_eq!(twtool(["-V"]).ok().stdout.trim_end(), version);
-    // A package has no repository. A commit that was made since the build is not in it.
+    // A build from a package has no repository, so its commit is unknown. The test does not compare the commit with the present one,
+    // because the binary may be older.
     let commit = commit.strip_prefix("commit: ").expect("a commit");
     let commit = commit.strip_suffix("-modified").unwrap_or(commit);
     assert!(commit == "unknown" || (commit.len() >= 12 && commit.bytes().all(|b| b.is_ascii_hexdigit())), "{run}");

@@ -1,5 +1,5 @@
 //! Landlock and seccomp: a replay is confined before it reads the recording, the exporter before it accepts a request, and
-//! `--version --verbose` says what is active. The programs of the systemd units work under the restrictions of these units.
+//! `--version --verbose` shows what is active. The programs of the systemd units work under the restrictions of these units.
 
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ use crate::support::{not_checked, suite};
 
 suite! {
     pure: [
-        the_version_says_what_is_active,
+        the_version_shows_what_is_active,
         verbose_without_version_is_refused,
     ],
     netns: [
@@ -39,14 +39,14 @@ suite! {
     ],
 }
 
-/// Whether the line of `--version --verbose` says that this is active.
+/// Whether `--version --verbose` reports this protection (`landlock`, `seccomp`) as active.
 pub(crate) fn is_active(what: &str) -> bool {
     let version = twtool(["--version", "--verbose"]).ok();
     let line = version.stdout.lines().find_map(|line| line.strip_prefix(&format!("{what}: ")));
     line.unwrap_or_else(|| panic!("no line about {what}{version}")).starts_with("active")
 }
 
-/// The calls of a command, one a line; `None` if strace cannot be used here.
+/// The system calls of a command, one on each line; `None` if strace cannot be used here.
 fn calls(args: &[&str]) -> Option<(Run, String)> {
     let Some(strace) = program("strace") else {
         not_checked("the calls of a replay: strace is not installed");
@@ -63,7 +63,7 @@ fn calls(args: &[&str]) -> Option<(Run, String)> {
     Some((run, calls))
 }
 
-fn the_version_says_what_is_active() {
+fn the_version_shows_what_is_active() {
     let plain = twtool(["--version"]).ok().stdout;
     let verbose = twtool(["--version", "--verbose"]).ok().stdout;
     let lines: Vec<&str> = verbose.strip_prefix(&plain).expect("the same lines first").lines().collect();
@@ -145,7 +145,7 @@ fn the_exporter_is_confined_and_answers() {
     }
     assert_eq!(get("/").status, 200);
     if active.contains("seccomp") {
-        // The filter is in force on every thread, also on the threads of collections.
+        // The filter is in force on every thread, also on the threads that collect the metrics.
         let filters = |name: &str| exporter.status(name);
         assert_eq!((filters("Seccomp").as_str(), filters("NoNewPrivs").as_str()), ("2", "1"));
         for task in fs::read_dir(format!("/proc/{}/task", exporter.pid())).expect("it runs").flatten() {
@@ -169,7 +169,7 @@ fn a_confined_exporter_removes_its_unix_socket() {
 }
 
 fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
-    // A filter of systemd may end the process at the calls of landlock.
+    // twtool makes no Landlock call if it inherits a filter, because a filter of systemd may end the process at such a call.
     refuse(libc::SYS_acct, None, libc::EPERM);
     let exporter = Exporter::start_with(&[], 0);
     let line = exporter.wait_for_line("listening");
@@ -177,12 +177,12 @@ fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
     assert_eq!(get("/metrics").status, 200);
 }
 
-/// A user without privileges, and the owner of a socket.
+/// The uids of a user without privileges, and of the owner of a socket.
 const CALLER: u32 = 34;
 const OTHER: u32 = 33;
 
-/// A unit of packaging/systemd with a drop-in, and what runs twtool under its system call restrictions, in a folder that every user
-/// may enter.
+/// A folder that every user may enter. It has a unit of packaging/systemd, a drop-in, twtool, and the script that runs twtool under
+/// the system call restrictions of the unit.
 struct Unit(TempDir);
 
 impl Unit {
@@ -201,7 +201,7 @@ impl Unit {
         Self(folder)
     }
 
-    /// Runs twtool with these arguments and, by these arguments of setpriv, as a user with capabilities.
+    /// The command that runs twtool with `args`. `user` has the arguments of setpriv that set its user and capabilities.
     fn run(&self, user: &[&str], args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
@@ -209,14 +209,14 @@ impl Unit {
             .args(user)
             .args(["python3", "under_unit.py", "unit:drop-in", "./twtool"])
             .args(args);
-        // As systemd sets it. A folder of root's PATH may be closed to other users.
+        // The PATH that systemd sets. Other users may not be able to enter every folder of root's PATH.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir(self.0.path()).stdin(Stdio::null());
         command
     }
 }
 
-/// What a unit without `AmbientCapabilities=` gives.
+/// The arguments of setpriv for a unit without `AmbientCapabilities=`: no capability.
 const NONE: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
 
 /// The drop-in of docs/privileges.md that has this text, and the arguments of setpriv that give its capabilities to another user.
@@ -253,7 +253,7 @@ fn needs_units_and_users(users: &[u32]) {
     for name in ["setpriv", "python3", "systemd-analyze"] {
         needs_program(name);
     }
-    // Exit code 77: libseccomp or the groups of systemd-analyze are missing.
+    // Exit code 77: libseccomp is missing, or the system call groups of systemd-analyze are.
     let version = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["--version"]));
     if version.code == Some(77) || !users.iter().all(|user| has_user(*user)) {
         let why = "the restrictions of the units: libseccomp, the groups of systemd-analyze or users are missing";
@@ -284,12 +284,12 @@ fn a_drop_in_lets_the_exporter_name_owners() {
         let values = body.lines().filter_map(|line| line.strip_prefix("twtool_close_wait_unknown_owner_sockets"));
         values.filter_map(|rest| rest.split(' ').next_back()?.parse::<f64>().ok()).sum::<f64>()
     };
-    // It counts sockets without an owner only after this time.
+    // The exporter counts a CLOSE_WAIT socket only if the last ACK of its peer is at least this old.
     let idle = ["--close-wait-after", "1ms"];
     let (line, body) = scrape(&block, &user, &idle);
-    let nobody = user.iter().filter(|word| !word.contains("-caps=-all,")).cloned();
-    let nobody: Vec<String> = nobody.collect();
-    let (without, body_without) = scrape("", &nobody, &idle);
+    let no_capabilities = user.iter().filter(|word| !word.contains("-caps=-all,")).cloned();
+    let no_capabilities: Vec<String> = no_capabilities.collect();
+    let (without, body_without) = scrape("", &no_capabilities, &idle);
     assert!(line.contains("capabilities=CAP_SYS_PTRACE,CAP_DAC_READ_SEARCH confinement=inherited"), "{line}");
     assert!(without.contains("capabilities=none"), "{without}");
     assert_eq!((unknown(&body), unknown(&body_without)), (0.0, 1.0), "{body}\n{body_without}");
@@ -311,19 +311,19 @@ fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
     let root = [&bounding[..], &["--inh-caps=-all"]].concat();
     let metrics = Unit::new("twtool-metrics.service", &block);
     assert!(has_other(&Run::of(&mut metrics.run(&root, &["metrics", "--all-netns"])).stdout));
-    // The line about namespaces is necessary.
+    // Without the line RestrictNamespaces=net, the exporter cannot enter the other namespace.
     let (_, body) = scrape(&block.replace("RestrictNamespaces=net", ""), &user, &["--all-netns"]);
     assert!(!has_other(&body), "{body}");
 }
 
 fn the_units_run_under_their_own_restrictions() {
     needs_units_and_users(&[]);
-    // Python has the same filter, so a call that the unit refuses shows that the filter is in force.
+    // `why` needs ptrace, which the unit does not allow. So its failure shows that the filter is in force.
     let metrics = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["metrics"])).ok();
     assert!(samples(&metrics.stdout).len() > 10, "{metrics}");
     let unit = Unit::new("twtool-exporter.service", "");
     let refused = Run::of(&mut unit.run(&NONE, &["why", "--", "true"]));
-    assert_ne!(refused.code, Some(0), "ptrace is not in the filter{refused}");
+    assert_ne!(refused.code, Some(0), "the unit does not allow ptrace{refused}");
     let mut exporter = Exporter::spawn(unit.run(&NONE, &["exporter"]), 0);
     let line = exporter.wait_for_line("listening");
     assert!(line.contains("capabilities=none confinement=inherited"), "{line}");

@@ -1,5 +1,5 @@
-//! `twtool connect-test`: its keys, its exit codes, its messages, and each command that it prints. `connect_truth` compares its
-//! verdicts with the kernel.
+//! `twtool connect-test`: its keys, its exit codes, its messages, and each command that it prints. The module `connect_truth`
+//! compares the verdicts with the kernel.
 
 use caps::Capability;
 use serde_json::{Value, json};
@@ -18,26 +18,26 @@ use crate::support::{addresses, kernel, netns, not_checked, suite};
 
 suite! {
     pure: [
-        bad_words_are_named_with_what_is_allowed,
+        an_error_names_the_wrong_argument_and_the_allowed_values,
     ],
     netns: [
-        a_document_has_the_keys_of_the_contract_in_order,
-        a_bucket_without_the_option_blocks_the_bind,
-        a_bucket_with_the_option_is_unknown_and_is_left_alone,
-        the_step_with_the_option_predicts_the_result_of_the_kernel,
+        a_document_has_the_documented_keys_in_order,
+        a_bucket_of_a_socket_without_reuseaddr_blocks_bind,
+        with_a_bucket_of_a_reuseaddr_socket_the_verdict_is_unknown_and_the_bucket_stays,
+        the_step_with_reuseaddr_predicts_the_result_of_the_kernel,
         an_open_connection_blocks_the_connect,
         the_holder_is_named,
         ports_that_are_left_are_counted,
-        bind_decides_about_a_client_that_binds_its_address_alone,
+        bind_decides_about_a_client_that_binds_an_address_without_a_port,
         free_in_is_the_remaining_time_of_the_bucket_that_ends_first,
         buckets_that_may_be_reusable_make_the_verdict_unknown,
-        failures_without_a_port_have_the_errno_of_the_kernel,
+        failures_that_are_not_about_ports_have_the_errno_of_the_kernel,
         forbidden_routes_have_the_errno_of_the_kernel,
-        a_scope_is_an_interface,
+        the_scope_of_an_address_names_the_interface,
         a_link_local_address_without_its_scope_is_named_as_the_reason,
         a_privileged_source_port_needs_the_capability,
         missing_ipv6_is_reported,
-        the_option_of_a_client_without_a_source_port_has_no_effect,
+        an_option_without_effect_causes_a_warning,
         each_printed_command_has_the_effect_that_its_purpose_names,
     ],
 }
@@ -65,7 +65,8 @@ const KEYS: [&str; 17] = [
 const FROM: &str = "127.0.0.1:15060";
 const TO: &str = "127.0.0.1:443";
 
-/// Runs twtool. It warns if the kernel does not support the test of single ports, and gives the reason for an unknown answer.
+/// Runs `connect-test` and checks stderr: one warning if the verdict is unknown (exit code 2), otherwise nothing. On a kernel
+/// without IP_LOCAL_PORT_RANGE, twtool prints more warnings, so stderr is not checked.
 #[track_caller]
 fn ask(args: &[&str], code: i32) -> Run {
     let run = twtool([&["connect-test"], args].concat()).code(code);
@@ -80,7 +81,7 @@ fn document(args: &[&str], code: i32) -> Value {
     ask(&[args, &["--json"]].concat(), code).json()
 }
 
-/// The verdict, the cause, the call that fails, and its errno.
+/// The verdict, the cause, the call that fails, and its errno; `-` for null.
 fn answer(document: &Value) -> [&str; 4] {
     ["verdict", "cause", "call", "errno"].map(|key| document[key].as_str().unwrap_or("-"))
 }
@@ -89,14 +90,14 @@ fn client(from: Option<&str>, to: &str, reuseaddr: bool) -> Client {
     Client { from: from.map(addr), to: addr(to), reuseaddr, no_port: false }
 }
 
-/// A bucket on 127.0.0.1:15060, of a connection to the server.
+/// Makes a bucket on 127.0.0.1:15060, by a connection to the server. `reuseaddr`: whether the client sets SO_REUSEADDR.
 fn bucket(server: &std::net::TcpListener, reuseaddr: bool) {
     let client = client(Some(FROM), TO, reuseaddr).connect().expect("a connection");
     client.set_linger(None).expect("SO_LINGER");
     close_client_first(client, server);
 }
 
-fn a_document_has_the_keys_of_the_contract_in_order() {
+fn a_document_has_the_documented_keys_in_order() {
     let run = ask(&[TO, "--from", FROM, "--json"], 0);
     assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &KEYS].concat());
     let document = run.json();
@@ -114,7 +115,7 @@ fn a_document_has_the_keys_of_the_contract_in_order() {
     assert_eq!((&any["from"]["addr"], &any["attempts"][0]["addr"]), (&json!("127.0.0.1"), &json!("0.0.0.0")));
 }
 
-fn a_bucket_without_the_option_blocks_the_bind() {
+fn a_bucket_of_a_socket_without_reuseaddr_blocks_bind() {
     let server = serve(TO);
     bucket(&server, false);
     let cookies = bucket_cookies();
@@ -134,7 +135,7 @@ fn a_bucket_without_the_option_blocks_the_bind() {
     assert_eq!(cookies.len(), 1);
 }
 
-fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
+fn with_a_bucket_of_a_reuseaddr_socket_the_verdict_is_unknown_and_the_bucket_stays() {
     for timestamps in [1, 0] {
         netns::elsewhere(|| {
             set("ipv4.tcp_timestamps", timestamps);
@@ -167,8 +168,9 @@ fn a_bucket_with_the_option_is_unknown_and_is_left_alone() {
     }
 }
 
-/// The step that tests a client with SO_REUSEADDR describes the result of this client.
-fn the_step_with_the_option_predicts_the_result_of_the_kernel() {
+/// For a client without SO_REUSEADDR, twtool may print a step that repeats the test with SO_REUSEADDR. The purpose of the step must
+/// name the result that the client then really has.
+fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
     let purpose = |to: &str| {
         let document = document(&[to, "--from", FROM], 1);
         let steps = document["next"].as_array().expect("steps");
@@ -187,7 +189,7 @@ fn the_step_with_the_option_predicts_the_result_of_the_kernel() {
             let other = purpose("127.0.0.1:444").expect("a step");
             assert!(other.ends_with("which works now"), "{other}");
             assert_eq!(purpose("192.0.2.1:443"), None, "no route leads there");
-            // The bucket with the same ends is the last, because a connect can take it over.
+            // The destination of the bucket comes last, because this connect can take the bucket over.
             for (to, expected) in [
                 ("127.0.0.1:444", None),
                 ("192.0.2.1:443", Some(("connect", "ENETUNREACH"))),
@@ -198,7 +200,7 @@ fn the_step_with_the_option_predicts_the_result_of_the_kernel() {
             }
         });
     }
-    // An open connection: bind() works with the option, and connect() does not.
+    // With an open connection, bind() works with SO_REUSEADDR, and connect() fails. So there is no step.
     let _server = serve(TO);
     let _open = client(Some(FROM), TO, true).connect().expect("a connection");
     assert_eq!(purpose(TO), None);
@@ -227,8 +229,9 @@ fn the_holder_is_named() {
         let document = document(&[TO, "--from", FROM], 1);
         assert_eq!(answer(&document), ["blocked", "bound", "bind", "EADDRINUSE"], "{run}");
         let steps = steps(&[TO, "--from", FROM]);
-        assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "it does not end by itself: {steps:?}");
-        // On another address the connection does not block, and the page does not show it.
+        assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "this holder has no timer: {steps:?}");
+        // On 127.0.0.2, only the listener blocks, because it is bound to the wildcard address. A holder that does not block is not
+        // shown.
         let beside = ask(&["127.0.0.2:443", "--from", "127.0.0.2:15060"], i32::from(words.contains("listener")));
         assert_eq!(beside.stdout.contains("STATE"), words.contains("listener"), "{beside}");
         drop(holder);
@@ -266,17 +269,18 @@ fn ports_that_are_left_are_counted() {
     drop(server);
 }
 
-fn bind_decides_about_a_client_that_binds_its_address_alone() {
+fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     narrow_range(8);
     let _server = serve(TO);
-    let alone = Client { from: Some(addr("127.0.0.1:0")), to: addr("127.0.0.1:444"), reuseaddr: false, no_port: false };
+    let address_only =
+        Client { from: Some(addr("127.0.0.1:0")), to: addr("127.0.0.1:444"), reuseaddr: false, no_port: false };
     let (args, other) = ([TO, "--from", "127.0.0.1"], ["127.0.0.1:444", "--from", "127.0.0.1"]);
     ask(&args, 0).prints("from 127.0.0.1 to 127.0.0.1:443: free, 8 of 8 ports are left\n");
-    // Each port has a connection to one server. connect() may choose them for another server, and bind() may not.
-    let one = Client { to: addr(TO), no_port: true, ..alone };
+    // Each port has a connection to one server. For another server, connect() may choose these ports again. bind() may not.
+    let one = Client { to: addr(TO), no_port: true, ..address_only };
     let open: Vec<Socket> = (0..8).map(|_| one.connect().expect("a connection")).collect();
-    assert_eq!(alone.fails(), Some(("bind", "EADDRINUSE".into())));
+    assert_eq!(address_only.fails(), Some(("bind", "EADDRINUSE".into())));
     let blocked = document(&other, 1);
     assert_eq!(answer(&blocked), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert_eq!((&blocked["with"], &blocked["attempts"][0]["bind"]), (&json!("none"), &json!("EADDRINUSE")));
@@ -287,8 +291,8 @@ fn bind_decides_about_a_client_that_binds_its_address_alone() {
         .code(0)
         .prints("free, 8 of 8 ports are left")
         .prints("Without IP_BIND_ADDRESS");
-    assert_eq!(Client { no_port: true, ..alone }.fails(), None);
-    // Both fail for the server that has all connections.
+    assert_eq!(Client { no_port: true, ..address_only }.fails(), None);
+    // For the server of these connections, bind() and connect() both fail.
     assert_eq!(answer(&document(&args, 1)), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert!(!steps(&args).iter().any(|step| step.contains("no-port")), "connect() finds no port either");
     drop(open);
@@ -300,11 +304,14 @@ fn bind_decides_about_a_client_that_binds_its_address_alone() {
     ask(&args, 0)
         .prints(": free, bind() finds a port")
         .prints("With IP_BIND_ADDRESS_NO_PORT, connect() would fail with EADDRNOTAVAIL");
-    assert_eq!(Client { to: addr(TO), ..alone }.fails(), None, "bind() finds a port");
+    assert_eq!(Client { to: addr(TO), ..address_only }.fails(), None, "bind() finds a port");
     let no_port = [args.as_slice(), &["--with", "bind-address-no-port"]].concat();
     assert_eq!(answer(&document(&no_port, 1)), ["blocked", "exhausted", "connect", "EADDRNOTAVAIL"]);
     ask(&no_port, 1).prints("without IP_BIND_ADDRESS_NO_PORT still gets a port");
-    assert_eq!(Client { no_port: true, to: addr(TO), ..alone }.fails(), Some(("connect", "EADDRNOTAVAIL".into())));
+    assert_eq!(
+        Client { no_port: true, to: addr(TO), ..address_only }.fails(),
+        Some(("connect", "EADDRNOTAVAIL".into()))
+    );
 }
 
 fn free_in_is_the_remaining_time_of_the_bucket_that_ends_first() {
@@ -342,7 +349,8 @@ fn buckets_that_may_be_reusable_make_the_verdict_unknown() {
     assert_eq!(client(None, TO, false).fails(), None);
 }
 
-/// Checks that twtool reports the same failure as the kernel for this client. The failure has nothing to do with ports.
+/// Checks that the verdict is `denied` (the failure is not about ports), and that twtool names the call and the errno with which
+/// the kernel refuses this client.
 #[track_caller]
 fn is_denied(client: &Client, cause: &str) {
     let failure = client.fails();
@@ -353,7 +361,7 @@ fn is_denied(client: &Client, cause: &str) {
     assert_eq!(answer(&document), ["denied", cause, call, &errno], "{client:?}");
 }
 
-fn failures_without_a_port_have_the_errno_of_the_kernel() {
+fn failures_that_are_not_about_ports_have_the_errno_of_the_kernel() {
     addresses::add("10.0.0.1");
     addresses::add("2001:db8::1");
     for (from, to, cause) in [
@@ -366,7 +374,7 @@ fn failures_without_a_port_have_the_errno_of_the_kernel() {
         (Some("192.0.2.9:15060"), TO, "address-not-local"),
         (Some("[2001:db8::9]:0"), "[::1]:443", "address-not-local"),
         (Some("[fe80::7]:15060"), "[::1]:443", "unknown"),
-        // The address comes first.
+        // bind() fails before connect() looks for a route.
         (Some("192.0.2.9:15060"), "192.0.2.1:443", "address-not-local"),
     ] {
         is_denied(&client(from, to, false), cause);
@@ -418,7 +426,7 @@ fn forbidden_routes_have_the_errno_of_the_kernel() {
     is_denied(&client(None, "192.0.2.127:443", false), "no-route");
 }
 
-fn a_scope_is_an_interface() {
+fn the_scope_of_an_address_names_the_interface() {
     addresses::add("fe80::1");
     let _server = serve("[fe80::1%1]:443");
     let document = document(&["[fe80::1%lo]:443", "--from", "fe80::1%lo"], 0);
@@ -466,10 +474,10 @@ fn a_link_local_address_without_its_scope_is_named_as_the_reason() {
             succeeds(&steps[0]).prints("fe80::1");
         }
     }
-    // The scope of one end is the interface of the socket.
+    // bind() to an address with a scope sets the interface of the socket. So the destination needs no scope.
     assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1]:443", false).fails(), None);
     ask(&["[fe80::1]:443", "--from", "fe80::1%lo"], 0);
-    // Other commands.
+    // Other commands also name a missing scope.
     let bind = twtool(["bind-test", "0", "--addr", "fe80::1", "--json"]).code(1).json();
     assert_eq!((&bind["cause"], &bind["next"]), (&json!("unknown"), &json!([])));
     assert!(bind["advice"][0].as_str().is_some_and(|why| why.contains("needs its interface as scope")), "{bind}");
@@ -495,7 +503,7 @@ fn missing_ipv6_is_reported() {
     ask(&[TO], 0);
 }
 
-fn the_option_of_a_client_without_a_source_port_has_no_effect() {
+fn an_option_without_effect_causes_a_warning() {
     let run = twtool(["connect-test", TO, "--from", "127.0.0.1", "--with", "reuseaddr"]).code(0);
     run.says("--with reuseaddr has no effect without a source port");
     for from in [[].as_slice(), &["--from", FROM]] {
@@ -504,7 +512,7 @@ fn the_option_of_a_client_without_a_source_port_has_no_effect() {
     }
 }
 
-/// The commands that it prints.
+/// The commands that `connect-test` prints for these arguments.
 fn steps(args: &[&str]) -> Vec<String> {
     let document = twtool([&["connect-test", "--json"], args].concat()).json();
     document["next"].as_array().expect("commands").iter().map(|step| text(step, "command").to_owned()).collect()
@@ -518,7 +526,8 @@ fn step(args: &[&str], part: &str) -> String {
 
 fn each_printed_command_has_the_effect_that_its_purpose_names() {
     let server = serve(TO);
-    // A bucket whose owner had the option: the test with the option, and the removal.
+    // With the bucket of a socket with SO_REUSEADDR: the commands that test again with this option, wait for the bucket, and remove
+    // it.
     bucket(&server, true);
     let plain = [TO, "--from", FROM];
     let again = run(&step(&plain, "--with reuseaddr")).code(2);
@@ -538,7 +547,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
     waiting.code(0);
     assert_eq!(client(Some(FROM), TO, false).fails(), None);
 
-    // If a connection blocks, the command ends its process. If the range is full, the command shows what uses it.
+    // If connections use all ports of the range, one command shows the range, and another one widens it.
     narrow_range(2);
     let open: Vec<Socket> =
         (0..2).map(|_| connect(Some("127.0.0.1".parse().expect("an address")), addr(TO)).expect("a port")).collect();
@@ -561,7 +570,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
     succeeds(&step(&[TO, "--from", "192.0.2.9"], "ip address"));
 }
 
-fn bad_words_are_named_with_what_is_allowed() {
+fn an_error_names_the_wrong_argument_and_the_allowed_values() {
     let refused = |args: &[&str], word: &str, allowed: &str| {
         let run = twtool([&["connect-test"], args].concat()).refused(word);
         assert!(run.stderr.contains(allowed), "expected {allowed:?} on stderr{run}");

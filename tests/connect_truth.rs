@@ -1,5 +1,5 @@
-//! Compares `twtool connect-test` with the kernel: in random situations, a real connect() afterwards has the result that the
-//! verdict predicts, and neither `connect-test` nor `capacity` changes a bucket.
+//! Compares `twtool connect-test` with the kernel. In random situations, a real connect() must have the result that the verdict
+//! predicts. Neither `connect-test` nor `capacity` may change a bucket.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -21,21 +21,22 @@ use crate::support::{addresses, kernel, measured, netns, procfs, suite};
 suite! {
     pure: [],
     netns: [
-        the_verdict_predicts_a_connect_made_afterwards,
-        capacity_leaves_every_bucket_as_it_is,
+        the_verdict_predicts_the_result_of_a_later_connect,
+        capacity_and_connect_test_change_no_bucket,
     ],
 }
 
-/// Random situations.
+/// The number of random situations.
 const SITUATIONS: u64 = 100;
 
 const IPV4: [&str; 2] = ["127.0.0.1", "10.0.0.1"];
 const IPV6: [&str; 2] = ["::1", "2001:db8::1"];
-/// Source ports: one of the range, and two outside.
+/// Source ports: one inside of the ephemeral range, and two outside.
 const PORTS: [u16; 3] = [LOW, 15_060, 99];
-/// Ports of the two servers, and one without a listener.
+/// The ports of the two servers.
 const SERVERS: [u16; 2] = [443, 444];
-const NOBODY: u16 = 445;
+/// A port without a listener.
+const NO_SERVER: u16 = 445;
 
 /// An address of the family. The first one is more frequent, so that sockets often conflict.
 fn one_of(random: &mut Random, family: [&'static str; 2]) -> &'static str {
@@ -52,7 +53,7 @@ struct World {
     kept: Vec<Box<dyn Any>>,
     /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
-    /// The clients that bound these ends, whether or not that worked.
+    /// For each call of [`Self::add`], a client with the same ends as the new socket, even if the socket could not be made.
     clients: Vec<Client>,
 }
 
@@ -74,13 +75,14 @@ impl World {
         for _ in 0..=random.below(9) {
             world.add(random);
         }
-        // Before 6.14 the age of a bucket counts in whole seconds, so the result depends on chance.
+        // Before Linux 6.14, connect() compares the age of a bucket in whole seconds, so its result depends on chance.
         if kernel::has_exact_ages() {
             let (reuse, delay) = (*random.of(&[0, 1, 2]), *random.of(&[1, 50_000]));
             set("ipv4.tcp_tw_reuse", reuse);
             set("ipv4.tcp_tw_reuse_delay", delay);
             world.made.push(format!("tcp_tw_reuse {reuse} after {delay} ms"));
-            // Longer than a tick of the slowest kernel clock, which is the resolution of a bucket's age.
+            // Each bucket must be older than a delay of 1 ms, also for twtool, which computes the age from a timer in ticks. The
+            // longest tick is 10 ms (HZ=100).
             thread::sleep(Duration::from_millis(25));
         }
         world
@@ -115,7 +117,7 @@ impl World {
         }
     }
 
-    /// Both ends of a connection to a server.
+    /// Connects the client to a server, and returns both ends.
     fn connection(&self, client: &Client, server: usize) -> Option<(Socket, TcpStream)> {
         let socket = client.connect().ok()?;
         socket.set_linger(None).expect("SO_LINGER");
@@ -129,7 +131,7 @@ impl World {
         Some(())
     }
 
-    /// The client closes first. `half`: the server does not close.
+    /// Makes a connection that the client closes first. With `half`, the server does not close it.
     fn closed(&mut self, client: &Client, server: usize, half: bool) -> Option<()> {
         let (socket, accepted) = self.connection(client, server)?;
         let ends =
@@ -151,7 +153,7 @@ impl World {
     }
 }
 
-/// A server on the port has closed a connection first, and has ended.
+/// Makes the bucket of a server that closed a connection first and has ended.
 fn served(at: &str, port: u16, reuseaddr: bool) -> Option<()> {
     let listener = bind(end(at, port), reuseaddr, true)?;
     let client = Client { from: None, to: end(at, port), reuseaddr: false, no_port: false }.connect().ok()?;
@@ -180,7 +182,7 @@ fn bind(at: SocketAddr, reuseaddr: bool, listens: bool) -> Option<Socket> {
     Some(socket)
 }
 
-/// Waits until the end of the connection is in this state of net/tcp_states.h.
+/// Waits until the socket with these ends has this state, a number of net/tcp_states.h.
 #[track_caller]
 fn comes_to(ends: [SocketAddr; 2], state: u8) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(5));
@@ -193,7 +195,7 @@ fn comes_to(ends: [SocketAddr; 2], state: u8) {
     }
 }
 
-/// A random client for the test, which often conflicts with the sockets of the world.
+/// A random client to test. It often conflicts with the sockets of the world.
 fn client(random: &mut Random, world: &World) -> Client {
     if !random.once_in(3) {
         let known = *random.of(&world.clients);
@@ -202,7 +204,7 @@ fn client(random: &mut Random, world: &World) -> Client {
         return if known.to.is_ipv4() && random.once_in(4) { mapped(client) } else { client };
     }
     let family = if random.once_in(3) { IPV6 } else { IPV4 };
-    let port = if random.once_in(8) { NOBODY } else { SERVERS[usize::from(random.once_in(4))] };
+    let port = if random.once_in(8) { NO_SERVER } else { SERVERS[usize::from(random.once_in(4))] };
     let (to, from) = (end(one_of(random, family), port), one_of(random, family));
     let wildcard = if family == IPV4 { "0.0.0.0" } else { "::" };
     let source = match random.below(8) {
@@ -220,7 +222,7 @@ fn client(random: &mut Random, world: &World) -> Client {
     if family == IPV4 && random.once_in(4) { mapped(client) } else { client }
 }
 
-/// The same client with an AF_INET6 socket.
+/// The same client with IPv4-mapped addresses, which need an AF_INET6 socket.
 fn mapped(client: Client) -> Client {
     let mapped = |end: SocketAddr| match end.ip() {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), end.port()),
@@ -229,7 +231,7 @@ fn mapped(client: Client) -> Client {
     Client { from: client.from.map(mapped), to: mapped(client.to), ..client }
 }
 
-/// Compares the answer with a connect, and returns the verdict and its cause.
+/// Compares the answer of twtool with a real connect(). Returns the verdict and its cause, or the difference.
 fn compare(client: &Client, run: &Run) -> Result<String, String> {
     let document = run.json();
     let word = |key: &str| document[key].as_str().unwrap_or("-").to_owned();
@@ -258,19 +260,19 @@ fn compare(client: &Client, run: &Run) -> Result<String, String> {
         "unknown" => 2,
         _ => 1,
     };
-    // If this kernel does not support the test of single ports, a warning reports it.
+    // On a kernel without IP_LOCAL_PORT_RANGE, twtool cannot test single ports. It warns about this, and the exit code is 2.
     let code_fits = run.code == Some(code) || (run.code == Some(2) && !run.stderr.is_empty());
     if !expected || !code_fits {
         return Err(format!("the connect: {failure:?}"));
     }
-    if let (Some(free), Some(uncertain), true) = (free, uncertain, client.to.port() != NOBODY) {
+    if let (Some(free), Some(uncertain), true) = (free, uncertain, client.to.port() != NO_SERVER) {
         let mut open = vec![];
         while let Ok(socket) = (Client { no_port: true, ..*client }).connect() {
             open.push(socket);
         }
         let further = open.len() as u64;
-        // Each bind above can have chosen a port that a socket on another address has. Before 6.18, connect() avoids that port
-        // from then on.
+        // Each bind() above may have chosen a port that a socket uses on another address. Before Linux 6.18, connect() does not
+        // choose this port afterwards.
         let lost = u64::from(binds_alone) + u64::from(binds_alone && !client.no_port);
         if !(free.saturating_sub(uncertain + lost)..=free).contains(&further) {
             return Err(format!("{further} connects succeeded"));
@@ -283,7 +285,7 @@ fn call_name(call: &str) -> &'static str {
     ["socket", "bind", "connect"].into_iter().find(|name| *name == call).unwrap_or("no call")
 }
 
-fn the_verdict_predicts_a_connect_made_afterwards() {
+fn the_verdict_predicts_the_result_of_a_later_connect() {
     let seed = Random::seed();
     let mut random = Random::new(seed);
     let (mut wrong, mut words, mut buckets): (Vec<String>, BTreeMap<String, u32>, usize) = (vec![], BTreeMap::new(), 0);
@@ -316,7 +318,7 @@ fn the_verdict_predicts_a_connect_made_afterwards() {
     assert!(buckets > 0 && words.len() >= 6, "too few kinds of situations: {words:?}");
 }
 
-fn capacity_leaves_every_bucket_as_it_is() {
+fn capacity_and_connect_test_change_no_bucket() {
     addresses::add(IPV4[1]);
     narrow_range(100);
     let servers = SERVERS.map(|port| TcpListener::bind(end("::", port)).expect("a server")).into();
@@ -335,7 +337,7 @@ fn capacity_leaves_every_bucket_as_it_is() {
     for (client, server) in clients {
         world.closed(&client, server, client.from.is_some_and(|from| from.port() == LOW + 1015)).expect("a connection");
     }
-    // From now on connect() could take over each of them.
+    // With these settings, connect() may take over each of the buckets.
     set("ipv4.tcp_tw_reuse", 1);
     if kernel::has_exact_ages() {
         set("ipv4.tcp_tw_reuse_delay", 1);
@@ -354,7 +356,7 @@ fn capacity_leaves_every_bucket_as_it_is() {
         assert_eq!(bucket_cookies(), before, "{run}");
     }
     measured(format!("capacity and connect-test: {} buckets before and after", before.len()));
-    // The check can fail: a real connect takes a bucket over.
+    // To show that the comparison of cookies can fail: a real connect() takes over a bucket.
     let taken = Client {
         from: Some(addr("127.0.0.1:41005")),
         to: end("127.0.0.1", SERVERS[1]),

@@ -16,13 +16,14 @@ use crate::support::{not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        a_container_is_read_through_the_cgroup_of_its_processes,
+        the_namespace_of_a_container_is_found_through_the_cgroup_of_its_processes,
         an_id_that_selects_no_container_or_several_is_refused,
-        a_word_that_is_not_an_id_is_refused,
+        an_argument_that_is_not_a_container_id_is_refused,
     ],
 }
 
-/// The id of a container of one test. Ids of one test begin with the same ten digits, and no other test or run has them.
+/// A container ID. The IDs of one test begin with the same ten digits. No other test uses these digits, and no other run at the same
+/// time.
 fn id(test: u8, number: u8) -> String {
     format!("{test:02x}{:08x}{number:02x}{}", std::process::id(), "0123456789abcdef".repeat(4))
         .chars()
@@ -37,8 +38,8 @@ struct Container {
 }
 
 impl Container {
-    /// Makes a container with a TIME_WAIT bucket on port 8080 in its namespace; `None` if a test has no permission to make a
-    /// cgroup.
+    /// Makes a container with a TIME_WAIT bucket on port 8080 in its namespace; `None` if the test may not make a cgroup or move a
+    /// process.
     fn make(name: &str) -> Option<Self> {
         let cgroup = Cgroup::make(name).map_err(|why| not_checked(format!("--container: {why}"))).ok()?;
         let process = elsewhere(|| {
@@ -68,7 +69,7 @@ impl Drop for Container {
     }
 }
 
-fn a_container_is_read_through_the_cgroup_of_its_processes() {
+fn the_namespace_of_a_container_is_found_through_the_cgroup_of_its_processes() {
     let first = id(1, 1);
     let Some(container) = Container::make(&format!("docker-{first}.scope")) else { return };
     let inode = std::fs::metadata(format!("/proc/{}/ns/net", container.pid()));
@@ -85,7 +86,7 @@ fn a_container_is_read_through_the_cgroup_of_its_processes() {
     let commands: Vec<&str> =
         steps.as_array().expect("a list").iter().filter_map(|step| step["command"].as_str()).collect();
     assert!(commands.iter().all(|command| command.contains(&format!("--container {first}"))), "{run}");
-    // A command of another program enters through a process.
+    // Other programs do not have --container. Their commands enter the namespace through a process of the container.
     let run = twtool(["bind-test", "8080", "--json", "--addr", "192.0.2.1", "--container", &first]).code(1);
     let enter = format!("nsenter --net=/proc/{}/ns/net ip address", container.pid());
     assert_eq!(run.json()["next"][0]["command"], json!(enter), "{run}");
@@ -114,14 +115,14 @@ fn an_id_that_selects_no_container_or_several_is_refused() {
             && run.stderr.contains(&format!("podman container {}", &one[..12])),
         "{run}"
     );
-    // Several containers at once, and one beside a namespace.
+    // Several containers can be selected, and a container together with --netns. Here both options select the same namespace.
     let both = twtool(["list", "--json", "--container", &one, "--container", &other]).ok();
     assert_eq!(both.records("sockets").len(), 2, "{both}");
     let pid = first.pid().to_string();
     assert_eq!(twtool(["list", "--json", "--container", &one, "--netns", &pid]).ok().records("sockets").len(), 1);
 }
 
-fn a_word_that_is_not_an_id_is_refused() {
+fn an_argument_that_is_not_a_container_id_is_refused() {
     for word in ["web", "", "4F5A", "4f5a/.."] {
         for command in [&["list"][..], &["bind-test", "8080"], &["wait", "8080"]] {
             twtool(command.iter().chain(&["--container", word])).refused("--container");

@@ -46,12 +46,12 @@ fn ends(record: &Value) -> Ends {
     )
 }
 
-/// The holders of `bind-test`, each of which is there once.
+/// The holders that `bind-test` reports. Asserts that each socket is reported once and blocks the bind.
 fn holders(run: &Run) -> Vec<Value> {
     let holders = run.records("holders");
     let cookies: BTreeSet<&str> = holders.iter().map(|holder| text(holder, "cookie")).collect();
     assert_eq!(cookies.len(), holders.len(), "each socket once");
-    assert!(holders.iter().all(|holder| holder["blocks"] == true), "all of them have the same address");
+    assert!(holders.iter().all(|holder| holder["blocks"] == true), "all of them block the bind");
     holders
 }
 
@@ -72,7 +72,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
 
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     kernel::needs_life(born);
-    assert_eq!(on_the_port(), all, "no timer has ended meanwhile");
+    assert_eq!(on_the_port(), all, "no timer has ended during the run");
     let document = run.json();
     assert_eq!(document["complete"], true, "{}", document["warnings"]);
     assert_eq!((text(&document, "verdict"), text(&document, "cause")), ("blocked", "listener"));

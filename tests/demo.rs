@@ -1,5 +1,5 @@
-//! `twtool demo`: each scenario's events, as this kernel makes them. Texts are not compared; states, segments, errnos and
-//! results are.
+//! Checks the events of each scenario of `twtool demo` on this kernel: states, segments, errnos and results. The texts are not
+//! compared.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +22,9 @@ suite! {
     ],
     netns: [
         // This test comes first, because it takes longest and the others run in parallel.
-        time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout,
-        a_connection_ends_by_four_segments_and_its_first_closer_waits,
-        both_ends_enter_time_wait_if_they_close_at_once,
+        time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout,
+        a_connection_ends_with_four_segments_and_the_first_closer_enters_time_wait,
+        both_ends_enter_time_wait_if_they_close_at_the_same_time,
         one_direction_can_end_while_the_other_stays_open,
         a_reset_leaves_no_time_wait,
         only_time_wait_recovers_from_a_lost_last_ack,
@@ -32,9 +32,9 @@ suite! {
         a_reset_ends_time_wait_unless_tcp_rfc1337_is_set,
         the_reuse_scenario_tests_sixteen_combinations,
         one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second,
-        bind_and_connect_begin_with_different_halves_of_the_range,
-        the_document_and_the_stream_have_the_same_keys,
-        a_kernel_that_behaves_differently_is_a_finding,
+        bind_begins_with_odd_ports_and_connect_with_even_ports,
+        json_and_ndjson_have_the_same_events,
+        unexpected_behaviour_of_the_kernel_is_reported,
         scenarios_that_need_no_veth_run_without_it,
         an_error_explains_how_to_allow_forbidden_namespaces,
         no_privilege_is_needed,
@@ -50,12 +50,13 @@ fn passed(story: &DemoRun, part: &str, client: &[&str], server: &[&str]) {
 
 const CONNECT: [&str; 3] = ["client SYN", "server SYN ACK", "client ACK"];
 
+/// Checks the segments of a part: the three segments of connect(), then these.
 #[track_caller]
 fn sent(story: &DemoRun, part: &str, after_connecting: &[&str]) {
     assert_eq!(story.segments(part), [CONNECT.as_slice(), after_connecting].concat(), "segments in {part:?}");
 }
 
-fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
+fn a_connection_ends_with_four_segments_and_the_first_closer_enters_time_wait() {
     let story = DemoRun::of("four-way");
     let active = |first| [first, "established", "fin-wait-1", "fin-wait-2", "time-wait"];
     let passive = |first| [first, "established", "close-wait", "last-ack", "gone"];
@@ -75,11 +76,12 @@ fn a_connection_ends_by_four_segments_and_its_first_closer_waits() {
     assert!(last.is_some_and(|timer| (40_000..=60_000).contains(&timer)), "{last:?}");
 }
 
-fn both_ends_enter_time_wait_if_they_close_at_once() {
+fn both_ends_enter_time_wait_if_they_close_at_the_same_time() {
     let story = DemoRun::of("four-way");
     let part = "Both close at the same time";
     let states: Vec<Value> = story.carried(part)[3..].iter().map(|event| event["states"].clone()).collect();
-    // The state of the sender while its segment was under way, and the state of the receiver after it had arrived.
+    // The states of each segment: the state of the sender while the segment was under way, and the state of the receiver after it
+    // had arrived.
     let both = |client: &str, server: &str| json!({ "client": client, "server": server });
     let expected = [
         both("fin-wait-1", "closing"),
@@ -108,7 +110,7 @@ fn one_direction_can_end_while_the_other_stays_open() {
     );
     let segments = ["client FIN ACK", "server ACK", "server PSH ACK", "client ACK", "server FIN ACK", "client ACK"];
     sent(&story, part, &segments);
-    assert_eq!(story.read(part), "more", "read after its own FIN");
+    assert_eq!(story.read(part), "more", "the client reads after it has sent a FIN");
 }
 
 fn a_reset_leaves_no_time_wait() {
@@ -128,7 +130,7 @@ fn only_time_wait_recovers_from_a_lost_last_ack() {
     let look = story.one(part, "look");
     let again = &story.carried(part)[6];
     assert_eq!((text(&look["states"], "client"), text(&look["states"], "server")), ("last-ack", "time-wait"));
-    // Two retransmission timers have run out in between, each of 200 ms at least.
+    // Since the bucket was made, two retransmission timers of at least 200 ms each have run out.
     assert!(number(look, "timer_ms") <= 59_700, "{look}");
     assert!(number(again, "timer_ms") > number(look, "timer_ms"), "the timer restarts: {look} {again}");
     assert_eq!(story.errnos(part), [""; 0]);
@@ -145,8 +147,8 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
     let late = story.one(part, "late");
     assert_eq!((number(&late["segment"], "raw_seq"), text(&late["segment"], "data")), (1001, "old-bytes!"));
     assert_eq!(late["states"], json!({ "client": null, "server": "time-wait" }));
-    assert_eq!(story.lost(part), ["server ACK"], "what TIME_WAIT answers");
-    assert_eq!(story.read(part), "old-bytes!", "once, when it was new");
+    assert_eq!(story.lost(part), ["server ACK"], "the response of the bucket");
+    assert_eq!(story.read(part), "old-bytes!", "read once, before the connection ended");
 
     let part = "The old data meets a new connection";
     let late = story.one(part, "late");
@@ -157,8 +159,9 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
         .filter(|event| event["segment"]["flags"] == json!(["SYN"]))
         .map(|event| number(&event["segment"], "raw_seq"))
         .collect();
-    // The lab can make several attempts, because the server's sequence numbers are not always suitable. The last two SYNs count.
-    assert_eq!(syns[syns.len() - 2..], [1000, 990], "sequence numbers as after a wrap");
+    // The server's sequence numbers are not always suitable, so the lab may make several attempts. The last two SYNs belong to the
+    // successful one.
+    assert_eq!(syns[syns.len() - 2..], [1000, 990], "the new connection has the lower number, as after a wrap");
     assert!(
         story.read(part).ends_with("old-bytes!new-bytes.old-bytes!"),
         "both connections' reads, one after the other"
@@ -182,7 +185,7 @@ fn a_reset_ends_time_wait_unless_tcp_rfc1337_is_set() {
 fn the_reuse_scenario_tests_sixteen_combinations() {
     let story = DemoRun::of("reuse");
     let sets = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
-    // socket(7): both sides must have the same option.
+    // socket(7): the old and the new socket must have set the same option. A row for each old socket; 1: bind() works.
     let expected = ["0000", "0101", "0011", "0111"];
     for (old, cells) in sets.into_iter().zip(expected) {
         for (new, cell) in sets.into_iter().zip(cells.chars()) {
@@ -192,7 +195,7 @@ fn the_reuse_scenario_tests_sixteen_combinations() {
             assert_eq!(text(check, "observed"), if cell == '1' { "ok" } else { "EADDRINUSE" }, "{old}, {new}");
         }
         let binds = story.events.iter().filter(|e| text(e, "part") == old && text(e, "actor") == "server").count();
-        assert_eq!(binds, 4 + 3, "four binds, and the three segments of the server, after {old}");
+        assert_eq!(binds, 4 + 3, "four binds, and three segments of the server, after {old}");
     }
     assert_eq!(story.checks.len(), 16);
 }
@@ -221,7 +224,7 @@ fn one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second() {
     assert_eq!(tried[tried.len() - 3..], [worked.clone(), failed, worked], "tcp_tw_reuse = 1, 0, 2");
 }
 
-fn bind_and_connect_begin_with_different_halves_of_the_range() {
+fn bind_begins_with_odd_ports_and_connect_with_even_ports() {
     let story = DemoRun::of("port-zero");
     let ports = |part: &str, call: &str| -> Vec<u16> {
         text(story.call(part, call), "data").split(' ').map(|port| port.parse().expect("a port")).collect()
@@ -242,14 +245,14 @@ fn bind_and_connect_begin_with_different_halves_of_the_range() {
     assert_eq!(story.call(part, "bind(40002)")["errno"], json!(null));
 }
 
-fn time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout() {
+fn time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout() {
     let mut child = command(["demo", "length", "-o", "ndjson"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("twtool starts");
     let mut lines = experiment::Lines::of(&mut child);
     lines.until(|event| event["what"] == "close() on port 8081, before the client");
-    // A second source: /proc/net/tcp of the program's namespace.
+    // /proc/net/tcp of the namespace of `twtool demo` is a second source.
     let buckets = experiment::time_wait_of(child.id());
     assert_eq!(buckets, [8080, 8081].into(), "both ports are in TIME_WAIT there");
     lines.rest();
@@ -265,11 +268,11 @@ fn time_wait_lasts_sixty_seconds_and_a_tick_with_any_tcp_fin_timeout() {
     }
     let blocked = lines.events.iter().filter(|event| event["errno"] == "EADDRINUSE").count();
     let due = lines.events.iter().filter(|e| e["what"] == "port 8080: the timer is at 0").count();
-    assert_eq!(blocked, due, "bind() is blocked as long as the bucket is there, its timer at 0 or not");
+    assert_eq!(blocked, due, "bind() fails while the bucket exists, also after its timer has reached 0");
     assert_eq!(lines.find("call", "bind() of port 8080")["event"], "call");
 }
 
-fn the_document_and_the_stream_have_the_same_keys() {
+fn json_and_ndjson_have_the_same_events() {
     const KEYS: [&str; 13] = [
         "scenario", "part", "step", "t_ms", "actor", "event", "what", "segment", "states", "timer_ms", "errno", "data",
         "note",
@@ -299,26 +302,26 @@ fn the_document_and_the_stream_have_the_same_keys() {
         let shape = |events: &[Value]| -> Vec<(String, String, Value)> {
             let part = |e: &Value| (text(e, "part").to_owned(), text(e, "event").to_owned(), e["what"].clone());
             // Retransmissions and combined ACKs of a busy machine may differ between runs.
-            let told = events.iter().filter(|e| e["event"] != "check" && e["segment"].is_null());
-            told.map(part).collect()
+            let others = events.iter().filter(|e| e["event"] != "check" && e["segment"].is_null());
+            others.map(part).collect()
         };
         assert_eq!(shape(&run.records("events")), shape(&stream.ndjson()), "the same events");
     }
     assert!(own_netns() > 0);
 }
 
-fn a_kernel_that_behaves_differently_is_a_finding() {
+fn unexpected_behaviour_of_the_kernel_is_reported() {
     // With this filter, setsockopt(SO_REUSEADDR) returns 0 and has no effect.
     refuse(libc::SYS_setsockopt, Some((2, SeccompCmpOp::Eq, 2)), 0);
     let run = demo("reuse", &["--json"]).code(1).says("report");
     assert_eq!(run.json()["agrees"], json!(false));
     let wrong = run.records("checks").iter().filter(|check| check["agrees"] == json!(false)).count();
-    assert_eq!(wrong, 3, "the cells that only SO_REUSEADDR makes ok{run}");
+    assert_eq!(wrong, 3, "the combinations that work only with SO_REUSEADDR{run}");
     demo("reuse", &[]).code(1).prints("differently than expected in 3 of 16 points");
 }
 
 fn scenarios_that_need_no_veth_run_without_it() {
-    // The request for the pair is the only long one to rtnetlink.
+    // The request that creates the veth pair is the only request to rtnetlink of 100 bytes or more.
     refuse(libc::SYS_sendto, Some((2, SeccompCmpOp::Ge, 100)), libc::EOPNOTSUPP);
     for scenario in ["four-way", "lost-ack", "stale-segment", "assassination"] {
         let run = demo(scenario, &["--json"]).refused("veth").says("hint:").says("modprobe veth");

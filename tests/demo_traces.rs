@@ -27,10 +27,10 @@ suite! {
         the_host_is_the_same_after_a_panic,
         a_closed_pipe_ends_the_demo_without_an_error,
         every_page_fits_eighty_columns_and_an_ascii_terminal,
-        a_page_waits_for_the_enter_key,
+        with_step_a_page_waits_for_the_enter_key,
         a_capture_has_the_segments_of_the_events,
         tshark_reads_the_capture,
-        an_existing_capture_is_kept,
+        an_existing_capture_is_replaced_only_with_force,
     ],
 }
 
@@ -112,7 +112,7 @@ fn the_host_is_the_same_after_an_interrupt() {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         kill(pid, signal).expect("our own child");
         let status = child.wait().expect("it ends");
-        // A shell reports 130 for it. `lost-ack` may have ended before the signal.
+        // A shell reports a death by SIGINT as 130. `lost-ack` may have ended before the signal.
         let ended = status.signal() == Some(signal as i32) || (scenario == "lost-ack" && status.success());
         assert!(ended, "{status}");
         if !status.success() {
@@ -141,17 +141,17 @@ fn the_host_is_the_same_after_a_panic() {
     }
 }
 
-/// Names the scenario that this test program, started again, plays until it panics.
+/// An environment variable with the name of a scenario. If it is set, this test program plays the scenario and panics in the middle.
 pub(crate) const PANICKING: &str = "TWTOOL_TEST_PANICKING_DEMO";
 
-/// Plays a scenario and panics in the middle; to be called while the process has one thread.
+/// Plays a scenario and panics in the middle. The process must have only one thread.
 pub(crate) fn panic_in(scenario: &str) {
     let scenario = twtool::model::experiment::Scenario::ALL.into_iter().find(|s| s.name() == scenario);
     twtool::lab::enter().expect("a user namespace");
-    let mut heard = 0;
+    let mut events = 0;
     let _ = twtool::lab::run(scenario.expect("a scenario"), &mut |_| {
-        heard += 1;
-        assert!(heard < 12, "in the middle of the experiment");
+        events += 1;
+        assert!(events < 12, "in the middle of the experiment");
         Ok(())
     });
 }
@@ -193,11 +193,11 @@ fn every_page_fits_eighty_columns_and_an_ascii_terminal() {
     }
 }
 
-fn a_page_waits_for_the_enter_key() {
+fn with_step_a_page_waits_for_the_enter_key() {
     let mut dialogue = Dialogue::start(&["demo", "assassination", "--step"]);
     let mut pressed = 0;
     dialogue.until("[Enter]");
-    // A page that does not wait continues within this time. A page that waits does not.
+    // Without a wait, the demo would continue within this time and ask again.
     std::thread::sleep(std::time::Duration::from_millis(100));
     while dialogue.asks("[Enter]") {
         assert_eq!(dialogue.shown("[Enter]"), pressed + 1, "it asks once for each key");
@@ -205,7 +205,7 @@ fn a_page_waits_for_the_enter_key() {
         pressed += 1;
     }
     let run = dialogue.end().code(0).prints("in all 8 points");
-    // A step is a call and its segment, or one more segment.
+    // A step is a call with the segments that it causes, or one later segment.
     assert!(pressed > 20, "{pressed} steps{run}");
 }
 
@@ -215,7 +215,7 @@ struct Captured {
     frame: Vec<u8>,
 }
 
-/// Reads a capture by hand: a header of 24 bytes, and 16 before each frame.
+/// Decodes a capture file: a header of 24 bytes, and before each frame a header of 16 bytes.
 fn captured(bytes: &[u8]) -> Vec<Captured> {
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     assert_eq!((word(0), bytes[4], bytes[6], word(20)), (0xa1b2_3c4d, 2, 4, 1), "nanoseconds, 2.4, Ethernet");
@@ -230,9 +230,9 @@ fn captured(bytes: &[u8]) -> Vec<Captured> {
     frames
 }
 
-/// The sum of RFC 1071, over which a right checksum gives all ones.
-fn sums_to_ones(words: impl Iterator<Item = u8>) -> bool {
-    let bytes: Vec<u8> = words.collect();
+/// Whether the sum of RFC 1071 over these bytes is all ones. It is, if the checksum among the bytes is correct.
+fn sums_to_ones(bytes: impl Iterator<Item = u8>) -> bool {
+    let bytes: Vec<u8> = bytes.collect();
     let mut sum: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -240,7 +240,7 @@ fn sums_to_ones(words: impl Iterator<Item = u8>) -> bool {
     sum == 0xffff
 }
 
-/// Flags, sequence and acknowledgement number of a frame, by its bytes.
+/// Flags, sequence and acknowledgement number, decoded from the bytes of a frame.
 fn tcp(frame: &[u8]) -> (u8, u32, u32) {
     assert_eq!((frame[12], frame[13], frame[14] >> 4, frame[23]), (8, 0, 4, 6), "IPv4 and TCP");
     let ip = &frame[14..];
@@ -270,7 +270,7 @@ fn tcp_of(event: &Value) -> (u8, u32, u32) {
     (flags, number("raw_seq"), number("raw_ack"))
 }
 
-/// A run with a capture: the events with segments, and the file.
+/// Runs the scenario with --pcap. Returns the events that have a segment, and the path of the capture.
 fn with_capture(scenario: &str, folder: &Path) -> (Vec<Value>, std::path::PathBuf) {
     let path = folder.join(format!("{scenario}.pcap"));
     let run = demo(scenario, &["--json", "--pcap", path.to_str().expect("UTF-8")]).ok();
@@ -287,8 +287,8 @@ fn a_capture_has_the_segments_of_the_events() {
         let kept: Vec<_> = frames.iter().map(|captured| tcp(&captured.frame)).collect();
         assert!(kept.len() > 5, "{scenario}");
         assert_eq!(kept, expected, "{scenario}");
-        // Both clocks are the same. The differences are signed, because a segment can have an earlier time stamp than the
-        // segment that was read before it: 1 ms earlier was seen.
+        // The capture and the events use the same clock. The differences are signed, because a segment can have an earlier time
+        // stamp than the segment that was read before it: 1 ms earlier was seen.
         let signed = |number: u64| i64::try_from(number).expect("63 bits");
         for (event, captured) in events.iter().zip(&frames) {
             let in_file = (signed(captured.nanoseconds) - signed(frames[0].nanoseconds)) / 1_000_000;
@@ -327,7 +327,7 @@ fn tshark_reads_the_capture() {
     }
 }
 
-fn an_existing_capture_is_kept() {
+fn an_existing_capture_is_replaced_only_with_force() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("kept.pcap");
     fs::write(&path, "precious").expect("a file");

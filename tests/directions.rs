@@ -1,5 +1,5 @@
-//! The direction of connections that `list` infers and that `bind-test` and `capacity` use: sockets that are connected to
-//! themselves, clients with a fixed source port, and sockets that are bound to an interface.
+//! The direction of connections, which `list` infers and which `bind-test` and `capacity` use. The tests make sockets that are
+//! connected to themselves, clients with a fixed source port, and sockets that are bound to an interface.
 
 use socket2::{Domain, Socket};
 use twtool::lab::ActiveCloser;
@@ -14,8 +14,8 @@ use crate::support::{kernel, procfs};
 suite! {
     pure: [],
     netns: [
-        a_connection_to_itself_is_outbound_in_each_state,
-        a_connection_to_itself_is_not_an_outbound_connection,
+        a_socket_connected_to_itself_is_outbound_in_each_state,
+        a_socket_connected_to_itself_is_not_a_destination_of_capacity,
         a_client_with_a_fixed_source_port_is_outbound_while_its_server_listens,
         a_replay_infers_the_same_direction,
         tables_show_the_interface_of_a_socket,
@@ -40,7 +40,7 @@ fn close_and_await_the_bucket(socket: Socket) {
     assert_eq!(procfs::time_wait().len(), before + 1);
 }
 
-fn a_connection_to_itself_is_outbound_in_each_state() {
+fn a_socket_connected_to_itself_is_outbound_in_each_state() {
     for at in ["127.0.0.1:40000", "[::1]:40001", "127.0.0.1:8080"] {
         let port = addr(at).port().to_string();
         let socket = connected_to_itself(at);
@@ -65,12 +65,12 @@ fn a_connection_to_itself_is_outbound_in_each_state() {
     assert_eq!((direction("outbound").as_str(), direction("unknown").as_str()), ("3\n", "0\n"));
 }
 
-fn a_connection_to_itself_is_not_an_outbound_connection() {
+fn a_socket_connected_to_itself_is_not_a_destination_of_capacity() {
     close_and_await_the_bucket(connected_to_itself("127.0.0.1:40000"));
     let open = connected_to_itself("[::1]:40001");
     let run = twtool(["capacity", "--json"]);
     assert_eq!(run.records("destinations"), [serde_json::Value::Null; 0], "{run}");
-    // It still holds its port.
+    // Each of the two sockets still holds its port.
     let run = twtool(["capacity", "--to", "127.0.0.1:40000", "--from", "127.0.0.1", "--json"]);
     let destination = &run.records("destinations")[0];
     assert_eq!(number(destination, "time_wait"), 0, "{run}");
@@ -79,7 +79,7 @@ fn a_connection_to_itself_is_not_an_outbound_connection() {
     if kernel::has_port_range_option() {
         assert_eq!(bound, 2, "{run}");
     } else {
-        assert!(bound <= 2 && bound + uncertain >= 2, "the kernel cannot be asked{run}");
+        assert!(bound <= 2 && bound + uncertain >= 2, "this kernel cannot test single ports{run}");
     }
     drop(open);
 }
@@ -99,12 +99,12 @@ fn a_client_with_a_fixed_source_port_is_outbound_while_its_server_listens() {
         };
         assert_eq!(list(), "outbound", "{from} to {to}");
         let holders = twtool(["bind-test", &port, "--json"]).records("holders");
-        assert_eq!(text(&holders[0], "direction"), "outbound", "{from} to {to}, to a bind test");
+        assert_eq!(text(&holders[0], "direction"), "outbound", "{from} to {to}, in bind-test");
         let advice = twtool(["bind-test", &port, "--json"]).json()["advice"].to_string();
         assert!(advice.contains("a fixed source port") && advice.contains(&format!("from port {port} to")), "{advice}");
         assert!(!advice.contains("let the server set"), "a server's advice: {advice}");
         drop(server);
-        assert_eq!(list(), "unknown", "without its server nothing tells");
+        assert_eq!(list(), "unknown", "without the listener, no fact shows the direction");
     }
 }
 
@@ -123,16 +123,16 @@ fn a_replay_infers_the_same_direction() {
 
 fn tables_show_the_interface_of_a_socket() {
     let varied = Varied::make();
-    let bound = procfs::time_wait().len();
+    let buckets = procfs::time_wait().len();
     let list = twtool(["list", "dev lo"]).ok();
     let rows = |text: &str| text.lines().filter(|line| line.contains("%lo:") || line.contains("%lo]:")).count();
     assert_eq!(rows(&list.stdout), 2, "two sockets are bound to lo{list}");
-    assert_eq!(rows(&twtool(["list"]).ok().stdout), 2, "and no other is");
+    assert_eq!(rows(&twtool(["list"]).ok().stdout), 2, "no other socket is bound to lo");
     let kill = twtool(["kill", "dev lo", "--dry-run"]).ok();
     assert_eq!(rows(&kill.stdout), 2, "{kill}");
-    // JSON and csv have a key of its own.
+    // csv has a column for the interface.
     let csv = twtool(["list", "dev lo", "-o", "csv", "--columns", "local,interface"]).ok();
     assert!(!csv.stdout.contains('%') && csv.stdout.contains(",lo\n"), "{csv}");
-    assert_eq!(procfs::time_wait().len(), bound);
+    assert_eq!(procfs::time_wait().len(), buckets);
     varied.end();
 }

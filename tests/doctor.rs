@@ -31,22 +31,22 @@ suite! {
         doctor_reports_the_values_of_the_files_and_changes_nothing,
         every_format_has_the_same_checks,
         the_page_has_warnings_first_and_verbose_explains_every_check,
-        closes_beyond_the_bucket_limit_are_counted_and_warned_of,
+        closes_above_the_bucket_limit_are_counted_and_cause_a_warning,
         a_server_port_in_the_range_causes_a_warning_until_it_is_reserved,
         servers_that_bound_port_0_are_not_a_finding,
-        a_listener_of_the_other_family_is_left_out,
+        a_listener_of_the_other_ip_version_is_left_out,
         a_completely_reserved_range_causes_a_warning,
         a_destination_with_few_ports_left_causes_a_warning,
         sockets_in_close_wait_are_counted_by_process_and_age,
-        connections_that_a_server_does_not_accept_are_found_by_its_port,
-        a_warning_reports_missing_timestamps_that_reuse_needs,
+        connections_that_a_server_does_not_accept_are_reported_with_its_port,
+        a_warning_reports_that_reuse_needs_timestamps,
         missing_settings_are_unknown_and_reported,
-        without_sock_diag_the_other_checks_have_results,
+        without_sock_diag_the_checks_still_have_results,
         missing_permissions_of_the_caller_are_reported,
     ],
 }
 
-/// The keys of a check, in order; part of the contract.
+/// The keys of a check, in order. Scripts rely on them.
 const KEYS: [&str; 12] = [
     "id", "status", "value", "default", "does", "does_not", "finding", "evidence", "commands", "lasting", "advice",
     "sources",
@@ -64,7 +64,7 @@ fn with_status(checks: &BTreeMap<String, Value>, status: &str) -> Vec<String> {
     checks.iter().filter(|(_, check)| check["status"] == status).map(|(id, _)| id.clone()).collect()
 }
 
-/// A setting of this namespace, as its file has it.
+/// The value of a setting of this namespace, read from its file.
 #[track_caller]
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new("/proc/sys/net").join(name)).expect("a setting").trim().to_owned()
@@ -110,7 +110,7 @@ fn doctor_reports_the_values_of_the_files_and_changes_nothing() {
     assert_eq!(checks["ip_local_reserved_ports"]["value"], json!(["30000", "30010-30019"]));
     assert_eq!(checks["ip_local_reserved_ports"]["evidence"]["ports_left_in_ephemeral_range"], 989);
     let mut notes = vec!["ip_local_port_range", "ip_nonlocal_bind", "tcp_fin_timeout"];
-    // Half of the hash table. The kernel reports the size of the table since 6.1.
+    // The default is half the number of entries of the hash table. The kernel reports this number since 6.1.
     let entries = sysctl::read("ipv4.tcp_ehash_entries").ok();
     let entries = entries.map(|text| text.parse::<i64>().expect("a number").unsigned_abs());
     assert_eq!(checks["tcp_max_tw_buckets"]["default"], json!(entries.map(|entries| entries / 2)));
@@ -155,7 +155,7 @@ fn the_page_has_warnings_first_and_verbose_explains_every_check() {
     }
 }
 
-/// A TcpExt counter as the kernel has it now.
+/// The present value of a TcpExt counter of the kernel.
 fn counter(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -164,7 +164,7 @@ fn counter(name: &str) -> u64 {
     pairs.find(|(found, _)| *found == name).and_then(|(_, number)| number.parse().ok()).expect("the counter")
 }
 
-fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
+fn closes_above_the_bucket_limit_are_counted_and_cause_a_warning() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "10").expect("the namespace is ours");
     let server = listen("127.0.0.1:8080");
     for _ in 0..8 {
@@ -195,7 +195,7 @@ fn closes_beyond_the_bucket_limit_are_counted_and_warned_of() {
     assert_eq!(checks["tcp_timewait_overflow"]["value"], overflown, "{run}");
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets", "tcp_timewait_overflow"]);
 
-    // After the advice is followed, the limit is not a warning any more. The warning that it was reached remains.
+    // After the advice is followed, the limit causes no warning. The count of closes above the limit still causes one.
     apply(&checks["tcp_max_tw_buckets"]);
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timewait_overflow"]);
@@ -207,7 +207,7 @@ fn apply(check: &Value) {
     commands::succeeds(text(&check["commands"][0], "command"));
 }
 
-/// A server that chose its port, without any option.
+/// Makes a listener whose program has chosen the port. The socket has no options.
 #[track_caller]
 fn listener(at: &str) -> Socket {
     let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
@@ -275,7 +275,7 @@ fn a_server_port_in_the_range_causes_a_warning_until_it_is_reserved() {
 fn servers_that_bound_port_0_are_not_a_finding() {
     let _given = TcpListener::bind("127.0.0.1:0").expect("a port");
     let unbound = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
-    // Without bind(): listen() makes the kernel choose.
+    // Without bind(), listen() makes the kernel choose a port.
     unbound.listen(1).expect("listening");
     let (run, checks) = doctor(&[], 0);
     let check = &checks["ephemeral_listeners"];
@@ -287,7 +287,7 @@ fn servers_that_bound_port_0_are_not_a_finding() {
     assert_eq!(check["evidence"]["ip_local_reserved_ports"], "40000");
 }
 
-fn a_listener_of_the_other_family_is_left_out() {
+fn a_listener_of_the_other_ip_version_is_left_out() {
     let _v6 = listener("[::1]:40000");
     doctor(&["-4"], 0);
     doctor(&["-6"], 1);
@@ -311,7 +311,7 @@ fn a_completely_reserved_range_causes_a_warning() {
 
 fn a_destination_with_few_ports_left_causes_a_warning() {
     sysctl::write("ipv4.ip_local_port_range", "42000 42099").expect("the namespace is ours");
-    // On loopback, by default, connect() can take over buckets after a second.
+    // By default (tcp_tw_reuse = 2), connect() can take over a bucket on loopback after a second.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
     let server = listener("127.0.0.1:7000");
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
@@ -338,7 +338,7 @@ fn a_destination_with_few_ports_left_causes_a_warning() {
     let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     drop(more);
-    // With a wider range, only the earlier warning remains.
+    // With a wider range, there is no warning.
     sysctl::write("ipv4.ip_local_port_range", "42000 43999").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 0);
     assert_eq!(checks["destinations"]["status"], "ok");
@@ -372,7 +372,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// Makes sockets in CLOSE_WAIT, whose peers closed at least this number of milliseconds ago.
+/// Makes sockets in CLOSE_WAIT whose peers closed at least `since_ms` milliseconds ago.
 #[track_caller]
 fn forgotten(count: usize, since_ms: u64) -> Vec<Socket> {
     let there = in_close_wait();
@@ -383,7 +383,7 @@ fn forgotten(count: usize, since_ms: u64) -> Vec<Socket> {
     accepted
 }
 
-/// Sockets in CLOSE_WAIT, by the number of net/tcp_states.h.
+/// The number of sockets in CLOSE_WAIT (8 in net/tcp_states.h).
 fn in_close_wait() -> usize {
     procfs::sockets().iter().filter(|entry| entry.state == 8).count()
 }
@@ -400,7 +400,7 @@ fn wait_for_close_wait(count: usize) {
 fn sockets_in_close_wait_are_counted_by_process_and_age() {
     let many = Sleeper::with(forgotten(12, 0));
     let few = Sleeper::with(forgotten(3, 120));
-    // None is a minute old.
+    // By default, a socket counts as silent after a minute.
     let (run, checks) = doctor(&[], 0);
     let check = &checks["close_wait"];
     assert_eq!(
@@ -435,7 +435,7 @@ fn sockets_in_close_wait_are_counted_by_process_and_age() {
     assert_eq!((&checks["close_wait"]["status"], &checks["close_wait"]["value"]), (&json!("note"), &json!(3)));
 }
 
-fn connections_that_a_server_does_not_accept_are_found_by_its_port() {
+fn connections_that_a_server_does_not_accept_are_reported_with_its_port() {
     let server = listener("127.0.0.1:7000");
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
     for _ in 0..11 {
@@ -450,10 +450,14 @@ fn connections_that_a_server_does_not_accept_are_found_by_its_port() {
     assert!(text(&checks["close_wait"], "finding").contains("port 7000"), "{run}");
 }
 
-fn a_warning_reports_missing_timestamps_that_reuse_needs() {
+fn a_warning_reports_that_reuse_needs_timestamps() {
     sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 0);
-    assert_eq!(with_status(&checks, "note"), ["tcp_timestamps"], "reuse is for loopback alone");
+    assert_eq!(
+        with_status(&checks, "note"),
+        ["tcp_timestamps"],
+        "by default, connect() reuses buckets only on loopback"
+    );
     sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timestamps"]);
@@ -462,7 +466,7 @@ fn a_warning_reports_missing_timestamps_that_reuse_needs() {
 }
 
 fn missing_settings_are_unknown_and_reported() {
-    // A mount namespace of this thread's own, in which an empty folder lies over the settings.
+    // This thread gets a mount namespace of its own, in which an empty folder hides the settings.
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of our own");
@@ -476,7 +480,7 @@ fn missing_settings_are_unknown_and_reported() {
     {
         assert!(unknown.contains(&id.to_owned()), "{id}{run}");
         assert_eq!(checks[id]["value"], Value::Null);
-        assert!(!checks[id]["finding"].is_null(), "{id} says why");
+        assert!(!checks[id]["finding"].is_null(), "{id} gives the reason");
     }
     assert!(with_status(&checks, "warning").is_empty(), "an unknown fact does not cause a warning{run}");
     // Checks that need no setting still have results.
@@ -488,7 +492,7 @@ fn missing_settings_are_unknown_and_reported() {
     assert!(page.stdout.starts_with("0 warnings, ") && page.stdout.contains("unknown  tcp_tw_reuse"), "{page}");
 }
 
-fn without_sock_diag_the_other_checks_have_results() {
+fn without_sock_diag_the_checks_still_have_results() {
     const AF_NETLINK: u64 = 16;
     let mut open = forgotten(10, 0);
     open.push(listener("127.0.0.1:40000"));
@@ -497,7 +501,8 @@ fn without_sock_diag_the_other_checks_have_results() {
     let (run, checks) = doctor(&["--close-wait-after", "1ms"], 0);
     assert_eq!(checks["tcp_diag"]["value"], "procfs");
     assert!(text(&checks["tcp_diag"], "finding").contains("Operation not permitted"), "{run}");
-    // /proc/net/tcp shows neither who chose the port nor the time in the state, so there is no warning.
+    // /proc/net/tcp shows neither whether the program or the kernel chose the port, nor the time in CLOSE_WAIT. So there is no
+    // warning.
     assert_eq!(with_status(&checks, "note"), ["close_wait", "ephemeral_listeners", "tcp_diag"], "{run}");
     assert_eq!(checks["close_wait"]["evidence"]["silent"], Value::Null);
     assert_eq!(checks["close_wait"]["value"], 10);

@@ -1,4 +1,4 @@
-//! The documents agree with each other and with the program: links lead somewhere, the README is short, each subcommand has a
+//! The documents agree with each other and with the program: each link has a target, the README is short, each subcommand has a
 //! page that names its options, and docs/json.md names every JSON key.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::support::watcher::Watcher;
 suite! {
     pure: [
         every_link_leads_to_a_file_and_a_heading,
-        every_document_is_linked_from_the_readme_or_from_another,
+        every_document_is_linked_from_the_readme_or_from_another_document,
         the_checker_sees_links_and_headings,
         the_readme_has_at_most_300_lines,
         every_subcommand_has_a_page_that_names_its_options_and_exit_codes,
@@ -32,7 +32,7 @@ suite! {
 /// The maximum number of lines of the README: it is for the first ten minutes of a reader.
 const README_LINES: usize = 300;
 
-/// The path from the root of the project, and the text, of each Markdown file at the root and under docs/.
+/// The Markdown files at the root of the project and under docs/. The key is the path from the root, the value is the text.
 pub(crate) fn documents() -> BTreeMap<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = BTreeMap::new();
@@ -65,7 +65,7 @@ fn prose(text: &str) -> String {
             outside.push('\n');
         }
     }
-    // A paragraph has an even number of backquotes.
+    // A paragraph has an even number of backquotes, so every second piece is a code span.
     let paragraph = |text: &str| text.split('`').step_by(2).collect::<Vec<_>>().join("code");
     outside.split("\n\n").map(paragraph).collect::<Vec<_>>().join("\n\n")
 }
@@ -97,7 +97,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// The path without `.` and `..`.
+/// The path to which a link in the document `from` leads, without `.` and `..`.
 fn resolved(from: &Path, target: &str) -> PathBuf {
     let mut path = PathBuf::new();
     for part in from.parent().unwrap_or(Path::new("")).join(target).components() {
@@ -112,7 +112,7 @@ fn resolved(from: &Path, target: &str) -> PathBuf {
     path
 }
 
-fn is_elsewhere(target: &str) -> bool {
+fn is_external(target: &str) -> bool {
     target.contains("://") || target.starts_with("mailto:")
 }
 
@@ -121,7 +121,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut broken = vec![];
     for (document, text) in &documents {
-        for target in links(text).into_iter().filter(|target| !is_elsewhere(target)) {
+        for target in links(text).into_iter().filter(|target| !is_external(target)) {
             let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
             let path = if file.is_empty() { document.clone() } else { resolved(document, file) };
             let leads = match documents.get(&path) {
@@ -136,14 +136,14 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-fn every_document_is_linked_from_the_readme_or_from_another() {
+fn every_document_is_linked_from_the_readme_or_from_another_document() {
     let documents = documents();
     let mut reached = BTreeSet::new();
     let mut next = vec![PathBuf::from("README.md")];
     while let Some(document) = next.pop() {
         let Some(text) = documents.get(&document) else { continue };
         if reached.insert(document.clone()) {
-            let files = links(text).into_iter().filter(|target| !is_elsewhere(target));
+            let files = links(text).into_iter().filter(|target| !is_external(target));
             next.extend(files.map(|target| resolved(&document, target.split('#').next().unwrap_or_default())));
         }
     }
@@ -176,7 +176,7 @@ pub(crate) fn options(subcommand: &str) -> BTreeSet<String> {
 fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
     let documents = documents();
     let page = |subcommand: &str| {
-        // The output of both is read by a shell and by man(1), so one page describes both.
+        // One page describes `completions` and `man`.
         let name = if subcommand == "man" { "completions" } else { subcommand };
         let file = format!("docs/commands/{name}.md");
         documents.get(Path::new(&file)).unwrap_or_else(|| panic!("there is no {file}"))
@@ -196,7 +196,7 @@ fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
     }
 }
 
-/// The keys of all objects in the value, except below `evidence`, whose keys belong to each check.
+/// Collects the keys of all objects in the value, except below `evidence`, whose keys differ from check to check.
 fn keys(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
@@ -234,7 +234,7 @@ impl Section {
     }
 }
 
-/// Both ways: a key that an answer has is documented, and a key in the first column of a table is in some answer.
+/// Checks both directions: each key of an answer is documented, and each key in the first column of a table is in some answer.
 fn every_json_key_is_documented() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
@@ -264,7 +264,7 @@ fn every_json_key_is_documented() {
         "demo",
         "demo reuse",
     ];
-    // `why` is below. `trace` has a test of its own, and the others have no JSON.
+    // `why` is tested below. `trace` has a test of its own, and the others have no JSON.
     let others = ["why", "trace", "metrics", "exporter", "completions", "man"];
     for name in subcommands() {
         let is_here = lines.iter().any(|line| line.split(' ').next() == Some(&name)) || others.contains(&name.as_str());
@@ -272,11 +272,11 @@ fn every_json_key_is_documented() {
     }
     for line in lines {
         for format in ["json", "ndjson"] {
-            // Records only.
+            // `watch` prints records and no document.
             if (line.starts_with("watch"), format) == (true, "json") {
                 continue;
             }
-            // The list of scenarios is not a record.
+            // The records of this list are not the events that the section describes.
             if (line, format) == ("demo", "ndjson") {
                 continue;
             }
@@ -321,7 +321,8 @@ fn every_json_key_is_documented() {
         nowhere.extend(Section::of(text, heading).keys.difference(seen).map(|key| format!("{heading}: {key}")));
     }
     let mut everywhere: BTreeSet<String> = seen.into_values().flatten().collect();
-    // Only the initial namespace gets lines for files, and the test has a namespace of its own.
+    // twtool prints lines for configuration files only in the initial network namespace, and the test has another one. So the test
+    // makes such a line itself.
     let line = Shell::default().lasting("net.ipv4.tcp_timestamps", "1").expect("a line");
     keys(&serde_json::to_value(LastingRecord::all(&[line])).expect("records"), &mut everywhere);
     nowhere.extend(shared.iter().flat_map(|section| section.keys.difference(&everywhere)).cloned());

@@ -1,7 +1,8 @@
 //! Runs each command line of the help, of the documents and of the messages in src/ as it is written, in a namespace with the
 //! sockets that it needs. It must end with a documented exit code, and twtool must not report wrong usage.
 //!
-//! `twtool` in a line is a script that starts the binary under test and notes its exit code, so that a pipe does not hide it.
+//! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
+//! code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,12 +40,12 @@ suite! {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     text: String,
-    /// The document shows an error message below it, perhaps of an old kernel.
+    /// Whether the document shows an error message below the line, for example of an old kernel.
     fails: bool,
     place: String,
 }
 
-/// The lines of all places, once each.
+/// The command lines of all places, each once.
 fn lines() -> Vec<Line> {
     let mut found = BTreeSet::new();
     let mut add = |text: &str, fails: bool, place: &str| {
@@ -90,7 +91,7 @@ fn lines() -> Vec<Line> {
         }
     }
     for (path, text) in crate::layers::sources() {
-        // A string can continue in the next line.
+        // In Rust, a string literal can continue in the next line after a backslash.
         let joined = crate::layers::code(&text).split("\\\n").map(str::trim_start).collect::<String>();
         for span in spans(&joined) {
             add(&span, false, &format!("src/{path}"));
@@ -122,7 +123,7 @@ pub(crate) fn without_explanation(line: &str) -> &str {
 }
 
 fn a_line_is_separated_from_its_explanation() {
-    assert_eq!(without_explanation("  twtool list 'a  b'   those of a"), "twtool list 'a  b'");
+    assert_eq!(without_explanation("  twtool list 'a  b'   an explanation"), "twtool list 'a  b'");
     assert_eq!(without_explanation("  twtool list | jq \".x\""), "twtool list | jq \".x\"");
     assert_eq!(spans("see `twtool list -q` and `ss`, `twtool\nport 80`"), ["twtool list -q", "twtool port 80"]);
 }
@@ -130,12 +131,12 @@ fn a_line_is_separated_from_its_explanation() {
 /// The command lines of twtool between backquotes.
 fn spans(text: &str) -> Vec<String> {
     let span = |span: &str| span.split_whitespace().collect::<Vec<_>>().join(" ");
-    // A paragraph has an even number of backquotes.
+    // A paragraph has an even number of backquotes, so every second piece is a code span.
     let paragraphs = text.split("\n\n").flat_map(|paragraph| paragraph.split('`').skip(1).step_by(2));
     paragraphs.map(span).filter(|span| span.starts_with("twtool ") && !span.contains("...")).collect()
 }
 
-/// The environment of the lines: folders with the programs, the home and the names of namespaces that they use.
+/// The environment in which the lines run: a folder with programs and a home folder, and four named network namespaces.
 struct Stage {
     folder: TempDir,
     /// A process of the namespace `web`.
@@ -164,7 +165,7 @@ impl Stage {
         }
         let stage = Self { folder, resident: resident.expect("a process"), _kept: kept };
         stage.program("twtool", "\"$TWTOOL_BINARY\" \"$@\"\ncode=$?\necho $code >>\"$TWTOOL_CODES\"\nexit $code\n");
-        // In the tests' user namespace the caller is root.
+        // In the tests' user namespace, the caller is root. So this sudo only runs the command.
         stage.program("sudo", "exec \"$@\"\n");
         for server in ["python3", "nginx"] {
             stage.program(server, "echo started\n");
@@ -204,16 +205,17 @@ impl Stage {
         let mut text = replaced.iter().fold(line.text.clone(), |text, (from, to)| text.replace(from, to));
         if text.contains("twtool watch") {
             text = text.replace("--duration 1m", "--duration 1s");
-            // The screen needs a terminal; its tests are in watch_screen.rs. The other words are the same.
+            // The screen needs a terminal, and watch_screen.rs tests it. Here the line prints records.
             if !text.contains("ndjson") {
                 text = text.replace("twtool watch", "twtool watch -o ndjson");
             }
-            // Without a limit, it does not end.
+            // Without a limit, `watch` does not end.
             if !["--count", "--duration"].iter().any(|limit| text.contains(limit)) {
                 text = text.replace("twtool watch ", "twtool watch --count 1 ");
             }
         }
-        // BPF is refused in the tests' user namespace; its tests are in trace.rs. So only the words of twtool are checked.
+        // In the tests' user namespace, the kernel refuses BPF. trace.rs tests `trace` itself, and here only its arguments are
+        // checked.
         let traces = text.contains("twtool trace");
         if traces {
             text.truncate(text.find(" |").unwrap_or(text.len()));
@@ -221,7 +223,7 @@ impl Stage {
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || traces || text.starts_with("twtool demo length") || text.contains("twtool exporter") {
             // The name of a command alone is not a complete line, `demo length` takes a minute, and an exporter does not end. So
-            // check only the words: clap parses them before --help.
+            // the line gets --help: clap checks the other arguments first, and then the command does not run.
             text.push_str(" --help");
         }
         let codes = here.path().join("codes");
@@ -264,7 +266,7 @@ impl Stage {
     }
 }
 
-/// Sockets of every kind that the lines ask for.
+/// Makes sockets of every kind that the lines ask for.
 fn situation() -> Kept {
     for addr in ["10.0.0.1", "192.0.2.1", "192.0.2.10", "2001:db8::1", "2001:db8::9"] {
         addresses::add(addr);
@@ -282,7 +284,7 @@ fn situation() -> Kept {
     Box::new((half, secure, database))
 }
 
-/// A namespace in which the ports of the waits are free and their addresses are local, so that each wait ends at once.
+/// Makes the addresses of the `wait` lines local. Their ports are free, so that each wait ends immediately.
 fn free() -> Kept {
     for addr in ["10.0.0.1", "192.0.2.1", "192.0.2.7"] {
         addresses::add(addr);
@@ -352,7 +354,7 @@ fn a_wrong_option_in_a_line_is_found() {
             assert!(stage.run(&line(wrong)).is_err(), "{wrong}");
         }
     }
-    // This setting exists in each namespace, so the command changes it in the namespace of the test.
+    // Each namespace has this setting, so the command changes only the namespace of the test.
     let range = "sysctl -w 'net.ipv4.ip_local_port_range=1024 65535'";
     assert_eq!(stage.run(&line(range)), Ok(()));
     assert_eq!(sysctl::read("ipv4.ip_local_port_range").expect("a range"), "1024\t65535");

@@ -1,4 +1,4 @@
-//! `twtool exporter` on real sockets: responses, sharing of collections, hostile clients, signals, sockets of systemd.
+//! `twtool exporter` on real sockets: responses, several scrapers, hostile clients, signals, and sockets that systemd passes.
 
 #![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
 
@@ -33,9 +33,9 @@ suite! {
         a_client_that_never_reads_does_not_block_other_clients,
         slow_and_half_open_connections_end,
         an_idle_exporter_does_not_wake_up,
-        sigterm_answers_the_requests_in_progress,
+        sighup_keeps_a_request_in_progress_and_sigterm_ends_the_exporter,
         several_addresses_and_a_unix_socket_are_served,
-        the_sockets_of_systemd_are_used,
+        sockets_that_systemd_passes_are_used,
         unneeded_capabilities_are_dropped,
         an_address_in_use_is_reported,
     ],
@@ -68,7 +68,7 @@ fn metrics_and_pages_are_served() {
     let values = samples(&scrape.body);
     assert_eq!(sum(&values, Family::TimewaitSockets, &["direction=\"outbound\""]), 1.0);
     assert_eq!(sum(&values, Family::ExporterCollections, &[]), 1.0);
-    // The families of the exporter are in docs/metrics.md as well.
+    // The response has a sample of each family about the exporter itself.
     for family in Family::ALL.into_iter().filter(|family| family.name().starts_with("twtool_exporter_")) {
         let again = samples(&get("/metrics").body);
         sum(&again, family, &[]);
@@ -95,7 +95,7 @@ fn a_browser_shows_the_page() {
     chromium.arg(format!("--user-data-dir={}", folder.path().display())).arg(format!("http://{ADDRESS}/"));
     chromium.env("HOME", folder.path());
     let page = Run::of(&mut chromium).code(0);
-    // The browser has built tables of the rows, and applies the style that the policy allows.
+    // The document that the browser has built contains the table.
     page.prints("<td>127.0.0.1:443</td>").prints("<th>Namespace</th>").prints("<tbody>");
 }
 
@@ -135,7 +135,7 @@ fn a_thousand_idle_connections_do_not_block_a_new_client() {
     let idle: Vec<_> = (0..1000)
         .map(|number| {
             let mut stream = connect();
-            // Half of them have begun a request.
+            // Every second client has begun a request.
             if number % 2 == 0 {
                 stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("written");
             }
@@ -148,9 +148,11 @@ fn a_thousand_idle_connections_do_not_block_a_new_client() {
     assert!(sum(&values, Family::ExporterConnections, &[]) <= 512.0);
     assert!(sum(&values, Family::ExporterClosed, &["reason=\"replaced\""]) >= 400.0);
     let memory = sum(&values, Family::ProcessMemory, &[]);
-    // Without the limit of 512 connections it would grow by 16 KiB for each. An unoptimized build needs about 33 MiB.
+    // Without the limit of 512 connections, each further connection would add 16 KiB. With the limit, an unoptimized build needs
+    // about 33 MiB.
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
-    // The thread of the collection ends a moment after its result. The threads that help with long lists stay, one for each core.
+    // The thread that collects ends a moment after its result is there. The threads that help with long lists stay, one for each
+    // core.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while exporter.switches().1 > 2 + cores {
@@ -194,9 +196,10 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
         .collect();
     let values = samples(&get("/metrics").body);
     let memory = sum(&values, Family::ProcessMemory, &[]);
-    // 200 responses for each of 50 connections would need more than 150 MiB. An unoptimized build needs about 33 MiB.
+    // 200 responses for each of 50 connections would need more than 150 MiB. An exporter that does not keep them needs about 33 MiB
+    // (unoptimized build).
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
-    // After the time limit for writing they are closed.
+    // After the time limit for writing, the exporter closes these connections.
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(40));
     while sum(&samples(&get("/metrics").body), Family::ExporterClosed, &["reason=\"timeout\""]) < 50.0 {
         assert!(Instant::now() < deadline, "connections are still open");
@@ -205,7 +208,7 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
     drop(silent);
 }
 
-/// Ends this side of a connection without a packet, as if the machine were switched off.
+/// Lets this side of a connection end without a packet, as if the machine were switched off: TCP_REPAIR suppresses the FIN.
 fn vanish(stream: &TcpStream) {
     nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpRepair, &1)
         .expect("CAP_NET_ADMIN of the namespace");
@@ -215,7 +218,7 @@ fn slow_and_half_open_connections_end() {
     let exporter = Exporter::start(&[]);
     let open = || sum(&samples(&get("/metrics").body), Family::ExporterConnections, &[]);
     assert_eq!(open(), 1.0);
-    // The peers of these are gone: before a request, within its head, and after a response.
+    // These clients vanish: before a request, within the head of a request, and after a response.
     let mut half_open = vec![];
     for sent in ["", "GET /metrics HTTP/1.1\r\nHost:", "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut stream = connect();
@@ -228,7 +231,7 @@ fn slow_and_half_open_connections_end() {
     for stream in half_open {
         vanish(&stream);
     }
-    // This one sends its head so slowly that it would need hours.
+    // This client sends the head of its request so slowly that it would need hours.
     let mut slow = connect();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ").expect("written");
     assert_eq!(open(), 5.0, "the exporter does not know that its peers are gone");
@@ -257,7 +260,7 @@ fn an_idle_exporter_does_not_wake_up() {
     let mut before = exporter.switches();
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(60));
     loop {
-        assert!(Instant::now() < deadline, "it does not come to rest: {before:?}");
+        assert!(Instant::now() < deadline, "it still wakes up: {before:?}");
         std::thread::sleep(Duration::from_millis(200));
         let now = exporter.switches();
         // Two threads stay: one for requests, and one that starts collections.
@@ -266,13 +269,13 @@ fn an_idle_exporter_does_not_wake_up() {
         }
         before = now;
     }
-    // `TWTOOL_FULL=1` waits for a minute.
+    // With TWTOOL_FULL=1, the test observes the exporter for a minute.
     let whole = std::env::var_os("TWTOOL_FULL").is_some();
     std::thread::sleep(Duration::from_secs(if whole { 60 } else { 5 }));
     assert_eq!(exporter.switches(), before);
 }
 
-fn sigterm_answers_the_requests_in_progress() {
+fn sighup_keeps_a_request_in_progress_and_sigterm_ends_the_exporter() {
     let mut exporter = Exporter::start(&["--log", "json"]);
     let mut waiting = connect();
     waiting.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").expect("written");
@@ -282,7 +285,7 @@ fn sigterm_answers_the_requests_in_progress() {
     let line = exporter.wait_for_line("reloaded");
     let record: serde_json::Value = serde_json::from_str(&line).expect("a record");
     assert_eq!(record["level"], "info");
-    // The request arrives with the signal.
+    // The end of the request arrives after the reload.
     waiting.write_all(b"\r\n").expect("written");
     let mut first = [0; 12];
     waiting.read_exact(&mut first).expect("a response");
@@ -307,9 +310,9 @@ fn several_addresses_and_a_unix_socket_are_served() {
     assert!(!path.exists(), "the file is removed");
 }
 
-fn the_sockets_of_systemd_are_used() {
+fn sockets_that_systemd_passes_are_used() {
     let socket = std::net::TcpListener::bind("127.0.0.1:16070").expect("bound");
-    // A shell passes the socket as descriptor 3 and keeps its process ID in exec.
+    // The shell passes the socket as descriptor 3. exec keeps the process ID of the shell, so LISTEN_PID is correct.
     let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter 3<&{}", socket.as_raw_fd());
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
     let mut child = std::process::Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
@@ -333,7 +336,7 @@ fn unneeded_capabilities_are_dropped() {
     assert_eq!(mask(&exporter), ptrace | read_search | admin);
     drop(exporter);
     if program("setpriv").is_some() {
-        // Without any capability it serves the same families.
+        // Without any capability, the collection is still complete.
         let mut command = std::process::Command::new("setpriv");
         command.args(["--inh-caps=-all", "--bounding-set=-all", PATH, "exporter"]);
         let mut child = command.spawn().expect("setpriv starts");

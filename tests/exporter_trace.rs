@@ -1,4 +1,5 @@
-//! `twtool exporter --trace`: the counters agree with the processes that closed, and the exporter keeps no capability for it.
+//! `twtool exporter --trace`: the counters agree with the closes of the tests' processes, and the thread that traces drops its
+//! capabilities.
 
 #![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
 
@@ -35,24 +36,24 @@ suite! {
         each_network_namespace_has_its_own_counters,
         the_thread_that_traces_has_no_capability,
         tracing_needs_exactly_two_capabilities,
-        the_lines_for_the_unit_are_enough,
+        the_documented_unit_lines_for_trace_are_enough,
         a_signal_ends_an_exporter_that_traces,
         closes_that_the_exporter_did_not_read_in_time_are_counted,
         without_trace_nothing_about_closes_is_served,
     ],
 }
 
-/// An exporter outside the user namespace of the tests, in the calling thread's network namespace. It listens on a Unix socket, because
-/// it would count the closes of TCP scrapes.
+/// An exporter that runs outside the user namespace of the tests, but in the calling thread's network namespace. It listens on a Unix
+/// socket, because it would count the closes of scrapes over TCP.
 struct Tracing(Outside);
 
 impl Tracing {
-    /// Starts it with `before` in front of the command.
+    /// Starts `twtool exporter --trace` with these arguments. `before` is put in front of the command.
     #[track_caller]
     fn start(before: &str, args: &str) -> Self {
         needs_bpf();
         let command = format!("'{PATH}' exporter --trace --listen unix:socket --min-interval 0s {args}");
-        // Another user makes the socket, too.
+        // Some tests run the exporter as another user, which must be able to make the socket here.
         let line = format!("chmod 777 .; nsenter --net={} {before} {command}", own_netns());
         let exporter = Self(Outside::start(&line).expect("a shell"));
         until("the exporter listens", || {
@@ -68,7 +69,7 @@ impl Tracing {
         ask(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").body
     }
 
-    /// The counters by labels, without the network namespace.
+    /// The counters of closes. The key has the labels, without the network namespace.
     fn counters(&self) -> BTreeMap<String, f64> {
         let mut counters = BTreeMap::new();
         for (series, value) in samples(&self.scrape()) {
@@ -79,7 +80,7 @@ impl Tracing {
         counters
     }
 
-    /// Waits until the counters are these.
+    /// Waits until the counters are as expected.
     #[track_caller]
     fn counts(&self, expected: &BTreeMap<String, f64>) {
         let began = Instant::now();
@@ -95,7 +96,7 @@ impl Tracing {
         }
     }
 
-    /// The values of a line of the status of each thread, by the name of the thread.
+    /// The name of each thread, and the value of this line of its status.
     fn threads(&self, name: &str) -> Vec<(String, String)> {
         let line = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -118,7 +119,7 @@ impl Drop for Tracing {
     }
 }
 
-/// Adds the closes that a script made.
+/// Adds the closes that a script reports to the expected counters.
 fn add(expected: &mut BTreeMap<String, f64>, program: &str, closes: &[Value]) {
     for close in closes.iter().filter(|close| close["absent"] != true) {
         let role = close["role"].as_str().expect("a role");
@@ -199,7 +200,7 @@ fn each_network_namespace_has_its_own_counters() {
         close(&["close"]);
         until("the closes of both namespaces", || {
             let all = samples(&exporter.scrape());
-            // Every counter has the label of a namespace with other samples.
+            // Each namespace with counters of closes also has the other metrics.
             let (traced, complete) = (netns(&all, Family::TracedCloses), netns(&all, Family::Complete));
             assert!(traced.is_subset(&complete), "{traced:?} {complete:?}");
             let closes = |netns: &str| {
@@ -220,7 +221,7 @@ fn the_thread_that_traces_has_no_capability() {
     assert_eq!(permitted, exporter.threads("CapEff"));
     for (name, set) in &permitted {
         let set = u64::from_str_radix(set, 16).expect("a mask");
-        // Linux before 5.19 shows the counters of BPF only with CAP_BPF.
+        // Before Linux 5.19, reading the counters of BPF needs CAP_BPF, so the thread keeps it there.
         let expected = if name == "trace" { [0, bpf] } else { [ptrace | read_search; 2] };
         assert!(expected.contains(&set), "{permitted:?}");
     }
@@ -231,7 +232,7 @@ fn the_thread_that_traces_has_no_capability() {
 }
 
 fn tracing_needs_exactly_two_capabilities() {
-    // The user namespace of the tests gives none in the initial one.
+    // A capability of the tests' user namespace is not valid in the initial user namespace, where BPF needs one.
     twtool(["exporter", "--trace"]).refused("closes cannot be traced");
     needs_bpf();
     if !has_user(65534) || program("setpriv").is_none() {
@@ -256,8 +257,8 @@ fn tracing_needs_exactly_two_capabilities() {
     assert!(kept.iter().all(|(name, set)| name == "trace" || set == "0000000000000000"), "{kept:?}");
 }
 
-/// The unit, with the lines that the page of the exporter adds for --trace.
-fn the_lines_for_the_unit_are_enough() {
+/// Runs the exporter as its systemd unit does, with the lines for --trace from docs/commands/exporter.md.
+fn the_documented_unit_lines_for_trace_are_enough() {
     needs_bpf();
     for name in ["setpriv", "python3", "systemd-analyze"] {
         if program(name).is_none() {
@@ -288,11 +289,11 @@ fn the_lines_for_the_unit_are_enough() {
 }
 
 fn a_signal_ends_an_exporter_that_traces() {
-    // The descriptor of the thread that traces can get the signal first.
+    // The kernel may deliver the signal to the signalfd of the thread that traces before the server handles it.
     for number in 0..10 {
         let exporter = Tracing::start("", "");
         let signal = if number % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
-        // A shell without job control starts a program in the background with SIGINT ignored, and the exporter handles it all the same.
+        // A shell without job control starts background programs with SIGINT ignored. The exporter still handles it.
         kill(exporter.0.pid(), signal).expect("a signal");
         exporter.0.end().code(0).says("msg=ended");
     }

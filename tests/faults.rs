@@ -1,5 +1,5 @@
 //! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2
-//! and a reason, or report that its answer is incomplete. After EINTR it must give the same answer.
+//! and a reason, or report that its answer is incomplete. After EINTR, the answer must be the same.
 //!
 //! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
 //! the kernel can return there. A normal run takes every 41st of them (`SAMPLE`), always the same ones. `TWTOOL_FULL=1` takes all.
@@ -178,7 +178,7 @@ impl Subject {
             Does::Writes(file, before) => {
                 let folder = file.parent().expect("a folder");
                 let others = fs::read_dir(folder).expect("the folder").count() > usize::from(file.exists());
-                // A replay of a failure's recording fails in the same way.
+                // The replay must give the same answer. After exit code 2, it is enough that the file can be replayed.
                 let faithful = || {
                     let replay = twtool(["list", "--replay", file.to_str().expect("UTF-8"), "-o", "csv"]);
                     let same = replay.code == run.code && replay.stdout == run.stdout;
@@ -208,7 +208,7 @@ impl Subject {
 /// The situation that the commands read. It exists for less than a minute.
 struct World {
     situation: Situation,
-    /// Another namespace.
+    /// Another network namespace, with a bucket and a process.
     place: Place,
 }
 
@@ -290,7 +290,7 @@ impl Findings {
     }
 }
 
-/// The test's thread and what it starts run on one processor.
+/// Lets the test's thread and the programs that it starts run on one processor only.
 fn use_one_processor() {
     let own = Pid::from_raw(0);
     let allowed = sched_getaffinity(own).expect("the processors");
@@ -312,7 +312,7 @@ fn a_call_that_fails_once_changes_no_answer_silently() {
     let mut findings = Findings::default();
     for subject in subjects(folder.path()) {
         let name = subject.name;
-        // The last command may have removed something.
+        // The previous command may have removed something.
         world.renew();
         let mut usual = answer(&subject, &mut world);
         subject.prepare(&mut world);
@@ -346,8 +346,8 @@ fn answer(subject: &Subject, world: &mut World) -> Answer {
     Answer::of(&twtool(subject.args(world)))
 }
 
-/// Tests all namespaces of an island. They cannot be made again: after /proc shows only the island, the test's thread has no
-/// /proc/thread-self.
+/// Tests `--all-netns` in an island (see support/island.rs). Its namespaces cannot be made again: after /proc shows only the island,
+/// the test's thread has no /proc/thread-self.
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {
@@ -413,7 +413,7 @@ fn a_file_that_cannot_be_read_is_named() {
     for error in ["ENOENT", "EACCES"] {
         without(udp, error, &bind_test).code(0);
     }
-    // The counts matter if sock_diag does not list every socket.
+    // The list of procfs does not contain every socket. So without sock_diag, twtool needs the counts of sockstat and sockstat6.
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, 16)), libc::EPERM);
     for file in ["sockstat", "sockstat6"] {
         let path = format!("/proc/thread-self/net/{file}");
@@ -424,6 +424,7 @@ fn a_file_that_cannot_be_read_is_named() {
     without("/proc/thread-self/net/sockstat6", "ENOENT", &["capacity"]).code(0);
 }
 
+/// The ends of a run that are correct.
 const ACCEPTED_ENDS: [&str; 5] = [
     "the same answer",
     "exit code 2 and a reason",
@@ -447,7 +448,7 @@ fn judge(run: &Run, usual: &Answer, error: &str) -> &'static str {
         _ if error == "EACCES" && answer.without_privileged_values() == usual.without_privileged_values() => {
             "a privileged value is null"
         }
-        // Before 6.3 there is no IP_LOCAL_PORT_RANGE: `capacity` names the ports that are uncertain for that reason.
+        // Linux before 6.3 does not have IP_LOCAL_PORT_RANGE. There `capacity` reports the ports that it cannot test as uncertain.
         _ if error == "ENOPROTOOPT" && !run.stderr.is_empty() => "an option that kernels may lack",
         _ if run.stderr.is_empty() => "another answer without a warning",
         _ => "another answer with a warning",

@@ -1,5 +1,6 @@
-//! Filter expressions on the real kernel: random expressions are compared with ss and with a run without the kernel's part, and
-//! every form is tested by hand.
+//! Filter expressions on the real kernel. In a live run, the kernel evaluates a part of the filter, and twtool the rest. Random
+//! expressions are compared with ss, and with a replay, in which twtool evaluates the whole filter. Each form of expression also has
+//! an expected result that was written by hand.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,8 +20,8 @@ use crate::support::{kernel, netns, not_checked, services, suite};
 suite! {
     pure: [],
     netns: [
-        random_expressions_select_the_same_rows_in_the_kernel_and_here_and_in_ss,
-        random_expressions_beyond_ss_select_the_same_rows_in_the_kernel_and_here,
+        random_expressions_select_the_same_rows_in_the_kernel_in_twtool_and_in_ss,
+        random_expressions_that_ss_does_not_have_select_the_same_rows_in_the_kernel_and_in_twtool,
         every_form_selects_the_expected_rows,
         flags_and_an_expression_must_both_hold,
         an_expression_may_be_one_argument_or_many,
@@ -35,14 +36,14 @@ suite! {
 
 const COLUMNS: [&str; 6] = ["list", "-o", "csv", "--no-header", "--columns", "local,remote"];
 
-/// The rows of `twtool list` with these additional arguments.
+/// The letters of the buckets (see `varied`) that `twtool list` prints with these additional arguments.
 #[track_caller]
 fn selected(more: &[&str]) -> String {
     let run = twtool(COLUMNS.iter().chain(more)).code(0);
     letters(run.stdout.lines().map(|line| line.split_once(',').expect("two columns")))
 }
 
-/// Every row.
+/// The letters of all buckets.
 fn all() -> String {
     BUCKETS.iter().map(|bucket| bucket.0).collect()
 }
@@ -57,10 +58,10 @@ fn count() -> usize {
 /// How long one population of buckets is used: half of its lifetime.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// Makes expressions of the grammar that ss and twtool share, about [`BUCKETS`].
+/// Makes random expressions about [`BUCKETS`].
 struct Generator {
     random: Random,
-    /// Only tests that ss evaluates as the kernel does.
+    /// Whether to use only tests that ss also has, and evaluates as the kernel does.
     for_ss: bool,
     services: Vec<(String, u16)>,
 }
@@ -115,7 +116,7 @@ impl Generator {
                     ),
                 }
             }
-            // Below a `not`, ss has another result; see `beyond_ss`.
+            // Inside of a `not`, ss has another result; see `beyond_ss`.
             _ if positive => "autobound".to_owned(),
             _ => format!("sport = :{}", self.port()),
         }
@@ -170,8 +171,8 @@ impl Generator {
     fn beyond_ss(&mut self) -> String {
         let class = *self.random.of(&["well-known", "registered", "dynamic"]);
         match self.random.below(8) {
-            // The kernel reports for every bucket that its port was chosen automatically, and ss relies on the kernel. So `not
-            // autobound` is never true there, although ss itself uses the ephemeral range.
+            // For the kernel, `autobound` is true for every bucket. So in ss, `not autobound` selects no row, although ss itself
+            // would compare the port with the ephemeral range.
             0 => "autobound".to_owned(),
             1 => "mapped".to_owned(),
             2 => format!("{} {class}", self.random.of(&["class =", "class !=", "remote-class =", "local-class"])),
@@ -185,7 +186,7 @@ impl Generator {
     }
 }
 
-fn random_expressions_select_the_same_rows_in_the_kernel_and_here_and_in_ss() {
+fn random_expressions_select_the_same_rows_in_the_kernel_in_twtool_and_in_ss() {
     let with_ss = Command::new("ss").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !with_ss {
         not_checked("filters against ss: ss is not installed");
@@ -193,7 +194,7 @@ fn random_expressions_select_the_same_rows_in_the_kernel_and_here_and_in_ss() {
     differential(true, with_ss);
 }
 
-fn random_expressions_beyond_ss_select_the_same_rows_in_the_kernel_and_here() {
+fn random_expressions_that_ss_does_not_have_select_the_same_rows_in_the_kernel_and_in_twtool() {
     differential(false, false);
 }
 
@@ -208,10 +209,10 @@ fn differential(for_ss: bool, with_ss: bool) {
     while asked.next.load(Ordering::Relaxed) < count {
         netns::elsewhere(|| compare(&expressions, &asked, with_ss));
     }
-    let (telling, failures) = (asked.telling.into_inner(), asked.failures.into_inner().expect("no panic held it"));
+    let (selective, failures) = (asked.selective.into_inner(), asked.failures.into_inner().expect("no panic held it"));
     let failed = failures.len();
     assert!(failed == 0, "TWTOOL_SEED={seed}: {failed} of {count} differ:\n{}", failures.join("\n"));
-    assert!(telling * 3 > count, "only {telling} of {count} expressions tell rows apart");
+    assert!(selective * 3 > count, "only {selective} of {count} expressions tell rows apart");
 }
 
 /// How far the comparison has come.
@@ -220,7 +221,7 @@ struct Asked {
     /// The next expression.
     next: AtomicUsize,
     /// Expressions that select some rows and not others.
-    telling: AtomicUsize,
+    selective: AtomicUsize,
     /// Expressions for which the answers differ.
     failures: Mutex<Vec<String>>,
 }
@@ -236,15 +237,15 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
         while began.elapsed() < FRESH
             && let Some(expression) = expressions.get(asked.next.fetch_add(1, Ordering::Relaxed))
         {
-            // The first run uses the kernel's part. The replay does not, because a recording holds whole walks.
+            // In the live run, the kernel evaluates a part of the filter. In the replay it does not: a recording has every socket.
             let (live, replayed) = (selected(&[expression]), selected(&["--replay", &file, expression]));
             let ss = if with_ss { in_ss(expression) } else { live.clone() };
             if live != replayed || live != ss {
                 let failure = format!("{expression}\n  kernel: {live}\n  replay: {replayed}\n  ss:     {ss}");
                 asked.failures.lock().expect("no panic holds it").push(failure);
             }
-            let tells = !live.is_empty() && live.len() < BUCKETS.len();
-            asked.telling.fetch_add(usize::from(tells), Ordering::Relaxed);
+            let is_selective = !live.is_empty() && live.len() < BUCKETS.len();
+            asked.selective.fetch_add(usize::from(is_selective), Ordering::Relaxed);
         }
     };
     thread::scope(|scope| {
@@ -255,7 +256,7 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
     varied.end();
 }
 
-/// What ss selects.
+/// The letters of the buckets that ss selects.
 fn in_ss(expression: &str) -> String {
     let run = Run::of(Command::new("ss").args(["-tanH", "state", "time-wait", expression]).stdin(Stdio::null()));
     let run = run.ok();
@@ -265,7 +266,7 @@ fn in_ss(expression: &str) -> String {
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [_, _, local, remote, ..] = words[..] else { panic!("a line of another form: {line}{run}") };
-            // A mapped address is bracketed, and a bound socket has its interface behind the address.
+            // ss prints a mapped address in brackets, and the interface of a bound socket after the address.
             [local, remote].map(|end| {
                 let (addr, port) = end.rsplit_once(':').expect("an end");
                 let addr = addr.split_once('%').map_or(addr, |(addr, _)| addr);
@@ -279,7 +280,7 @@ fn in_ss(expression: &str) -> String {
     letters(ends.iter().map(|[local, remote]| (local.as_str(), remote.as_str())))
 }
 
-// By hand
+// Expressions with an expected result
 
 /// Every form of an expression, and the letters of the rows that it selects. FIN_WAIT_2 rows match only if the expression names
 /// that state.
@@ -321,7 +322,7 @@ const FORMS: &[(&str, &str)] = &[
     ("sport = :443 or sport = :80 and dport = :1023", "g"), ("sport = :443 or ( sport = :80 and dport = :1023 )", "abcgq"),
     ("sport = :80 or sport = :443 dport = :1024", "a"), ("dport = :1024 and sport = :443 or sport = :80", "ag"),
     ("", "abcdefghijklmnopqrst"), ("  ", "abcdefghijklmnopqrst"),
-    // Beyond ss.
+    // Tests that ss does not have.
     ("expires < 10s", ""), ("expires <= 60s", "abcdefghijklmnopqrst"), ("expires > 500ms", "abcdefghijklmnopqrst"), ("expires >= 1s and sport = :22", "ef"), ("expires = 61s", ""), ("expires != 61s and sport = :22", "ef"), ("expires lt 1m and expires > 10s and sport = 22", "ef"),
     ("class = well-known", "abcefgq"), ("local-class = registered", "dhklmnors"), ("class = dynamic", "ijpt"), ("class dynamic", "ijpt"), ("class != dynamic", "abcdefghklmnoqrs"),
     ("remote-class = well-known", "dghjt"), ("remote-class = dynamic", "cfis"), ("remote-class != registered", "cdfghijst"),
@@ -330,7 +331,7 @@ const FORMS: &[(&str, &str)] = &[
     ("not state = fin-wait-2 and sport = :443", "abcq"),
 ];
 
-/// The same with service names, which are tested only if /etc/services has them.
+/// Forms with the name of a service. Each is tested only if /etc/services has this name with this port.
 #[rustfmt::skip]
 const NAMED: &[(&str, u16, &str, &str)] = &[
     ("https", 443, "sport = :https", "abcq"), ("https", 443, "sport = https", "abcq"), ("https", 443, "sport > https", "dhijklmnoprst"),
@@ -421,7 +422,7 @@ fn mixing_and_with_or_gives_a_warning() {
         let warnings = run.json()["warnings"].clone();
         let warning = warnings[0].as_str().unwrap_or_else(|| panic!("no warning in the document{run}"));
         assert!(warning.contains("left to right") && warning.contains(read_as), "{run}");
-        assert_eq!(run.stderr, format!("warning: {warning}\n"), "said once on stderr, too{run}");
+        assert_eq!(run.stderr, format!("warning: {warning}\n"), "printed once on stderr, too{run}");
         for args in [["-o", "ndjson"].as_slice(), &["-o", "csv"], &[], &["--count"], &["-q"], &["--explain-filter"]] {
             let run = twtool(["list", expression].iter().chain(args)).code(0);
             assert_eq!(run.stderr, format!("warning: {warning}\n"), "{run}");
@@ -441,7 +442,7 @@ fn mixing_and_with_or_gives_a_warning() {
     varied.end();
 }
 
-/// A mistake: the expression, the word under which the carets are, and another word of the message.
+/// Wrong expressions. Each has the word that the carets mark, and a text that the first line of the message contains.
 const MISTAKES: &[(&str, &str, &str)] = &[
     ("sprt = :80", "sprt", "sport"),
     ("dst 10.0.0.0/8 and sport = httpz", "httpz", "/etc/services"),
@@ -486,7 +487,7 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
             assert!(shown.ends_with(expression), "the expression stands above the carets{run}");
             let (first, end) = (marks.find('^').expect("a caret"), marks.len());
             assert_eq!(shown.get(first..end), Some(word), "the carets stand under the word{run}");
-            // A doubled word (`or or`, `= =`) is wrong at its second place.
+            // If a word occurs twice in a row (`or or`, `= =`), the second one is the mistake.
             let doubled = format!("{word} {word}");
             assert!(!shown[first..].starts_with(&doubled), "the second word is the mistake{run}");
             assert!(lines[0].contains(names), "expected {names:?} in the first line{run}");
@@ -495,20 +496,20 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
     for unfinished in ["sport =", "sport = 80 and", "not", "dst", "expires <"] {
         let run = twtool(["list", unfinished]).refused("the end");
         let at = run.stderr.lines().find_map(|line| line.trim_end().strip_suffix('^')).map(str::len);
-        assert_eq!(at, Some(2 + unfinished.len()), "the caret stands behind the end{run}");
+        assert_eq!(at, Some(2 + unfinished.len()), "the caret stands after the end{run}");
     }
     twtool(["list", "-q", "sprt"]).refused("sprt");
     twtool(["list", "--count", "sprt"]).refused("sprt");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording");
     twtool(["list".as_ref(), "--record".as_ref(), file.as_os_str(), "sprt".as_ref()]).refused("sprt");
-    assert!(!file.exists(), "no recording of a mistake");
+    assert!(!file.exists(), "a wrong filter makes no recording");
 }
 
 fn long_expressions_are_answered_and_deep_ones_refused() {
     let varied = Varied::make();
     let ports: Vec<String> = (20..3000).map(|port| format!("sport = {port}")).collect();
-    // This expression is also longer than a program for the kernel can be.
+    // This expression is also longer than the longest filter that the kernel accepts.
     assert_eq!(selected(&[&ports.join(" or ")]), "abcefgq");
     assert_eq!(selected(&[&ports.join(" and ")]), "");
     let deep = ["(".repeat(5000) + "sport = 1" + &")".repeat(5000), "not ".repeat(20_000) + "sport = 1"];
@@ -541,7 +542,7 @@ fn the_part_that_the_kernel_evaluates_is_explained() {
     }
     let flags = lines(&["--local-port", "443", "--expires-under", "5s"]);
     assert_eq!(flags, lines(&["sport = :443 and expires < 5s"]), "flags build the same tree");
-    assert!(!lines(&[]).is_empty(), "no filter at all can be explained, too");
+    assert!(!lines(&[]).is_empty(), "a missing filter is explained, too");
 }
 
 fn an_unreported_mark_is_not_treated_as_no_mark() {
@@ -553,7 +554,8 @@ fn an_unreported_mark_is_not_treated_as_no_mark() {
             twtool(["list", expression].iter().chain(args)).refused("fwmark").says("CAP_NET_ADMIN");
         }
     }
-    // Some rows certainly pass. A stream contains them, and reports that it is incomplete. For -q one row is enough.
+    // Some rows pass whatever their mark is. ndjson and csv contain these rows, and twtool reports that the answer is incomplete.
+    // For -q, one row is enough.
     let partly = "fwmark = 0x13 or sport = :443";
     for args in [["-o", "table"].as_slice(), &["--json"], &["--count"]] {
         twtool(["list", partly].iter().chain(args)).refused("fwmark").says("CAP_NET_ADMIN");
@@ -588,5 +590,9 @@ fn a_recording_made_with_a_filter_supports_every_filter() {
         not_checked("a recording and fwmark: this kernel has no marks of buckets");
     }
     let bytes = |args: &[&str]| Run::of(&mut command(["list", "--replay", &file].iter().chain(args))).ok().stdout;
-    assert_eq!(bytes(&["--json", "sport = :22"]), bytes(&["--json", "--local-port", "22"]), "flags and words are one");
+    assert_eq!(
+        bytes(&["--json", "sport = :22"]),
+        bytes(&["--json", "--local-port", "22"]),
+        "a flag and an expression give the same bytes"
+    );
 }

@@ -22,11 +22,11 @@ suite! {
     pure: [],
     netns: [
         a_process_has_its_user_and_its_whole_command_line,
-        a_user_without_a_number_in_this_user_namespace_is_unknown,
+        a_user_that_this_user_namespace_does_not_map_is_unknown,
         a_long_command_line_is_cut_and_escaped_in_a_table,
         docker_proxy_is_named_with_the_address_that_it_forwards_to,
         a_process_in_a_container_is_named_with_the_container,
-        a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit,
+        a_socket_that_systemd_holds_is_named_with_its_unit,
         the_cgroup_of_a_hidden_process_is_named,
         doctor_reports_the_same_facts,
     ],
@@ -65,7 +65,7 @@ impl Drop for Running {
     }
 }
 
-/// The record of this process in the holders of port 8080, and the whole run.
+/// The record of this process among the holders of port 8080, and the whole run.
 fn asked(pid: u32) -> (Value, Run) {
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let document = run.json();
@@ -113,7 +113,7 @@ fn a_process_has_its_user_and_its_whole_command_line() {
 }
 
 /// The kernel reports the overflow uid for all such users. Usually this is the uid of `nobody`.
-fn a_user_without_a_number_in_this_user_namespace_is_unknown() {
+fn a_user_that_this_user_namespace_does_not_map_is_unknown() {
     let Some(unshare) = program("unshare") else {
         return not_checked("a user of another user namespace: there is no unshare(1)");
     };
@@ -135,7 +135,7 @@ fn a_user_without_a_number_in_this_user_namespace_is_unknown() {
         (&json!("sh"), &json!(null), &json!(null)),
         "{run}"
     );
-    assert!(document["advice"].to_string().contains("Here a user is unknown"), "{run}");
+    assert!(document["advice"].to_string().contains("The user of a socket is unknown"), "{run}");
     let records = run.stderr.lines().filter(|line| line.contains(r#""errno":"EADDRINUSE""#));
     let records: Vec<Value> = records.map(|line| serde_json::from_str(line).expect("a record")).collect();
     assert!(!records.is_empty() && records.iter().all(|record| record["process"]["uid"].is_null()), "{run}");
@@ -170,7 +170,7 @@ fn docker_proxy_is_named_with_the_address_that_it_forwards_to() {
     assert!(first.contains("docker-proxy (pid ") && first.contains("forwards to 172.17.0.2:80)"), "{page}");
 }
 
-/// A cgroup of this name, or the reason why a test cannot have one.
+/// Makes a cgroup of this name. If that is not possible, it notes the reason and returns `None`.
 fn cgroup(name: &str) -> Option<Cgroup> {
     Cgroup::make(name).map_err(|why| not_checked(format!("the cgroup {name} of a process: {why}"))).ok()
 }
@@ -198,7 +198,7 @@ fn a_process_in_a_container_is_named_with_the_container() {
     }
 }
 
-/// A program that creates a listener in a cgroup, leaves that cgroup, and calls itself by another name.
+/// A Python program that creates a listener in a cgroup, leaves that cgroup, and changes the name of its process.
 const CREATES: &str = "import socket, sys, time
 name, count = sys.argv[1], (len(sys.argv) - 2) // 2
 def move(files):
@@ -212,7 +212,7 @@ open('/proc/self/comm', 'w').write(name)
 print('ready', flush=True)
 time.sleep(60)";
 
-/// Runs that program.
+/// Runs [`CREATES`]. The process gets the name `comm`. If that is not possible, it notes the reason and returns `None`.
 fn creates_in(cgroup: &Cgroup, comm: &str) -> Option<Running> {
     let Some(python) = program("python3") else {
         not_checked("the cgroup of a socket: no python3");
@@ -241,7 +241,7 @@ fn reports_cgroups() -> bool {
     reports
 }
 
-fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
+fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     let Some(cgroup) = cgroup("demo.socket") else { return };
     let Some(child) = creates_in(&cgroup, "systemd").filter(|_| reports_cgroups()) else { return };
     let pid = child.0.id();
@@ -251,9 +251,9 @@ fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
     assert_eq!(run.json()["holders"][0]["created_in"], cgroup.path(), "{run}");
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.contains(&format!("systemd (pid {pid}, demo.socket)")), "{page}");
-    // It is not process 1, so it is the systemd manager of a user.
+    // The process is called systemd but is not process 1, so twtool takes it for the systemd manager of a user.
     assert_eq!(run.json()["next"][0]["command"], "systemctl --user stop demo.socket", "{run}");
-    // A script does what the manager does.
+    // In place of systemctl, a script ends the process.
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("systemctl");
     fs::write(&script, format!("#!/bin/sh\n[ \"$*\" = '--user stop demo.socket' ] && kill {pid}\n")).expect("written");
@@ -264,7 +264,7 @@ fn a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // There is no evidence: another process with the same socket is not a manager.
+    // A process that is not called systemd is no manager, so the cgroup of its socket is not its unit.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
     let (process, run) = asked(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");

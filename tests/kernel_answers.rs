@@ -29,19 +29,19 @@ suite! {
     pure: [
         a_recording_has_every_field_as_it_was_sent,
         a_replay_prints_the_exact_bytes,
-        if_one_walk_is_refused_each_family_is_dumped,
-        listeners_decide_directions_in_either_walk,
+        if_the_dump_of_both_families_is_refused_each_family_is_dumped,
+        listeners_decide_directions_in_one_dump_of_both_families_and_in_two,
         a_missing_tcp_diag_is_named_with_a_hint,
         other_refusals_are_named,
-        a_dump_broken_off_is_an_error_with_its_errno,
+        a_dump_that_the_kernel_breaks_off_is_an_error_with_its_errno,
         an_interrupted_dump_is_reported_as_incomplete,
-        an_interrupted_dump_that_was_repeated_whole_is_complete,
+        an_interrupted_dump_that_was_repeated_is_complete,
         lost_datagrams_are_errors,
         malformed_datagrams_are_errors,
         an_answer_without_an_end_is_an_error,
         full_sockets_do_not_count_as_buckets,
-        unread_settings_are_unknown_and_reported,
-        names_from_a_recording_do_not_reach_the_terminal,
+        facts_that_were_not_read_are_null,
+        a_table_has_no_control_characters_from_names_in_a_recording,
         arbitrary_bytes_in_a_datagram_never_break_the_program,
     ],
     netns: [
@@ -58,15 +58,15 @@ fn replay_with(facts: &Facts, events: &[Event], args: &[&str]) -> Run {
     twtool([&["list", "--replay", &file], args].concat())
 }
 
-fn four() -> Sock {
+fn bucket_v4() -> Sock {
     Sock::bucket("127.0.0.1:80", "127.0.0.1:40000", 41_300, 1)
 }
 
-fn six() -> Sock {
+fn bucket_v6() -> Sock {
     Sock::bucket("[2001:db8::1]:443", "[2001:db8::2]:50000", 12_000, 2)
 }
 
-fn mapped() -> Sock {
+fn bucket_mapped() -> Sock {
     Sock::bucket("[::ffff:192.0.2.1]:8080", "[::ffff:192.0.2.2]:50001", 0, 3)
 }
 
@@ -75,9 +75,9 @@ fn by_family(sock: Sock) -> Sock {
 }
 
 fn a_recording_has_every_field_as_it_was_sent() {
-    let bound = Sock { interface: 1, cookie: u64::MAX, ..four() };
-    let unnamed = Sock { interface: 7, cookie: 1 << 32, expires_ms: u32::MAX, ..six() };
-    let answer = [bound.message(), unnamed.message(), mapped().message(), done(0)].concat();
+    let bound = Sock { interface: 1, cookie: u64::MAX, ..bucket_v4() };
+    let unnamed = Sock { interface: 7, cookie: 1 << 32, expires_ms: u32::MAX, ..bucket_v6() };
+    let answer = [bound.message(), unnamed.message(), bucket_mapped().message(), done(0)].concat();
     let run = replay(&asked(Walk::BothFamilies, [answer]), &["--json", "--sort", "none"]).ok();
     let document = run.json();
     assert_eq!(document["taken_at"], "2023-11-14T22:13:20.123Z");
@@ -112,7 +112,7 @@ fn a_recording_has_every_field_as_it_was_sent() {
 }
 
 fn a_replay_prints_the_exact_bytes() {
-    let answer = [four().message(), done(0)].concat();
+    let answer = [bucket_v4().message(), done(0)].concat();
     let events = asked(Walk::BothFamilies, [answer]);
     let record = "{\"netns\":4026531840,\"netns_name\":\"1:init\",\"family\":\"ipv4\",\"state\":\"time-wait\",\"local_addr\":\"127.0.0.1\",\
                   \"local_port\":80,\"local_class\":\"well-known\",\"local_service\":\"http\",\
@@ -131,12 +131,15 @@ fn a_replay_prints_the_exact_bytes() {
     }
 }
 
-fn if_one_walk_is_refused_each_family_is_dumped() {
+fn if_the_dump_of_both_families_is_refused_each_family_is_dumped() {
     for no in [refusal(EINVAL), done(EINVAL), refusal(ENOENT)] {
         let events = [
             asked(Walk::BothFamilies, [no]),
-            asked(Walk::Ipv4, [by_family(four()).message(), done(0)]),
-            asked(Walk::Ipv6, [[by_family(six()).message(), by_family(mapped()).message()].concat(), done(0)]),
+            asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
+            asked(
+                Walk::Ipv6,
+                [[by_family(bucket_v6()).message(), by_family(bucket_mapped()).message()].concat(), done(0)],
+            ),
         ]
         .concat();
         for format in ["json", "ndjson"] {
@@ -149,14 +152,16 @@ fn if_one_walk_is_refused_each_family_is_dumped() {
     }
 }
 
-fn listeners_decide_directions_in_either_walk() {
+fn listeners_decide_directions_in_one_dump_of_both_families_and_in_two() {
     let nobody = |local: &str| if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let listener = |local: &str| Sock { state: LISTEN, timer: 0, ..Sock::bucket(local, nobody(local), 0, 9) };
     let out = Sock::bucket("127.0.0.1:40000", "192.0.2.1:443", 1000, 4);
     let (on_four, on_six) = (listener("0.0.0.0:80"), listener("[2001:db8::1]:443"));
-    let whole = [on_four.message(), on_six.message(), four().message(), six().message(), out.message(), done(0)];
+    let whole =
+        [on_four.message(), on_six.message(), bucket_v4().message(), bucket_v6().message(), out.message(), done(0)];
     let one = asked(Walk::BothFamilies, [whole.concat()]);
-    let [on_four, on_six, four, six, out] = [on_four, on_six, four(), six(), out].map(by_family).map(|s| s.message());
+    let [on_four, on_six, four, six, out] =
+        [on_four, on_six, bucket_v4(), bucket_v6(), out].map(by_family).map(|s| s.message());
     let each = [
         asked(Walk::BothFamilies, [refusal(EINVAL)]),
         asked(Walk::Ipv4, [[on_four, four, out].concat(), done(0)]),
@@ -175,11 +180,11 @@ fn listeners_decide_directions_in_either_walk() {
     }
 }
 
-/// Asserts that every format gives only an error: exit code 2, and a first line with this text.
+/// Asserts that every format ends with exit code 2 and with an error whose first line contains this text.
 #[track_caller]
 fn fails(events: &[Event], text: &str) -> Run {
     for format in ["table", "ndjson", "csv"] {
-        // A stream may have written rows before. The error is the same.
+        // Before the error, ndjson and csv may have written rows.
         let run = replay(events, &["-o", format]).code(2);
         let first = run.stderr.lines().next().unwrap_or_default();
         assert!(first.contains(text), "expected {text:?} in the first line of stderr{run}");
@@ -200,36 +205,36 @@ fn other_refusals_are_named() {
     {
         let events = [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6].map(|walk| asked(walk, [refusal(errno)])).concat();
         let run = fails(&events, text);
-        assert!(!run.stderr.contains("tcp_diag"), "another reason, another hint{run}");
+        assert!(!run.stderr.contains("tcp_diag"), "the hint about tcp_diag is only for ENOENT{run}");
     }
     // If one family is refused, the answer is incomplete.
     let events = [
         asked(Walk::BothFamilies, [refusal(EINVAL)]),
-        asked(Walk::Ipv4, [by_family(four()).message(), done(0)]),
+        asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
         asked(Walk::Ipv6, [refusal(EINVAL)]),
     ]
     .concat();
     fails(&events, "IPv6");
 }
 
-fn a_dump_broken_off_is_an_error_with_its_errno() {
+fn a_dump_that_the_kernel_breaks_off_is_an_error_with_its_errno() {
     for end in [done(ENOMEM), refusal(ENOMEM)] {
-        fails(&asked(Walk::BothFamilies, [four().message(), end.clone()]), "Cannot allocate memory");
-        fails(&asked(Walk::BothFamilies, [[four().message(), end].concat()]), "Cannot allocate memory");
+        fails(&asked(Walk::BothFamilies, [bucket_v4().message(), end.clone()]), "Cannot allocate memory");
+        fails(&asked(Walk::BothFamilies, [[bucket_v4().message(), end].concat()]), "Cannot allocate memory");
     }
 }
 
 fn an_interrupted_dump_is_reported_as_incomplete() {
     for answer in [
-        [flagged(four().message(), NLM_F_DUMP_INTR), six().message(), done(0)],
-        [four().message(), six().message(), flagged(done(0), NLM_F_DUMP_INTR)],
+        [flagged(bucket_v4().message(), NLM_F_DUMP_INTR), bucket_v6().message(), done(0)],
+        [bucket_v4().message(), bucket_v6().message(), flagged(done(0), NLM_F_DUMP_INTR)],
     ] {
         let events = asked(Walk::BothFamilies, answer);
         let run = replay(&events, &["--json"]).code(2);
         let document = run.json();
         assert_eq!(document["complete"], false, "{run}");
         assert_eq!(document["warnings"].as_array().map(Vec::len), Some(1), "{run}");
-        assert_eq!(sorted(cookies(&run.records("sockets"))), [1, 2], "what there is is shown{run}");
+        assert_eq!(sorted(cookies(&run.records("sockets"))), [1, 2], "the rows that arrived are shown{run}");
         for format in ["ndjson", "csv", "table"] {
             let run = replay(&events, &["-o", format]).code(2);
             assert!(run.stdout.lines().count() >= 2 && !run.stderr.is_empty(), "{run}");
@@ -239,10 +244,10 @@ fn an_interrupted_dump_is_reported_as_incomplete() {
     }
 }
 
-fn an_interrupted_dump_that_was_repeated_whole_is_complete() {
+fn an_interrupted_dump_that_was_repeated_is_complete() {
     let events = [
-        asked(Walk::BothFamilies, [flagged(four().message(), NLM_F_DUMP_INTR), done(0)]),
-        asked(Walk::BothFamilies, [four().message(), six().message(), done(0)]),
+        asked(Walk::BothFamilies, [flagged(bucket_v4().message(), NLM_F_DUMP_INTR), done(0)]),
+        asked(Walk::BothFamilies, [bucket_v4().message(), bucket_v6().message(), done(0)]),
     ]
     .concat();
     let run = replay(&events, &["--json"]).ok();
@@ -250,20 +255,20 @@ fn an_interrupted_dump_that_was_repeated_whole_is_complete() {
 }
 
 fn lost_datagrams_are_errors() {
-    let mut events = asked(Walk::BothFamilies, [four().message()]);
+    let mut events = asked(Walk::BothFamilies, [bucket_v4().message()]);
     events.push(Event::RecvFailed(ENOBUFS));
     fails(&events, "No buffer space available");
-    fails(&asked(Walk::BothFamilies, [four().message(), message(NLMSG_OVERRUN, &[0; 4])]), "OVERRUN");
+    fails(&asked(Walk::BothFamilies, [bucket_v4().message(), message(NLMSG_OVERRUN, &[0; 4])]), "OVERRUN");
 }
 
 fn malformed_datagrams_are_errors() {
-    let sock = four().message();
+    let sock = bucket_v4().message();
     let changed = |at: usize, value: u8| {
         let mut bytes = sock.clone();
         bytes[at] = value;
         bytes
     };
-    let attribute = |bytes: &[u8]| message(TCPDIAG_GETSOCK, &[four().payload().as_slice(), bytes].concat());
+    let attribute = |bytes: &[u8]| message(TCPDIAG_GETSOCK, &[bucket_v4().payload().as_slice(), bytes].concat());
     for (what, datagram) in [
         ("an empty datagram", vec![]),
         ("a cut header", sock[..10].to_vec()),
@@ -271,7 +276,7 @@ fn malformed_datagrams_are_errors() {
         ("a message longer than its datagram", changed(0, 200)),
         ("a message of no length", changed(0, 0)),
         ("a message shorter than its header", changed(0, 8)),
-        ("a record of 71 bytes", message(TCPDIAG_GETSOCK, &four().payload()[..71])),
+        ("a record of 71 bytes", message(TCPDIAG_GETSOCK, &bucket_v4().payload()[..71])),
         ("a record of nothing", message(TCPDIAG_GETSOCK, &[])),
         ("an unknown family", changed(16, 99)),
         ("no state", changed(17, 0)),
@@ -286,7 +291,7 @@ fn malformed_datagrams_are_errors() {
         ("an end without a status", message(3, &[])),
         ("an end with a positive status", message(3, &5_i32.to_ne_bytes())),
     ] {
-        let events = asked(Walk::BothFamilies, [six().message(), datagram, done(0)]);
+        let events = asked(Walk::BothFamilies, [bucket_v6().message(), datagram, done(0)]);
         let run = fails(&events, "");
         let first = run.stderr.lines().next().unwrap_or_default();
         assert!(first.len() > 20 && run.stderr.lines().count() <= 2, "{what}: one clear line{run}");
@@ -294,27 +299,27 @@ fn malformed_datagrams_are_errors() {
 }
 
 fn an_answer_without_an_end_is_an_error() {
-    fails(&asked(Walk::BothFamilies, [four().message()]), "end");
+    fails(&asked(Walk::BothFamilies, [bucket_v4().message()]), "end");
     fails(&asked(Walk::BothFamilies, []), "end");
     fails(&[], "recording");
     let events =
-        [asked(Walk::BothFamilies, [refusal(EINVAL)]), asked(Walk::Ipv4, [by_family(four()).message(), done(0)])];
+        [asked(Walk::BothFamilies, [refusal(EINVAL)]), asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)])];
     fails(&events.concat(), "recording");
 }
 
 fn full_sockets_do_not_count_as_buckets() {
-    let full = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..four() };
-    let answer = [full(0, 11), full(2, 12), full(3, 13), four()].map(|sock| sock.message()).concat();
+    let full = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..bucket_v4() };
+    let answer = [full(0, 11), full(2, 12), full(3, 13), bucket_v4()].map(|sock| sock.message()).concat();
     let events = asked(Walk::BothFamilies, [answer, done(0)]);
     let run = replay(&events, &["--json", "--fin-wait-2"]).ok();
     assert_eq!(sorted(cookies(&run.records("sockets"))), [1, 13]);
     assert_eq!(cookies(&replay(&events, &["--json"]).ok().records("sockets")), [1]);
 }
 
-fn unread_settings_are_unknown_and_reported() {
+fn facts_that_were_not_read_are_null() {
     let facts =
         Facts { netns: None, netns_name: None, local_port_range: None, services: Services::default(), ..facts() };
-    let events = asked(Walk::BothFamilies, [[four().message(), done(0)].concat()]);
+    let events = asked(Walk::BothFamilies, [[bucket_v4().message(), done(0)].concat()]);
     let run = replay_with(&facts, &events, &["--json"]);
     let document = run.json();
     assert!(document["netns"].is_null(), "{run}");
@@ -326,14 +331,14 @@ fn unread_settings_are_unknown_and_reported() {
     assert_eq!(number(record, "local_port"), 80);
 }
 
-fn names_from_a_recording_do_not_reach_the_terminal() {
+fn a_table_has_no_control_characters_from_names_in_a_recording() {
     let evil = "\x1b[31mevil\r\n\t";
     let facts = Facts {
         services: Services::new([(Port(80), [evil])]),
         interfaces: [(NonZeroU32::MIN, evil.to_owned())].into_iter().collect(),
         ..facts()
     };
-    let bound = Sock { interface: 1, ..four() };
+    let bound = Sock { interface: 1, ..bucket_v4() };
     let events = asked(Walk::BothFamilies, [[bound.message(), done(0)].concat()]);
     let table = replay_with(&facts, &events, &["--columns", "local_port,local_service,interface"]).ok();
     assert!(!table.stdout.contains(['\x1b', '\r', '\t']), "{:?}", table.stdout);
@@ -348,7 +353,7 @@ fn names_from_a_recording_do_not_reach_the_terminal() {
 }
 
 fn arbitrary_bytes_in_a_datagram_never_break_the_program() {
-    let whole = [four().message(), six().message(), mapped().message(), done(0)].concat();
+    let whole = [bucket_v4().message(), bucket_v6().message(), bucket_mapped().message(), done(0)].concat();
     let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
     let changes = proptest::collection::vec((0..whole.len(), any::<u8>()), 1..4);
     let outcome = TestRunner::new(config).run(&(changes, 0..whole.len()), |(changes, cut)| {
@@ -383,10 +388,10 @@ fn a_sandbox_that_refuses_netlink_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording");
     twtool(["list".as_ref(), "--record".as_ref(), file.as_os_str()]).refused("sock_diag");
-    assert!(!file.exists(), "nothing half-done");
+    assert!(!file.exists(), "no partial file is left");
 }
 
-/// From now on socket(AF_NETLINK, ..) fails with EPERM for this thread and what it spawns, as in some containers.
+/// Makes socket(AF_NETLINK, ..) fail with EPERM for this thread and the programs that it starts, as in some containers.
 fn refuse_netlink() {
     const AF_NETLINK: u64 = 16;
     const EPERM: u32 = 1;

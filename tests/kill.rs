@@ -26,8 +26,8 @@ use crate::support::{commands, crowd, kernel, limits, netns, suite};
 
 suite! {
     pure: [
-        without_a_selection_no_request_is_sent,
-        bad_filters_and_flags_are_named,
+        without_a_selection_kill_is_refused,
+        an_error_names_the_wrong_filter_or_option,
     ],
     netns: [
         without_a_terminal_yes_is_required,
@@ -38,12 +38,12 @@ suite! {
         a_connection_that_replaced_a_bucket_stays,
         a_bucket_that_is_gone_is_not_found,
         without_cap_net_admin_nothing_is_removed_and_the_capability_is_named,
-        two_removals_at_once_never_fail,
+        two_removals_at_the_same_time_never_fail,
         a_dry_run_changes_nothing_in_any_format,
         the_exit_code_is_1_if_no_socket_matches,
         a_killed_port_can_be_bound,
-        thousands_of_buckets_are_removed_at_once_and_counted,
-        documents_and_records_have_the_keys_of_the_contract,
+        one_run_removes_thousands_of_buckets_and_counts_them,
+        documents_and_records_have_the_documented_keys,
         the_table_shows_the_plan_the_risk_and_the_counts,
         a_closed_pipe_does_not_stop_the_removal,
         a_plan_that_cannot_be_written_is_not_carried_out,
@@ -53,10 +53,10 @@ suite! {
         a_fin_wait_2_that_became_time_wait_during_the_question_is_removed,
         only_orphans_are_removed_and_no_socket_with_a_possible_owner,
         the_plan_for_orphans_shows_the_risk_and_asks,
-        a_flag_that_would_select_something_is_named,
+        if_nothing_matches_the_flag_that_would_select_a_socket_is_named,
         no_command_is_printed_for_sockets_that_this_kernel_cannot_remove,
-        ports_may_be_listed_with_commas,
-        this_kernel_is_tested_before_an_orphan_is_destroyed,
+        several_ports_may_be_separated_by_commas,
+        orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them,
     ],
 }
 
@@ -72,7 +72,7 @@ fn counts(run: &Run) -> [u64; 4] {
     [number("matched"), number("destroyed"), number("gone"), failed]
 }
 
-fn without_a_selection_no_request_is_sent() {
+fn without_a_selection_kill_is_refused() {
     for args in
         [["kill", "--yes"].as_slice(), &["kill", "-n"], &["kill", "--yes", "--fin-wait-2"], &["kill", "--yes", ""]]
     {
@@ -91,7 +91,7 @@ fn without_a_terminal_yes_is_required() {
     twtool(["kill", "--local-port", "8081"]).code(1).prints("no timewait bucket matches");
 }
 
-fn bad_filters_and_flags_are_named() {
+fn an_error_names_the_wrong_filter_or_option() {
     twtool(["kill", "--yes", "dpor = :80"]).refused("dpor");
     twtool(["kill", "--yes", "--local-port", "httpz"]).refused("httpz");
     twtool(["kill", "--yes", "--remote", "1.2.3"]).refused("1.2.3");
@@ -100,7 +100,7 @@ fn bad_filters_and_flags_are_named() {
 }
 
 /// Whether the bucket is in TIME_WAIT and of this family.
-fn is(entry: &Entry, family: &str) -> bool {
+fn in_time_wait(entry: &Entry, family: &str) -> bool {
     entry.identity().0 == family && entry.state == 6
 }
 
@@ -112,22 +112,22 @@ fn every_selected_kind_of_bucket_is_removed_and_no_other() {
     let mixed = Mixed::make();
     let mut left = procfs::buckets();
     let steps: [(&[&str], Rule); 5] = [
-        (&["mapped"], |entry| is(entry, "ipv4-mapped")),
+        (&["mapped"], |entry| in_time_wait(entry, "ipv4-mapped")),
         (&["state = fin-wait-2", "-4"], |entry| entry.state == 5 && entry.local.1 != 8081 && entry.remote.1 != 8081),
-        (&["-6", "--local-port", "8081"], |entry| is(entry, "ipv6") && entry.local.1 == 8081),
-        (&["--remote-port", "8080"], |entry| is(entry, "ipv4") && entry.remote.1 == 8080),
+        (&["-6", "--local-port", "8081"], |entry| in_time_wait(entry, "ipv6") && entry.local.1 == 8081),
+        (&["--remote-port", "8080"], |entry| in_time_wait(entry, "ipv4") && entry.remote.1 == 8080),
         (&["--all", "--fin-wait-2"], |_| true),
     ];
     for (args, goes) in steps {
         let (gone, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(goes);
-        assert!(!gone.is_empty(), "the situation itself: {args:?}");
+        assert!(!gone.is_empty(), "no bucket for {args:?} in this situation");
         let run = kill(args).ok();
         let all = gone.len() as u64;
         assert_eq!(counts(&run), [all, all, 0, 0], "{run}");
-        assert_eq!(of_entries(&procfs::buckets()), of_entries(&rest), "the others stay{run}");
+        assert_eq!(of_entries(&procfs::buckets()), of_entries(&rest), "the other buckets stay{run}");
         left = rest;
     }
-    assert_eq!(left, [], "all of them went");
+    assert_eq!(left, [], "no bucket is left");
     mixed.end();
 }
 
@@ -136,10 +136,10 @@ fn a_bucket_that_was_bound_to_an_interface_is_removed() {
     let varied = Varied::make();
     let all = procfs::time_wait().len();
     let run = kill(&["dev", "lo"]).ok();
-    assert_eq!(counts(&run), [2, 2, 0, 0], "g and r{run}");
+    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets g and r of `varied`{run}");
     assert_eq!(procfs::time_wait().len(), all - 2);
     let run = kill(&["fwmark = 0x13"]).ok();
-    assert_eq!(counts(&run), [2, 2, 0, 0], "e and f{run}");
+    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets e and f of `varied`{run}");
     varied.end();
 }
 
@@ -153,14 +153,14 @@ fn live_sockets_stay_whatever_is_selected() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let before = live();
-    // Three listeners, the ends of the connections that are open, and two full sockets in FIN_WAIT_2.
+    // Among them are two full sockets in FIN_WAIT_2 (5) and the ends of established connections (1).
     assert!(before.iter().filter(|socket| socket.ends_with(" 5")).count() == 2, "{before:?}");
     assert!(before.iter().any(|socket| socket.ends_with(" 1")), "{before:?}");
     let run = kill(&["--all", "--fin-wait-2"]).ok();
     let all = (Mixed::TIME_WAIT + Mixed::FIN_WAIT_2) as u64;
     assert_eq!(counts(&run), [all, all, 0, 0], "{run}");
     assert_eq!(procfs::buckets(), []);
-    assert_eq!(live(), before, "not one of them");
+    assert_eq!(live(), before, "every live socket stays");
     kill(&["--all", "--fin-wait-2"]).code(1);
     assert_eq!(live(), before);
     mixed.end();
@@ -181,7 +181,7 @@ fn rows() -> Vec<Row> {
 fn destroy(rows: &[Row]) -> Vec<Acknowledgement> {
     let mut kernel = Netlink::open().expect("a netlink socket");
     let Destruction { answers, end } = destroy::run(&mut kernel, rows);
-    end.expect("every row was asked for");
+    end.expect("no request fails");
     answers
 }
 
@@ -197,9 +197,17 @@ fn a_wrong_cookie_removes_nothing() {
     for row in &mut wrong {
         row.bucket.cookie = None;
     }
-    assert_eq!(destroy(&wrong), vec![Acknowledgement::NotFound; rows.len()], "no cookie is a wrong one, too");
+    assert_eq!(
+        destroy(&wrong),
+        vec![Acknowledgement::NotFound; rows.len()],
+        "a request without a cookie matches nothing"
+    );
     assert_eq!(of_entries(&procfs::buckets()), before);
-    assert_eq!(destroy(&rows), vec![Acknowledgement::Done; rows.len()], "with their own they go");
+    assert_eq!(
+        destroy(&rows),
+        vec![Acknowledgement::Done; rows.len()],
+        "with the right cookies, the buckets are removed"
+    );
     assert_eq!(procfs::buckets(), []);
     mixed.end();
 }
@@ -212,7 +220,7 @@ fn a_connection_that_replaced_a_bucket_stays() {
     assert_eq!(old.len(), 1);
     // The SYN of a new connection from the same port ends the bucket.
     let new = connect_from(&server, to, from);
-    assert_eq!(procfs::buckets(), [], "the situation itself");
+    assert_eq!(procfs::buckets(), [], "the new connection has replaced the bucket");
     assert_eq!(destroy(&old), [Acknowledgement::NotFound]);
     (&new.client).write_all(b"still here").expect("written");
     let mut text = [0; 10];
@@ -247,7 +255,7 @@ fn without_cap_net_admin_nothing_is_removed_and_the_capability_is_named() {
     assert!(dry.json()["warnings"][0].as_str().is_some_and(|text| text.contains("CAP_NET_ADMIN")), "{dry}");
 }
 
-fn two_removals_at_once_never_fail() {
+fn two_removals_at_the_same_time_never_fail() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(5000);
@@ -257,7 +265,7 @@ fn two_removals_at_once_never_fail() {
     let mut destroyed = 0;
     for (command, child) in commands.iter().zip(children) {
         let run = Run::ended(command, &child.wait_with_output().expect("it ends"));
-        // One run may start after the other has finished.
+        // If one run starts after the other has ended, nothing matches, and its exit code is 1.
         assert!(matches!(run.code, Some(0 | 1)), "{run}");
         let [matched, own, gone, failed] = counts(&run);
         assert_eq!((own + gone, failed), (matched, 0), "{run}");
@@ -303,21 +311,21 @@ fn the_exit_code_is_1_if_no_socket_matches() {
 
 fn a_killed_port_can_be_bound() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
-    // Without SO_REUSEADDR on the old socket, no option of the new one helps.
+    // If the old socket had neither SO_REUSEADDR nor SO_REUSEPORT, no option of the new socket helps.
     let at = "127.0.0.1:8080";
     let server = lab::Server::listen(at.parse().expect("an address"), twtool::model::bind::ReuseOptions::NONE);
     let server = server.expect("a server");
     bucket_of_server(&server, at);
     drop(server);
-    assert!(TcpListener::bind(at).is_err(), "std sets SO_REUSEADDR, and that alone does not help");
+    assert!(TcpListener::bind(at).is_err(), "std sets SO_REUSEADDR on the new socket only, which does not help");
     twtool(["bind-test", "8080"]).code(1);
     let run = kill(&["--local-port", "8080"]).ok();
     assert_eq!(counts(&run), [1, 1, 0, 0], "{run}");
     assert_eq!(twtool(["bind-test", "8080", "--json"]).ok().json()["verdict"], "free");
-    TcpListener::bind(at).expect("it is free");
+    TcpListener::bind(at).expect("the port is free");
 }
 
-fn thousands_of_buckets_are_removed_at_once_and_counted() {
+fn one_run_removes_thousands_of_buckets_and_counts_them() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     crowd::make_room();
     crowd::gather(6000);
@@ -326,7 +334,7 @@ fn thousands_of_buckets_are_removed_at_once_and_counted() {
     assert!(kept.len() > 500 && gone.len() > 500, "{} and {}", kept.len(), gone.len());
     let run = twtool(["kill", "--local", "::1", "--yes", "-o", "ndjson"]).ok();
     let records = run.ndjson();
-    assert_eq!(of_records(&records), gone, "every one that goes, once");
+    assert_eq!(of_records(&records), gone, "one record for each removed bucket");
     assert!(records.iter().all(|record| record["outcome"] == "destroyed"));
     assert_eq!(of_entries(&procfs::buckets()), kept);
     let rest = kept.len() as u64;
@@ -334,7 +342,7 @@ fn thousands_of_buckets_are_removed_at_once_and_counted() {
     assert_eq!(procfs::bucket_count(), 0);
 }
 
-fn documents_and_records_have_the_keys_of_the_contract() {
+fn documents_and_records_have_the_documented_keys() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let payload = ["matched", "destroyed", "gone", "failed", "dry_run"];
@@ -364,7 +372,7 @@ fn the_table_shows_the_plan_the_risk_and_the_counts() {
     let count = procfs::time_wait().len() - 1;
     let run = twtool(["kill", "--local-port", "8080", "--yes"]).ok();
     let lines: Vec<_> = run.stdout.lines().collect();
-    assert_eq!(lines.len(), 1 + 20 + 1 + 2 + 1, "a header, the first rows, their number, two risks, the end{run}");
+    assert_eq!(lines.len(), 1 + 20 + 1 + 2 + 1, "a header, the first rows, their number, two risks, the counts{run}");
     assert_eq!(lines[21], format!("selected: {count} TIME_WAIT, the first 20 shown"), "{run}");
     assert!(lines[22].contains("RFC 1337") && lines[23].contains("RFC 9293"), "{run}");
     assert_eq!(lines[24], format!("{count} destroyed, 0 already gone, 0 failed"), "{run}");
@@ -393,7 +401,7 @@ fn a_plan_that_cannot_be_written_is_not_carried_out() {
     let mut full_disk = command(["kill", "--all", "--yes"]);
     Run::of(full_disk.stdout(full)).code(2);
     assert_eq!(procfs::buckets().len(), 3);
-    // If the reader closes the pipe, --yes is still valid.
+    // If the reader has closed the pipe, --yes still removes the buckets.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let mut unread = command(["kill", "--all", "--yes"]);
@@ -406,11 +414,11 @@ fn an_interactive_user_sees_the_plan_and_is_asked() {
     let mixed = Mixed::make();
     let mut dialogue = Dialogue::start(&["kill", "--all", "--fin-wait-2", "--color", "never"]);
     dialogue.until("Remove 10 buckets? [y/N] ");
-    assert_eq!(procfs::buckets().len(), 10, "not before the answer");
+    assert_eq!(procfs::buckets().len(), 10, "nothing is removed before the answer");
     dialogue.types("y");
     let run = dialogue.end().code(0);
     assert_eq!(run.stdout, "10 destroyed, 0 already gone, 0 failed\n", "{run}");
-    assert!(run.stderr.lines().all(|line| line.chars().count() <= 80), "it fits{run}");
+    assert!(run.stderr.lines().all(|line| line.chars().count() <= 80), "each line fits the terminal{run}");
     let states = run.stderr.lines().filter(|line| line.contains("time-wait") || line.contains("fin-wait-2")).count();
     assert_eq!(states, 10, "every row{run}");
     run.says("RFC 1337").says("RFC 9293");
@@ -450,7 +458,7 @@ fn buckets_that_end_during_the_question_are_reported_as_gone() {
     let mut dialogue = Dialogue::start(&["kill", "--all", "-o", "ndjson"]);
     dialogue.until("? [y/N] ");
     assert_eq!(destroy(&rows), [Acknowledgement::Done; 2]);
-    // A new bucket was not in the plan, so it is not removed.
+    // This bucket is made after the plan was printed.
     bucket_of_client(&server, "127.0.0.1:8080");
     let new = of_entries(&procfs::time_wait()).into_iter().find(|bucket| bucket.2 != 8080).expect("the new one");
     dialogue.types("y");
@@ -459,7 +467,7 @@ fn buckets_that_end_during_the_question_are_reported_as_gone() {
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "\"gone\"").count(), 2, "{run}");
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "\"destroyed\"").count(), all - 2, "{run}");
     assert!(run.ndjson().iter().all(|record| identity(record) != new), "{run}");
-    assert_eq!(of_entries(&procfs::time_wait()), [new], "it was not shown, so it stays");
+    assert_eq!(of_entries(&procfs::time_wait()), [new], "the new bucket was not in the plan, so it stays");
 }
 
 fn a_fin_wait_2_that_became_time_wait_during_the_question_is_removed() {
@@ -474,7 +482,7 @@ fn a_fin_wait_2_that_became_time_wait_during_the_question_is_removed() {
     }
     dialogue.types("y");
     let run = dialogue.end().code(0);
-    assert_eq!(counts(&run), [1, 1, 0, 0], "it kept its cookie{run}");
+    assert_eq!(counts(&run), [1, 1, 0, 0], "the bucket kept its cookie{run}");
     assert_eq!(procfs::buckets(), []);
 }
 
@@ -505,13 +513,13 @@ impl Orphans {
         fill(&fin_wait_1.server);
         drop(fin_wait_1.server);
         open.push(fin_wait_1.client);
-        // The peer sent a FIN before.
+        // The peer sends its FIN before this end closes.
         let last_ack = connect();
         last_ack.client.shutdown(std::net::Shutdown::Write).expect("shutdown()");
         fill(&last_ack.server);
         drop(last_ack.server);
         open.push(last_ack.client);
-        // The peer sends a FIN after it.
+        // The peer sends its FIN after this end has closed.
         let closing = connect();
         fill(&closing.server);
         drop(closing.server);
@@ -522,7 +530,7 @@ impl Orphans {
         twtool::sys::sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
         open.push(connect().close_half(ActiveCloser::Server).expect("half closed"));
         twtool::sys::sysctl::write("ipv4.tcp_fin_timeout", &usual).expect("the namespace is ours");
-        // With an owner: established, FIN_WAIT_2 and CLOSE_WAIT.
+        // Sockets with an owner: established, FIN_WAIT_2 and CLOSE_WAIT.
         for shut in [None, Some(true), Some(false)] {
             let connection = connect();
             let end = if shut == Some(true) { &connection.server } else { &connection.client };
@@ -531,7 +539,7 @@ impl Orphans {
             }
             open.extend([connection.server, connection.client]);
         }
-        // Not accepted yet: established and CLOSE_WAIT, with inode 0.
+        // Sockets that the server has not accepted yet: established and CLOSE_WAIT, with inode 0.
         for shut in [false, true] {
             let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
             client
@@ -544,7 +552,7 @@ impl Orphans {
         }
         let deadline = std::time::Instant::now() + kernel::patience(std::time::Duration::from_secs(20));
         while Self::there() != Self::STATES {
-            assert!(std::time::Instant::now() < deadline, "the situation itself: {:?}", procfs::sockets());
+            assert!(std::time::Instant::now() < deadline, "the orphans do not appear: {:?}", procfs::sockets());
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Self { _open: open, _server: server }
@@ -567,8 +575,8 @@ impl Orphans {
     }
 }
 
-/// The sockets of the servers that are neither orphans nor buckets. Their peers are left out, because the peer of a removed orphan
-/// gets a RST.
+/// The sockets on the servers' ports that are neither orphans nor buckets. The clients' sockets are left out, because the kernel
+/// resets the peer of a removed orphan.
 fn owned() -> Vec<String> {
     let mut all = vec![];
     lab::for_each_socket(&mut |socket| {
@@ -591,7 +599,7 @@ fn only_orphans_are_removed_and_no_socket_with_a_possible_owner() {
     let before = owned();
     assert!(before.iter().filter(|socket| socket.ends_with("Established None")).count() > 0, "{before:?}");
     assert!(before.iter().filter(|socket| socket.ends_with("CloseWait None")).count() > 0, "{before:?}");
-    // Only --orphans selects them, and only those that the filter passes.
+    // Without --orphans, no orphan is selected. With it, the filter must also select the orphan.
     assert_eq!(counts(&kill(&["--local-port", "8080"]).code(1)), [0; 4]);
     assert_eq!(counts(&kill(&["--local-port", "8080", "--fin-wait-2"]).code(1)), [0; 4]);
     assert_eq!(counts(&kill(&["--orphans", "--local-port", "8081"]).code(1)), [0; 4]);
@@ -605,8 +613,8 @@ fn only_orphans_are_removed_and_no_socket_with_a_possible_owner() {
         assert_eq!((&record["outcome"], &record["expires_ms"]), (&json!("destroyed"), &Value::Null), "{record}");
     }
     assert_eq!(Orphans::there(), [0; 0], "{run}");
-    assert_eq!(owned(), before, "not one of them");
-    assert_eq!(procfs::time_wait().len(), 1, "it is on another port");
+    assert_eq!(owned(), before, "every socket that has or may get an owner stays");
+    assert_eq!(procfs::time_wait().len(), 1, "the bucket on the other port stays");
     let run = kill(&["--orphans", "--all"]).ok();
     assert_eq!(counts(&run), [1, 1, 0, 0], "buckets are selected as well{run}");
     assert_eq!(owned(), before);
@@ -627,7 +635,7 @@ fn the_plan_for_orphans_shows_the_risk_and_asks() {
     assert_eq!(Orphans::there(), [4, 9, 11]);
 }
 
-fn a_flag_that_would_select_something_is_named() {
+fn if_nothing_matches_the_flag_that_would_select_a_socket_is_named() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
@@ -664,7 +672,7 @@ fn no_command_is_printed_for_sockets_that_this_kernel_cannot_remove() {
     drop(orphans);
 }
 
-fn ports_may_be_listed_with_commas() {
+fn several_ports_may_be_separated_by_commas() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let servers = ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8090", "127.0.0.1:8100"];
     for at in servers {
@@ -682,11 +690,12 @@ fn ports_may_be_listed_with_commas() {
     assert_eq!(procfs::time_wait().len(), 2);
 }
 
-fn this_kernel_is_tested_before_an_orphan_is_destroyed() {
-    // The result of the experiment must equal the behaviour of the kernel here.
+fn orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them() {
+    // twtool makes an experiment in a private namespace: does SOCK_DESTROY end an orphan? The result must be the same as in this
+    // namespace.
     let before = (owned(), procfs::buckets());
     let ends = lab::orphan::test_sock_destroy().expect("a private network namespace");
-    assert_eq!((owned(), procfs::buckets()), before, "it leaves nothing here");
+    assert_eq!((owned(), procfs::buckets()), before, "the experiment leaves nothing in this namespace");
     let _orphans = Orphans::make();
     let run = kill(&["--orphans", "--all"]);
     assert_eq!(run.code, Some(if ends { 0 } else { 2 }), "{run}");

@@ -1,8 +1,8 @@
-//! Rules that the compiler does not check: which folder of src/ may import which, which files may use the machine, and that
-//! every file has a description.
+//! Rules that the compiler does not check: which folder of src/ may import which, which files may use which crates, which function
+//! reads settings, and that every file has a description.
 //!
-//! The checker reads text, not Rust. It removes comments. Every path that begins with `crate::`, with `twtool::`, or with
-//! enough `super::` to leave its folder counts as an import.
+//! The checker does not parse Rust, but searches in the text without comments. Every path that begins with `crate::`, with
+//! `twtool::`, or with enough `super::` to leave its folder counts as an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,15 +17,15 @@ suite! {
         the_checker_sees_cycles,
         every_file_begins_with_its_description,
         the_checker_sees_imports_of_every_form,
-        the_checker_sees_crates_where_they_do_not_belong,
-        one_function_reads_the_files_of_proc_sys_and_sys,
+        the_checker_sees_crates_in_files_that_may_not_use_them,
+        one_function_reads_all_files_below_proc_sys_and_sys,
     ],
     netns: [],
 }
 
 /// A part of src/, and the parts that it may import beside itself and std.
 const LAYERS: [(&str, &[&str]); 17] = [
-    // Threads only: this module contains no rows and no sockets.
+    // This module only distributes work to threads. It has no types of the domain.
     ("parallel", &[]),
     ("model", &[]),
     ("filter", &["model"]),
@@ -37,20 +37,20 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("source", &["model", "filter", "sock_diag", "sys"]),
     ("lab", &["model", "sock_diag", "sys"]),
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "trace", "source", "analysis"]),
-    // The times and counters of a sample come from the snapshot layer. The screen needs the terminal, its signals and a stopwatch.
+    // `sys` is only for the terminal, its signals and a stopwatch. The times and counters of a sample come from `snapshot`.
     ("watch", &["model", "filter", "snapshot", "analysis", "view", "sys"]),
-    // Files for node_exporter are written through `sys`.
+    // `sys` writes the files for node_exporter.
     ("metrics", &["model", "analysis", "snapshot", "sys"]),
     ("exporter", &["snapshot", "metrics", "view", "sys"]),
-    // Commands do not read the machine themselves.
+    // Commands may not import `sys`, so that all facts come from a snapshot.
     ("commands", &["model", "filter", "snapshot", "analysis", "view", "watch", "metrics", "exporter", "lab"]),
-    // Only the edge of the program uses the real environment: the terminal, standard output.
+    // Only `cli` and `main` use the real environment: the terminal, standard output.
     ("cli", &["commands", "sys"]),
     ("main", &["cli", "commands", "sys"]),
 ];
 
-/// A crate that touches the machine, and the files that may use it.
-const MACHINE: [(&str, &[&str]); 16] = [
+/// Crates that only some files may use, and these files. Other crates may be used everywhere except in `model`.
+const RESTRICTED: [(&str, &[&str]); 16] = [
     ("nix", &["sys/", "lab/", "sock_diag/transport.rs", "parallel.rs"]),
     ("libc", &["sys/", "sock_diag/transport.rs"]),
     ("rustix", &["sys/"]),
@@ -79,22 +79,22 @@ fn every_import_follows_the_layer_table() {
 }
 
 fn the_modules_of_a_folder_form_no_cycle() {
-    let circles = circles(&sources());
-    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
+    let cycles = cycles(&sources());
+    assert!(cycles.is_empty(), "\n{}", cycles.join("\n"));
 }
 
 fn the_checker_sees_cycles() {
     let seen = |files: &[(&str, &str)]| {
         let files: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        circles(&files)
+        cycles(&files)
     };
     assert_eq!(
         seen(&[("view/a.rs", "use super::b::B;"), ("view/b.rs", "use super::c::C;"), ("view/c.rs", "")]).len(),
         0
     );
-    let circle =
+    let cycle =
         [("view/a.rs", "use super::{b::B, x};"), ("view/b.rs", "use crate::view::c;"), ("view/c.rs", "super::a::f()")];
-    assert_eq!(seen(&circle), ["view: a -> b -> c -> a"]);
+    assert_eq!(seen(&cycle), ["view: a -> b -> c -> a"]);
     let deep = [("sys/a/mod.rs", ""), ("sys/a/x.rs", "use super::super::b::B;"), ("sys/b.rs", "use super::a;")];
     assert_eq!(seen(&deep), ["sys: a -> b -> a"]);
     assert_eq!(
@@ -104,8 +104,8 @@ fn the_checker_sees_cycles() {
 }
 
 /// The import cycles between the modules of each folder of src/, one per line. The mod.rs of a folder is not one of these modules.
-fn circles(files: &[(String, String)]) -> Vec<String> {
-    // A folder and a module in it, and the words that the module imports from that folder.
+fn cycles(files: &[(String, String)]) -> Vec<String> {
+    // The key is a folder and a module in it. The value has the names that the module imports from this folder.
     let mut imports: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for (path, text) in files {
         let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
@@ -163,11 +163,11 @@ fn the_checker_sees_imports_of_every_form() {
         0
     );
     assert_eq!(bad("view/json.rs", "let a = b\"http://x\"; use crate::sys;"), 1);
-    assert_eq!(bad("elsewhere/mod.rs", "fn f() {}"), 1, "a folder that the table does not know");
+    assert_eq!(bad("elsewhere/mod.rs", "fn f() {}"), 1, "a folder that is not in the table");
     assert_eq!(bad("model/port.rs", "use crate::elsewhere::x;"), 1);
 }
 
-fn the_checker_sees_crates_where_they_do_not_belong() {
+fn the_checker_sees_crates_in_files_that_may_not_use_them() {
     assert_eq!(crates("model/port.rs", "use std::fmt;").len(), 0);
     assert_eq!(crates("model/port.rs", "#[derive(serde::Serialize)]\nstruct A;").len(), 1);
     assert_eq!(crates("analysis/verdict.rs", "use nix::unistd;").len(), 1);
@@ -178,9 +178,9 @@ fn the_checker_sees_crates_where_they_do_not_belong() {
     assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
 }
 
-/// The kernel returns a list only to the first read(2), so any other way to read cuts the list. `settings` has a test that
-/// checks the calls of the running program.
-fn one_function_reads_the_files_of_proc_sys_and_sys() {
+/// The kernel returns a setting that is a list only to the first read(2). So code that reads with a small buffer cuts the list, and
+/// all files must be read by `sys::setting::read`. A test in settings.rs checks the calls of the running program.
+fn one_function_reads_all_files_below_proc_sys_and_sys() {
     let readings: Vec<_> = sources().iter().flat_map(|(path, text)| readings_of_settings(path, text)).collect();
     assert!(readings.is_empty(), "\n{}", readings.join("\n"));
 
@@ -294,15 +294,15 @@ fn imports(path: &str, text: &str) -> Vec<String> {
     bad.into_iter().map(|name| format!("src/{path}: '{layer}' must not import '{name}'")).collect()
 }
 
-/// The uses of crates that the rules do not allow in a file of src/, tests aside.
+/// The uses of crates that the rules do not allow in a file of src/, without its tests.
 fn crates(path: &str, text: &str) -> Vec<String> {
-    // A folder of tests.
+    // A file in a folder of tests.
     if path.contains("/tests/") {
         return vec![];
     }
     let code = code(text.split("#[cfg(test)]").next().unwrap_or(text));
     let uses = |name: &str| !after(&code, &format!("{name}::")).is_empty();
-    let foreign = |name: &str| match MACHINE.iter().find(|(machine, _)| *machine == name) {
+    let foreign = |name: &str| match RESTRICTED.iter().find(|(restricted, _)| *restricted == name) {
         Some((_, places)) => !places.iter().any(|place| path.starts_with(place)),
         None => path.starts_with("model/"),
     };
@@ -315,7 +315,7 @@ fn after(code: &str, root: &str) -> Vec<String> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut names = vec![];
     for (at, _) in code.match_indices(root) {
-        // The match is the end of a longer path or word, so it does not begin a path.
+        // If a longer path or word ends with this text, the match does not begin a path.
         if code[..at].ends_with(|c: char| word(c) || c == ':') {
             continue;
         }
@@ -363,7 +363,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every .rs file below src/, by its path there.
+/// Every .rs file below src/: its path from src/, and its text.
 pub(crate) fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("the folder can be read") {

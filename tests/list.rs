@@ -1,4 +1,4 @@
-//! Compares `twtool list` with a second reading of the same kernel: the rows, each of their fields, and the timers.
+//! Compares `twtool list` with other readings of the same kernel: the rows, each of their fields, and the remaining times.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -31,17 +31,17 @@ suite! {
         lists_equal_proc_net_tcp_row_for_row,
         lists_equal_proc_net_tcp_in_every_format,
         a_list_of_many_datagrams_equals_proc_net_tcp,
-        a_namespace_without_buckets_is_an_empty_list_in_every_format,
-        every_timer_lies_between_two_other_readings,
-        a_document_has_the_keys_of_the_contract_in_order,
-        records_have_the_keys_of_the_contract_in_order_in_every_format,
+        a_namespace_without_buckets_gives_an_empty_list_in_every_format,
+        every_remaining_time_lies_between_two_readings_of_proc_net_tcp,
+        a_document_has_the_documented_keys_in_order,
+        records_have_the_documented_keys_in_order_in_every_format,
         csv_rows_equal_ndjson_records,
         each_end_has_the_class_and_the_service_of_its_port,
         direction_follows_from_listeners_and_the_ephemeral_range,
         a_bucket_has_the_cookie_of_its_connection,
         the_interface_is_named_if_the_socket_was_bound_to_one,
         an_interface_is_looked_up_in_its_namespace_whichever_thread_asks,
-        an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay,
+        an_interface_whose_name_is_not_utf8_is_printed_the_same_way_live_and_in_a_replay,
         the_mark_is_a_number_with_cap_net_admin_and_null_without,
         the_table_shows_every_row_and_counts_them_in_its_last_line,
         a_listener_of_another_namespace_is_not_seen,
@@ -69,7 +69,7 @@ fn lists_equal_proc_net_tcp_in_every_format() {
     assert_eq!(of_records(&run("json").records("sockets")), oracle);
     assert_eq!(of_records(&run("ndjson").ndjson()), oracle);
     let (header, rows) = run("csv").csv();
-    let column = |name: &str| header.iter().position(|key| key == name).expect("a column of the contract");
+    let column = |name: &str| header.iter().position(|key| key == name).expect("a documented column");
     let row = |row: &Vec<String>| {
         let text = |name| row[column(name)].clone();
         let port = |name| text(name).parse().expect("a port");
@@ -90,7 +90,7 @@ fn a_list_of_many_datagrams_equals_proc_net_tcp() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 1000);
     let oracle = of_entries(&procfs::time_wait());
-    assert!(oracle.len() >= 1000, "the situation itself");
+    assert!(oracle.len() >= 1000, "there are 1000 buckets");
     assert_eq!(of_records(&list(&[])), oracle);
     assert_eq!(of_records(&twtool(["list", "-o", "ndjson"]).ok().ndjson()), oracle);
     let cookies = cookies(&list(&[]));
@@ -99,8 +99,8 @@ fn a_list_of_many_datagrams_equals_proc_net_tcp() {
     assert_eq!(distinct.len(), cookies.len(), "every bucket has a cookie of its own");
 }
 
-fn a_namespace_without_buckets_is_an_empty_list_in_every_format() {
-    assert_eq!(procfs::buckets(), [], "the situation itself");
+fn a_namespace_without_buckets_gives_an_empty_list_in_every_format() {
+    assert_eq!(procfs::buckets(), [], "there is no bucket");
     let table = twtool(["list"]).ok();
     assert_eq!(table.stdout, "no TIME_WAIT sockets\n", "{table}");
     assert_eq!(list(&[]), [] as [Value; 0]);
@@ -113,17 +113,25 @@ fn a_namespace_without_buckets_is_an_empty_list_in_every_format() {
     assert!(quiet.stdout.is_empty() && quiet.stderr.is_empty(), "{quiet}");
 }
 
-fn every_timer_lies_between_two_other_readings() {
+fn every_remaining_time_lies_between_two_readings_of_proc_net_tcp() {
     let mixed = Mixed::make();
     for _ in 0..3 {
         let before = procfs::buckets();
         let rows = list(&["--fin-wait-2"]);
         let after = procfs::buckets();
-        assert_eq!((rows.len(), after.len()), (before.len(), before.len()), "nothing came or went meanwhile");
+        assert_eq!(
+            (rows.len(), after.len()),
+            (before.len(), before.len()),
+            "no bucket was made or ended during the run"
+        );
         for row in &rows {
             let identity = identity(row);
             let when = |entries: &[Entry]| {
-                entries.iter().find(|entry| entry.identity() == identity).map(|entry| entry.when).expect("there, too")
+                entries
+                    .iter()
+                    .find(|entry| entry.identity() == identity)
+                    .map(|entry| entry.when)
+                    .expect("procfs has this bucket, too")
             };
             // procfs rounds down to units of 10 ms, and the remaining time only decreases.
             let (most, least) = ((when(&before) + 1) * UNIT_MS, when(&after) * UNIT_MS);
@@ -143,7 +151,7 @@ fn millis(time: SystemTime) -> u128 {
     time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis()
 }
 
-fn a_document_has_the_keys_of_the_contract_in_order() {
+fn a_document_has_the_documented_keys_in_order() {
     let mixed = Mixed::make();
     let before = millis(SystemTime::now());
     let run = twtool(["list", "--json"]).ok();
@@ -173,7 +181,7 @@ fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release").trim().to_owned()
 }
 
-fn records_have_the_keys_of_the_contract_in_order_in_every_format() {
+fn records_have_the_documented_keys_in_order_in_every_format() {
     let mixed = Mixed::make();
     let json = twtool(["list", "--json", "--fin-wait-2"]).ok();
     let records = Keys::of_records(&json.stdout);
@@ -247,18 +255,18 @@ fn direction_follows_from_listeners_and_the_ephemeral_range() {
 
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    assert_eq!(direction(8080), "inbound", "its listener is there");
+    assert_eq!(direction(8080), "inbound", "its server listens here");
     connect_from(&server, "127.0.0.1:8080", "127.0.0.1:40001").close(ActiveCloser::Client).expect("a bucket");
-    assert_eq!(direction(40001), "outbound", "ephemeral here, not there");
+    assert_eq!(direction(40001), "outbound", "the local port is ephemeral, the remote port is not");
     connect_from(&server, "127.0.0.1:8080", "127.0.0.1:50000").close(ActiveCloser::Client).expect("a bucket");
-    assert_eq!(direction(50000), "outbound", "no ephemeral port, but its server listens here");
+    assert_eq!(direction(50000), "outbound", "the local port is not ephemeral, but its server listens here");
     drop(server);
-    assert_eq!(direction(50000), "unknown", "no port of this namespace's ephemeral range");
+    assert_eq!(direction(50000), "unknown", "the local port is not ephemeral, and there is no listener");
     assert_eq!(direction(8080), "unknown", "its listener is gone");
     let elsewhere = listen("127.0.0.2:8080");
-    assert_eq!(direction(8080), "unknown", "a listener on another address took no part");
+    assert_eq!(direction(8080), "unknown", "a listener on another address does not count");
     let v6only = v6only_listener("[::]:8080");
-    assert_eq!(direction(8080), "unknown", "nor one for IPv6 only");
+    assert_eq!(direction(8080), "unknown", "a listener for IPv6 only does not count");
     drop((elsewhere, v6only));
     let dual = listen("[::]:8080");
     assert_eq!(direction(8080), "inbound", "a dual-stack wildcard covers IPv4");
@@ -269,7 +277,7 @@ fn direction_follows_from_listeners_and_the_ephemeral_range() {
 
     let both = listen("127.0.0.1:40500");
     connect_from(&both, "127.0.0.1:40500", "127.0.0.1:40003").close(ActiveCloser::Client).expect("a bucket");
-    assert_eq!(direction(40003), "outbound", "both ports are ephemeral, and its server listens here");
+    assert_eq!(direction(40003), "outbound", "both ports are ephemeral, and the server listens here");
     connect(&both, "127.0.0.1:40500").close(ActiveCloser::Server).expect("a bucket");
     assert_eq!(direction(40500), "inbound", "a listener outweighs the range");
 
@@ -295,7 +303,7 @@ fn a_bucket_has_the_cookie_of_its_connection() {
     let cookie = connection.server.cookie().expect("SO_COOKIE");
     connection.close(ActiveCloser::Server).expect("a bucket");
     assert_eq!(cookies(&list(&[])), [cookie]);
-    assert_eq!(cookies(&list(&[])), [cookie], "it stays");
+    assert_eq!(cookies(&list(&[])), [cookie], "a second list has the same cookie");
 }
 
 fn the_interface_is_named_if_the_socket_was_bound_to_one() {
@@ -308,12 +316,12 @@ fn the_interface_is_named_if_the_socket_was_bound_to_one() {
     let interface = |args: &[&str]| -> Vec<Value> { list(args).iter().map(|row| row["interface"].clone()).collect() };
     assert_eq!(interface(&["--local-port", "8081"]), ["lo"]);
     assert_eq!(interface(&["--local-port", "8082"]), [Value::Null]);
-    assert_eq!(interface(&["--local", "::1%lo"]), ["lo"], "a scope wants the interface");
-    assert_eq!(interface(&["--local", "::1%1"]), ["lo"], "also by its number");
+    assert_eq!(interface(&["--local", "::1%lo"]), ["lo"], "the scope of an address selects the interface");
+    assert_eq!(interface(&["--local", "::1%1"]), ["lo"], "a scope may be the number of the interface");
     assert_eq!(interface(&["--local", "::1"]).len(), 2);
 }
 
-fn an_interface_whose_name_is_not_utf8_is_printed_alike_live_and_in_a_replay() {
+fn an_interface_whose_name_is_not_utf8_is_printed_the_same_way_live_and_in_a_replay() {
     let socket = OsSocket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
     bucket_of_server(&Server::listen_on(socket, addr("127.0.0.1:8081")).expect("a listener"), "127.0.0.1:8081");
@@ -346,7 +354,7 @@ fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
         }),
     );
     let (lo, veth) = (NonZeroU32::MIN, NonZeroU32::new(71).expect("not 0"));
-    // Twice, because the name is cached.
+    // The second round uses the cached names.
     for _ in 0..2 {
         assert_eq!([lo, veth].map(|index| there.name(index)), ["lo", "there1"].map(|name| Some(name.to_owned())));
         assert_eq!([lo, veth].map(|index| here.name(index)), [Some("lo".to_owned()), None]);
@@ -371,7 +379,7 @@ fn the_mark_is_a_number_with_cap_net_admin_and_null_without() {
     };
     assert_eq!(marks(), [json!(0), json!(4_000_000_007_u32)]);
 
-    // Root's children get what the bounding set allows.
+    // A program that root starts gets the capabilities of the bounding set. So the capability is dropped from this set, too.
     for set in [CapSet::Bounding, CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::drop(None, set, Capability::CAP_NET_ADMIN).expect("a capability can be dropped");
     }
@@ -387,7 +395,7 @@ fn the_table_shows_every_row_and_counts_them_in_its_last_line() {
     let lines: Vec<_> = run.stdout.lines().collect();
     let last = lines.last().expect("a last line");
     assert!(last.starts_with(&format!("{} TIME_WAIT, the next expires in ", Mixed::TIME_WAIT)), "{run}");
-    assert!(last.ends_with('s'), "a human time: {run}");
+    assert!(last.ends_with('s'), "a time with a unit: {run}");
     for entry in procfs::time_wait() {
         let ends =
             [entry.local, entry.remote].map(|(addr, port)| SocketAddr::new(addr.to_canonical(), port).to_string());

@@ -1,5 +1,5 @@
-//! Every flag of `twtool list`: a filtered list is compared with the rows of the unfiltered list for which a predicate of the
-//! test is true.
+//! Tests every flag of `twtool list`: the filtered list must equal the rows of the unfiltered list for which a predicate of the test
+//! is true.
 
 use serde_json::Value;
 use twtool::lab::ActiveCloser;
@@ -19,10 +19,10 @@ suite! {
         families_depend_on_the_packets_on_the_wire,
         classes_depend_on_the_local_port,
         directions_select_rows,
-        durations_select_what_expires_sooner,
+        a_duration_selects_the_buckets_that_expire_sooner,
         different_flags_must_all_hold,
-        rows_are_sorted_as_asked,
-        json_and_table_come_sorted_by_remaining_time,
+        rows_are_sorted_by_the_requested_key,
+        json_and_table_are_sorted_by_remaining_time,
         a_limit_cuts_after_sorting,
         columns_are_chosen_in_the_order_given,
         a_header_can_be_left_out,
@@ -41,7 +41,11 @@ fn list(args: &[&str]) -> Vec<Value> {
 fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     let all = list(&["--fin-wait-2"]);
     let expected: Vec<_> = all.iter().filter(|row| passes(row)).cloned().collect();
-    assert!(!expected.is_empty() && expected.len() < all.len(), "{flags:?} tells nothing here: {}", expected.len());
+    assert!(
+        !expected.is_empty() && expected.len() < all.len(),
+        "{flags:?} must select some rows and not others: {}",
+        expected.len()
+    );
     has_exactly(flags, &expected);
 }
 
@@ -115,7 +119,7 @@ fn addresses_and_prefixes_select_an_end() {
     selects(&["--local", "127.9.0.0/16"], |row| local(row).starts_with("127.9."));
     selects(&["--local", "127.0.0.2/32"], |row| local(row) == "127.0.0.2");
     selects(&["--local", "0.0.0.0/0"], |row| !local(row).contains(':'));
-    // As in ss, a mapped socket lies in an IPv6 prefix by its mapped form; -6 leaves it out.
+    // As in ss, an IPv6 prefix is compared with the mapped form of the address (::ffff:...). -6 excludes mapped sockets.
     selects(&["--local", "::/0"], |row| text(row, "family") != "ipv4");
     selects(&["--local", "::/0", "-6"], |row| local(row).contains(':'));
     selects(&["--remote", "::1"], |row| remote(row) == "::1");
@@ -157,7 +161,7 @@ fn directions_select_rows() {
     selects(&["--direction", "unknown"], |row| number(row, "local_port") == 8081);
 }
 
-fn durations_select_what_expires_sooner() {
+fn a_duration_selects_the_buckets_that_expire_sooner() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     let sooner = halves(&server, &[20, 40]);
@@ -199,7 +203,7 @@ fn different_flags_must_all_hold() {
     mixed.end();
 }
 
-fn rows_are_sorted_as_asked() {
+fn rows_are_sorted_by_the_requested_key() {
     let servers: Vec<_> = ["127.0.0.1:8083", "127.0.0.1:8081", "127.0.0.1:8084", "127.0.0.1:8082"].map(listen).into();
     for (server, from) in servers.iter().zip([9002, 9004, 9001, 9003]) {
         let to = server.addr().expect("an address");
@@ -207,7 +211,7 @@ fn rows_are_sorted_as_asked() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // All runs use one recording, because in another reading, times that differ by a tick may be equal.
+    // All runs use one recording. In another live reading, times that differ by a tick may be equal, so the order may differ.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();
@@ -230,7 +234,7 @@ fn rows_are_sorted_as_asked() {
         assert_eq!(backwards(rows.clone()), sorted(rows), "--sort {sort} --reverse");
     }
     assert_eq!(by("remote_port", &["--sort", "none"]).len(), 8);
-    // The kernel's order is the order of its hash table: two readings agree.
+    // Without sorting, the rows are in the order of the kernel's hash table, which is the same in each reading.
     let kernel = list(&["--sort", "none", "--fin-wait-2"]);
     assert_eq!(cookies(&kernel), cookies(&twtool(["list", "-o", "ndjson", "--fin-wait-2"]).ok().ndjson()));
     let (_, csv) = twtool(["list", "-o", "csv", "--fin-wait-2", "--columns", "cookie"]).ok().csv();
@@ -238,7 +242,7 @@ fn rows_are_sorted_as_asked() {
     drop(half);
 }
 
-fn json_and_table_come_sorted_by_remaining_time() {
+fn json_and_table_are_sorted_by_remaining_time() {
     let server = listen("127.0.0.1:8080");
     let half = halves(&server, &[50, 20, 40, 30]);
     let rows = list(&["--fin-wait-2"]);

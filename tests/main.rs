@@ -1,8 +1,8 @@
 //! The integration tests: the binary and the library on the real kernel, in private namespaces.
 //!
-//! `main` enters a user namespace while the process has one thread; each test of the kernel then runs on its own thread, in its
-//! own network namespace. So the tests need no root, and they neither read nor change the state of the host. If namespaces are
-//! forbidden, those tests are ignored with a message, or fail with `TWTOOL_REQUIRE_NETNS=1`.
+//! `main` enters a user namespace while the process has one thread. Then each test of the kernel runs on its own thread, in its own
+//! network namespace. So these tests need no root, and they do not change the network of the host. If namespaces are forbidden, these
+//! tests are ignored with a message. With `TWTOOL_REQUIRE_NETNS=1`, they fail instead.
 
 mod ask_as_the_server;
 mod bad_input;

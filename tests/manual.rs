@@ -14,7 +14,7 @@ suite! {
     pure: [
         the_pages_are_current,
         every_command_has_a_page_with_the_texts_of_its_help,
-        one_page_is_printed,
+        without_dir_one_page_is_printed,
         pages_are_written_to_a_new_folder_and_over_old_pages,
         unwritable_folders_and_unknown_commands_are_refused,
         mandoc_finds_no_mistake,
@@ -72,7 +72,7 @@ fn every_command_has_a_page_with_the_texts_of_its_help() {
         let has = |text: &str| assert!(page.contains(text), "{name}: {text:?} is missing\n{page}");
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--"))).for_each(has);
-        // The first sentence of a page ends with a full stop.
+        // In a page, a full stop follows the first sentence of the help, so a part of a line is enough.
         let headings = ["Usage:", "Commands:", "Arguments:", "Options:", "Global options:", "Exit codes:", "Examples:"];
         let paragraphs = help.split("\n\n").filter(|text| !text.starts_with(' '));
         for text in paragraphs.filter(|text| !headings.iter().any(|heading| text.starts_with(heading))) {
@@ -88,7 +88,7 @@ fn every_command_has_a_page_with_the_texts_of_its_help() {
     }
 }
 
-fn one_page_is_printed() {
+fn without_dir_one_page_is_printed() {
     let pages = pages(&folder());
     assert_eq!(twtool(["man"]).ok().stdout, pages["twtool.1"]);
     for name in subcommands() {
@@ -130,7 +130,7 @@ fn mandoc_finds_no_mistake() {
     }
 }
 
-/// troff replaces hyphens and quotes of text by others, with which a shell does not understand a command.
+/// troff can replace hyphens and quotes with typographic ones, which a shell does not understand.
 fn man_shows_commands_that_can_be_copied() {
     needs_program("mandoc");
     for name in subcommands() {
@@ -138,7 +138,7 @@ fn man_shows_commands_that_can_be_copied() {
         let (_, examples) = help.split_once("Examples:\n").expect("examples");
         let page = folder().join(format!("twtool-{name}.1"));
         let shown = Run::of(Command::new("mandoc").args(["-T", "utf8", "-O", "width=200"]).arg(page)).ok().stdout;
-        // man(1) prints a bold character twice, with a backspace between.
+        // man(1) prints a bold character twice, with a backspace between the two.
         let mut plain = String::new();
         let mut characters = shown.chars().peekable();
         while let Some(c) = characters.next() {

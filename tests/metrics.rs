@@ -34,7 +34,7 @@ suite! {
         doctor_check_samples_equal_the_checks_of_doctor,
         a_server_in_the_ephemeral_range_is_named,
         a_bound_socket_that_does_not_listen_is_counted,
-        unix_sockets_are_not_taken_for_bound_sockets,
+        unix_sockets_are_not_counted_as_bound_tcp_sockets,
         the_number_of_series_is_limited,
         openmetrics_has_the_same_series,
         a_textfile_is_replaced_as_a_whole,
@@ -143,7 +143,7 @@ fn counts_agree_with_the_sockets() {
         let listed = twtool([&["list", "--count"][..], &flags].concat()).ok().stdout;
         assert_eq!(sum(&labels), listed.trim().parse::<f64>().expect("a number"), "{labels:?}");
     }
-    // Linux 5.10 counts buckets when they end.
+    // Linux 5.10 counts a bucket in TW only when the bucket ends. There TW is still 0, so there is no sample.
     if tcp_ext("TW") == 0 {
         assert!(!samples.keys().any(|series| series.starts_with(Family::TimewaitCreated.name())), "{samples:?}");
     } else {
@@ -220,10 +220,10 @@ fn a_bound_socket_that_does_not_listen_is_counted() {
     assert_eq!((bound(&samples), sum(&samples, Family::PoolPorts, &[])), (1.0, 99.0));
 }
 
-fn unix_sockets_are_not_taken_for_bound_sockets() {
+fn unix_sockets_are_not_counted_as_bound_tcp_sockets() {
     kernel::needs(!Path::new("/proc/thread-self/net/rpc").exists(), "a network namespace without NFS");
     let most = || most_unlisted_tcp_sockets().expect("the kernel's counts");
-    // The kernel counts a socket for a moment after its end.
+    // After its end, a socket is in the count of the kernel for a moment.
     until("no socket is left", || (most() == Some(0)).then_some(()));
     let _pair = std::os::unix::net::UnixStream::pair().expect("two sockets");
     let _datagrams = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
@@ -255,7 +255,7 @@ fn the_number_of_series_is_limited() {
         [(Family::DestinationTimewait, "remote_addr=\"others\""), (Family::ServerPortSockets, "local_port=\"others\"")]
     {
         assert_eq!(sum(&two, family, &[label]), 2.0);
-        assert_eq!(sum(&two, family, &[]), sum(&all, family, &[]), "the sum does not depend on the limit");
+        assert_eq!(sum(&two, family, &[]), sum(&all, family, &[]), "the limit does not change the sum");
     }
     assert_eq!(destinations(&metrics(&["--max-destinations", "0"])), 1);
 }

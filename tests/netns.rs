@@ -31,19 +31,19 @@ suite! {
         a_namespace_that_ip_netns_names_has_its_own_services,
         a_namespace_that_is_asked_for_twice_is_read_once,
         the_other_commands_answer_for_the_other_namespace,
-        capacity_and_doctor_read_and_ask_the_kernel_there,
+        capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace,
         a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool,
         a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each,
-        kill_removes_a_bucket_of_the_other_namespace_alone,
-        the_callers_own_namespace_is_untouched,
+        kill_removes_only_the_bucket_of_the_selected_namespace,
+        reading_another_namespace_does_not_change_the_list_of_the_callers_own,
         every_namespace_is_found_once_with_its_name,
         namespaces_and_processes_that_end_are_skipped,
-        limit_counts_over_all_namespaces,
-        rows_of_many_pieces_stay_together_and_whole,
-        more_namespaces_than_descriptors_are_allowed_are_listed,
+        a_limit_applies_to_all_namespaces_together,
+        rows_of_large_namespaces_are_complete_and_not_mixed,
+        more_namespaces_than_the_limit_of_descriptors_are_listed,
         an_interface_filter_matches_only_in_namespaces_that_have_the_interface,
         a_recording_of_another_namespace_gives_the_same_bytes,
-        the_name_of_a_process_does_not_reach_the_terminal,
+        control_characters_in_the_name_of_a_process_do_not_reach_the_terminal,
         names_that_are_not_utf8_are_found_and_stay_different,
     ],
 }
@@ -55,7 +55,7 @@ fn three_namespaces_with_equal_ports_are_distinguished() {
     let (pid_a, pid_b) = (a.resident.pid(), b.resident.pid());
     let args = ["--netns", &pid_a, "--netns", "/proc/self/ns/net", "--netns", &pid_b];
     let expected = [(a.inode, 42_001), (own, 42_000), (b.inode, 42_002)];
-    assert_eq!(expected.iter().map(|(netns, _)| netns).collect::<BTreeSet<_>>().len(), 3, "the situation itself");
+    assert_eq!(expected.iter().map(|(netns, _)| netns).collect::<BTreeSet<_>>().len(), 3, "three namespaces");
 
     let run = list(&[&args[..], &["--json"]].concat()).ok();
     let document = run.json();
@@ -97,8 +97,12 @@ fn each_namespace_has_its_own_settings_and_listeners() {
     let records = list(&args).ok().ndjson();
     let of = |netns: u64| records.iter().find(|record| record["netns"] == netns).expect("a record of each");
     assert_eq!(of(a.inode)["direction"], "inbound", "its listener is there");
-    assert_eq!(of(b.inode)["direction"], "unknown", "its listener has gone, whatever the others have");
-    assert_eq!(of(c)["direction"], "outbound", "8080 is ephemeral there alone");
+    assert_eq!(
+        of(b.inode)["direction"],
+        "unknown",
+        "its listener has ended; the listeners of other namespaces do not count"
+    );
+    assert_eq!(of(c)["direction"], "outbound", "8080 is ephemeral only in this namespace");
     let ephemeral =
         |pid: &str| twtool(["port", "8080", "--json", "--netns", pid]).ok().records("ports")[0]["ephemeral"].clone();
     assert_eq!([ephemeral(&pids[0]), ephemeral(&pids[2])], [json!(false), json!(true)]);
@@ -117,7 +121,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     for word in ["web", "/run/netns/web", &format!("/proc/{pid}/ns/net"), &pid] {
         let records = list(&["--netns", word, "-o", "ndjson"]).ok().ndjson();
         assert_eq!(clients(&records), [(place.inode, 42_001)], "{word}");
-        assert_eq!(records[0]["netns_name"], "web", "however it was found: {word}");
+        assert_eq!(records[0]["netns_name"], "web", "the argument does not change the name: {word}");
     }
     // A namespace without a name has the name of its first process.
     let second = hop_into(&other, Resident::start);
@@ -128,6 +132,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     }
 }
 
+/// Runs a function in the network namespace of the place, and returns to the namespace of the caller.
 fn hop_into<T>(place: &Place, run: impl FnOnce() -> T) -> T {
     in_new_namespace(|| {
         let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
@@ -189,7 +194,7 @@ fn the_other_commands_answer_for_the_other_namespace() {
     );
     assert_eq!(test(&["--netns", &waiting_pid]).code(0).json()["cause"], "time-wait");
 
-    // The kernel's own counts are the namespace's, too.
+    // The counts of /proc/net/sockstat are also those of the selected namespace.
     let summary = |args: &[&str]| twtool([&["summary", "--json"], args].concat()).ok().json();
     let other = summary(&["--netns", &busy_pid]);
     assert_eq!((&other["netns"], &other["totals"]["sockstat_tw"]), (&json!(busy.inode), &json!(1)), "{other}");
@@ -220,7 +225,8 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     assert_eq!(text(&top("netns")[1], "netns_name"), format!("{}:cat", a.resident.pid()));
     let shared = top("destination").into_iter().find(|line| line["remote_port"] == 42_001).expect("the destination");
     assert_eq!(shared["count"], 2);
-    // Each namespace has its own counters, which count a bucket when it is made (Linux 6.18). The test made no other buckets.
+    // Each namespace has its own counters. The kernel counts a bucket in `tw` when it makes the bucket (Linux 6.18). The test made no
+    // other buckets.
     let made = number(&document["counters"], "tw");
     let alone: u64 = pids
         .iter()
@@ -236,7 +242,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     ] {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
-    // Each namespace has its own maximum. The limit names the namespace that has reached it.
+    // Each namespace has its own maximum. An entry of `limits` names the namespace that has reached it.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
         Place::here(42_004)
@@ -256,7 +262,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     twtool([&["summary", "--record", "x"], &args[..]].concat()).refused("--record");
 }
 
-fn capacity_and_doctor_read_and_ask_the_kernel_there() {
+fn capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     let (there, resident, kept) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "42000 42015").expect("the namespace is ours");
@@ -306,7 +312,7 @@ fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twt
     assert_eq!(run.stdout, format!("net:[{}]\n", inode()));
 }
 
-fn kill_removes_a_bucket_of_the_other_namespace_alone() {
+fn kill_removes_only_the_bucket_of_the_selected_namespace() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let (a, b) = (Place::make(42_001), Place::make(42_002));
@@ -315,17 +321,21 @@ fn kill_removes_a_bucket_of_the_other_namespace_alone() {
     assert_eq!((&run.json()["netns"], &run.json()["destroyed"]), (&json!(a.inode), &json!(1)), "{run}");
     let left = |there: &Place| list(&["--netns", &there.resident.pid(), "--count"]).ok().stdout;
     assert_eq!([left(&a), left(&b), list(&["--count"]).ok().stdout], ["0\n", "1\n", "1\n"]);
-    assert_eq!(procfs::time_wait().len(), 1, "by another reading of the test's own");
+    assert_eq!(procfs::time_wait().len(), 1, "the test's own reading");
 }
 
-fn the_callers_own_namespace_is_untouched() {
+fn reading_another_namespace_does_not_change_the_list_of_the_callers_own() {
     let place = Place::make(42_001);
     // One process reads both namespaces. The first reading must not change the second.
     let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
-    assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "nothing is in the test's own{run}");
+    assert_eq!(
+        clients(&run.records("sockets")),
+        [(place.inode, 42_001)],
+        "the test's own namespace has no bucket{run}"
+    );
 }
 
-/// Names of the namespaces in the records, by their numbers.
+/// The names of the namespaces in the records. The key is the inode number of the namespace.
 fn names(records: &[Value]) -> BTreeMap<u64, String> {
     records.iter().map(|record| (number(record, "netns"), text(record, "netns_name").to_owned())).collect()
 }
@@ -364,7 +374,7 @@ fn every_namespace_is_found_once_with_its_name() {
     let records = json.records("sockets");
     assert_eq!((records.len(), names(&records)), (4, expected.clone()), "{json}");
     let ndjson = list(&["--all-netns", "-o", "ndjson"]).ok();
-    // The order is: the caller's own namespace, then by name, then by process.
+    // The order: the caller's own namespace, then the namespaces with a name by name, then the others by process ID.
     let order = [own, without, with_process.inode, unnamed.inode];
     assert_eq!(ndjson.ndjson().iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), order, "{ndjson}");
     assert_eq!(names(&ndjson.ndjson()), expected);
@@ -379,12 +389,12 @@ fn every_namespace_is_found_once_with_its_name() {
 fn namespaces_and_processes_that_end_are_skipped() {
     const ROUNDS: usize = 25;
     let island = Island::enter();
-    let mut comers: Vec<Vec<Resident>> = vec![];
+    let mut residents: Vec<Vec<Resident>> = vec![];
     // The namespaces are made before /proc shows only the island, because entering a namespace reads /proc.
     for _ in 0..ROUNDS {
-        comers.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
+        residents.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }
-    // This comes last, because the bucket lasts a minute.
+    // The bucket lasts a minute, so it is made last.
     let place = Place::make(42_001);
     let born = Instant::now();
     let expected = (place.inode, 42_001);
@@ -396,12 +406,12 @@ fn namespaces_and_processes_that_end_are_skipped() {
         let mut command = command(["list", "--all-netns", "-o", format]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
         // Processes and their namespaces end during the search.
-        drop(comers.pop());
+        drop(residents.pop());
         let run = Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
         let records = if format == "json" { run.records("sockets") } else { run.ndjson() };
         if !kernel::lasts(born) {
             return not_checked(format!(
-                "{} of {ROUNDS} lists while namespaces go: this machine is too slow for a bucket's life",
+                "{} of {ROUNDS} lists while namespaces end: on this slow machine, the bucket may have ended",
                 ROUNDS - round
             ));
         }
@@ -409,7 +419,7 @@ fn namespaces_and_processes_that_end_are_skipped() {
     }
 }
 
-fn limit_counts_over_all_namespaces() {
+fn a_limit_applies_to_all_namespaces_together() {
     let places: Vec<_> = (42_001..42_005).map(Place::make).collect();
     let pids: Vec<String> = places.iter().map(|place| place.resident.pid()).collect();
     let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).collect();
@@ -425,7 +435,7 @@ fn limit_counts_over_all_namespaces() {
     }
 }
 
-fn rows_of_many_pieces_stay_together_and_whole() {
+fn rows_of_large_namespaces_are_complete_and_not_mixed() {
     let crowded = || {
         in_new_namespace(|| {
             let server = listen("127.0.0.1:8080");
@@ -452,7 +462,7 @@ fn rows_of_many_pieces_stay_together_and_whole() {
     Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
 }
 
-fn more_namespaces_than_descriptors_are_allowed_are_listed() {
+fn more_namespaces_than_the_limit_of_descriptors_are_listed() {
     let island = Island::enter();
     let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
     for name in &names {
@@ -498,7 +508,7 @@ fn an_interface_filter_matches_only_in_namespaces_that_have_the_interface() {
     assert_eq!(found("dev inner0 or dev lo"), [of_a, of_b]);
     let records = run("sport = 8080").ok().ndjson();
     let interfaces: Vec<_> = records.iter().map(|record| text(record, "interface")).collect();
-    assert_eq!(interfaces, ["lo", "inner0"], "the same number, and a name of each");
+    assert_eq!(interfaces, ["lo", "inner0"], "both interfaces have the number 1, and each has its own name");
     run("dev nosuch").refused("invalid filter").says("nosuch").says("inner0");
 }
 
@@ -517,7 +527,7 @@ fn a_recording_of_another_namespace_gives_the_same_bytes() {
     for format in ["table", "json", "ndjson", "csv"] {
         let file = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
         let live = list(&["--netns", &pid, "-o", format, "--record", &file]).ok();
-        assert!(live.stdout.contains("42001"), "the situation itself{live}");
+        assert!(live.stdout.contains("42001"), "the list has the bucket{live}");
         assert_eq!(live.stdout, list(&["-o", format, "--replay", &file]).ok().stdout);
     }
     let other = Place::make(42_002);
@@ -526,7 +536,7 @@ fn a_recording_of_another_namespace_gives_the_same_bytes() {
     assert!(!Path::new(&file).exists());
 }
 
-fn the_name_of_a_process_does_not_reach_the_terminal() {
+fn control_characters_in_the_name_of_a_process_do_not_reach_the_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let evil = folder.path().join("\x1b[31m,\"\n");
     fs::copy(cat(), &evil).expect("copied");
@@ -585,7 +595,10 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     }
     let run = list(&["--all-netns", "--json"]).ok();
     assert_eq!((run.json()["complete"].clone(), names(&run.records("sockets"))), (json!(true), expected), "{run}");
-    assert!(run.records("sockets").iter().all(|record| number(record, "netns") != own), "the situation itself");
+    assert!(
+        run.records("sockets").iter().all(|record| number(record, "netns") != own),
+        "the own namespace has no bucket"
+    );
 }
 
 fn cat() -> PathBuf {

@@ -1,5 +1,5 @@
-//! Arguments that are not a network namespace, namespaces that have ended, and namespaces that the caller has no permission to
-//! read.
+//! Errors of `--netns` and `--all-netns`: arguments that are not a network namespace, namespaces that have ended, and namespaces that
+//! the caller has no permission to read.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::support::twtool::{subcommands, twtool};
 
 suite! {
     pure: [
-        a_word_that_is_no_network_namespace_is_named,
+        an_error_names_an_argument_that_is_not_a_network_namespace,
         arguments_that_cannot_be_combined_are_refused,
     ],
     netns: [
@@ -92,7 +92,7 @@ fn without_privilege_readable_namespaces_are_listed_and_others_named() {
     }
     assert_eq!(clients(&list(&["--all-netns", "-o", "ndjson"]).code(2).says("'web'").ndjson()), [(own, 42_000)]);
     list(&["--all-netns", "-q", "--remote-port", "42000"]).code(0);
-    // Alone, each is an error.
+    // If only this namespace is selected, twtool gives an error.
     list(&["--netns", "web"]).refused("web").says("CAP_SYS_ADMIN");
     list(&["--netns", &pid]).refused(&pid).says("CAP_SYS_PTRACE");
     drop(named);
@@ -106,7 +106,7 @@ fn the_callers_own_namespace_needs_no_privilege() {
     assert_eq!(clients(&run.ndjson()), [(own, 42_000)], "{run}");
 }
 
-fn a_word_that_is_no_network_namespace_is_named() {
+fn an_error_names_an_argument_that_is_not_a_network_namespace() {
     for command in [
         ["list"].as_slice(),
         &["port", "80"],
@@ -136,7 +136,7 @@ fn a_word_that_is_no_network_namespace_is_named() {
         let hostile = twtool(command.iter().copied().chain(["--netns", "\x1b[2J"])).code(2);
         assert!(!hostile.stderr.contains('\x1b'), "{:?}", hostile.stderr);
     }
-    // One bad word of several.
+    // One of several arguments is wrong.
     twtool(["list", "--netns", "/proc/self/ns/net", "--netns", "nosuch"]).refused("nosuch");
 }
 

@@ -1,4 +1,4 @@
-//! The commands that `bind-test` and `wait` print as next steps: each is run as it was printed, and its effect is checked.
+//! The commands that `bind-test` and `wait` print as next steps. The tests run each as it was printed, and check its effect.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -36,7 +36,7 @@ suite! {
         a_wait_in_the_namespace_of_the_process_to_end_comes_first,
         a_server_in_a_named_namespace_is_started_there,
         a_server_with_workers_is_ended_by_one_command,
-        holders_beyond_the_steps_are_counted,
+        holders_without_a_step_are_counted,
         a_client_on_the_port_gets_the_wait_command_first,
         buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
@@ -108,7 +108,7 @@ fn wait_and_kill(lines: Vec<String>) -> (String, Option<String>) {
 
 fn buckets_are_waited_for_and_removed() {
     if !kernel::destroys_buckets() {
-        // The timer ends the bucket, and this one has a short timer.
+        // Only its timer ends a bucket here, so the test makes a bucket whose timer has 20 s.
         sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
         let _kept = fin_wait_2();
         let (wait, _) = wait_and_kill(steps(&["bind-test", "8080", "--with", "none"]));
@@ -127,7 +127,7 @@ fn buckets_are_waited_for_and_removed() {
                 let folder = tempfile::tempdir().expect("a folder");
                 let waiting = shell(&wait, &folder).stdout(Stdio::piped()).spawn().expect("a shell");
                 run_and_agree(&kill);
-                // A bind of the wait could block the bind of the test.
+                // `twtool wait` must have ended, because its bind could block the bind of the test.
                 let output = waiting.wait_with_output().expect("it ends");
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{wait}");
                 assert_eq!(binds(), "ok", "{kill}");
@@ -148,7 +148,7 @@ fn kill_step(args: &[&str]) -> String {
     lines.iter().find(|line| line.contains(" kill ")).unwrap_or_else(|| panic!("no kill: {lines:?}")).clone()
 }
 
-/// A bucket of a server on each of these addresses.
+/// Makes a bucket of a server on each of these addresses.
 fn buckets_on(addrs: &[&str]) {
     for ip in addrs {
         let at = if ip.contains(':') { format!("[{ip}]:8080") } else { format!("{ip}:8080") };
@@ -181,7 +181,7 @@ fn buckets_on_other_addresses_stay() {
             }
         });
     }
-    // A socket on `::` with IPV6_V6ONLY has no conflict with IPv4, and one without it has.
+    // A socket on `::` conflicts with IPv4 sockets, except if it has IPV6_V6ONLY.
     for (v6only, expected) in [("1", "EADDRINUSE"), ("0", "ok")] {
         elsewhere(|| {
             buckets_on(&ADDRS);
@@ -224,12 +224,12 @@ fn buckets_of_another_namespace_are_waited_for_and_removed_there() {
     assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "EADDRINUSE", "the bucket here is untouched");
     let home = fs::File::open("/proc/thread-self/ns/net").expect("a namespace");
     nix::sched::setns(&there, nix::sched::CloneFlags::CLONE_NEWNET).expect("there");
-    assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "the one there is gone");
+    assert_eq!(bind("127.0.0.1", 8080, &[], false).0, "ok", "the bucket there is gone");
     nix::sched::setns(&home, nix::sched::CloneFlags::CLONE_NEWNET).expect("back");
     run(&wait).code(0).prints("bindable");
 }
 
-/// A process with the socket as its standard input. Dropping it waits for its end.
+/// A process with the socket as its standard input. Dropping this value ends the process.
 struct Owner(Child);
 
 impl Owner {
@@ -269,7 +269,7 @@ fn the_process_that_holds_the_port_is_ended() {
                 // The tests themselves run in a systemd unit here, and stopping it would end the tests.
                 assert!(lines[0].contains("systemctl"), "{lines:?}");
                 return not_checked(
-                    "the command that ends the process in the way: it is of the unit that runs the tests",
+                    "the command that ends the process in the way: it belongs to the unit that runs the tests",
                 );
             }
             assert_eq!(lines[0], kill);
@@ -286,13 +286,15 @@ fn a_wait_in_the_namespace_of_the_process_to_end_comes_first() {
     let pid = owner.0.id().to_string();
     let lines = steps(&["bind-test", "8080", "--netns", &pid]);
     if lines.iter().any(|line| line.contains("systemctl")) {
-        return not_checked("a wait in the namespace of the process to end: it is of the unit that runs the tests");
+        return not_checked(
+            "a wait in the namespace of the process to end: it belongs to the unit that runs the tests",
+        );
     }
     assert!(lines[0].contains(" wait 8080") && lines[1] == format!("kill {pid}"), "{lines:?}");
     let folder = tempfile::tempdir().expect("a folder");
     let mut waiter = shell(&format!("exec {} -o ndjson", lines[0]), &folder);
     let mut waiter = waiter.stdout(Stdio::piped()).spawn().expect("it can be started");
-    // With its first record, twtool has opened the namespace.
+    // When twtool prints its first record, it has opened the namespace.
     let mut records = BufReader::new(waiter.stdout.take().expect("a pipe"));
     let mut record = String::new();
     records.read_line(&mut record).expect("a record");
@@ -322,7 +324,7 @@ fn a_server_in_a_named_namespace_is_started_there() {
 /// The step at this index; `None` if a systemd unit would be stopped instead of the processes.
 fn step_about_processes(document: &Value, at: usize) -> Option<(String, String)> {
     if document.to_string().contains(".service\"") {
-        not_checked("the command that ends a server: it is of the unit that runs the tests");
+        not_checked("the command that ends a server: it belongs to the unit that runs the tests");
         return None;
     }
     let step = &document["next"][at];
@@ -353,7 +355,7 @@ fn a_server_with_workers_is_ended_by_one_command() {
     run(text(&document["next"][1], "command")).code(0).prints("started");
 }
 
-fn holders_beyond_the_steps_are_counted() {
+fn holders_without_a_step_are_counted() {
     let listener = |at: &str| {
         let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
         socket.bind(&addr(at).into()).expect("bound");
@@ -383,14 +385,14 @@ fn a_client_on_the_port_gets_the_wait_command_first() {
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
     assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
-    // The advice must not call the server's own connections connections of a client.
+    // The advice about the server's port must not call the connections of the server connections of a client.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
     assert!(
         !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),
         "{accepted}"
     );
     if document.to_string().contains(".service\"") {
-        return not_checked("the command that ends a client: it is of the unit that runs the tests");
+        return not_checked("the command that ends a client: it belongs to the unit that runs the tests");
     }
     Run::of(&mut shell(text(second, "command"), &tempfile::tempdir().expect("a folder"))).ok();
     owner.0.wait().expect("it ends");
@@ -398,7 +400,7 @@ fn a_client_on_the_port_gets_the_wait_command_first() {
 }
 
 fn buckets_beside_a_listener_are_named() {
-    // The listener and the bucket can be together only if both have the option.
+    // The server still listens, and a connection that it closed has left a bucket on the same port.
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::REUSEADDR).expect("listening");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     let advice = || twtool(["bind-test", "8080", "--json"]).code(1).json()["advice"].to_string();

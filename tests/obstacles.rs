@@ -1,5 +1,5 @@
-//! Printed commands that cannot work in the shell where they are printed: each has the reason, and fails. Commands without a
-//! reason work.
+//! Printed commands that cannot work in the environment of twtool: twtool prints the reason (`obstacle`) with such a command, and the
+//! command fails. Commands without a reason work.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -24,8 +24,8 @@ use crate::support::{kernel, not_checked, procfs, suite};
 suite! {
     pure: [],
     netns: [
-        without_cap_net_admin_kill_is_marked_and_fails,
-        a_setting_that_cannot_be_written_is_marked_and_one_that_can_is_not,
+        without_cap_net_admin_kill_has_a_reason_and_fails,
+        only_commands_for_a_setting_that_cannot_be_written_have_a_reason,
         a_read_only_proc_sys_is_named,
         without_cap_sys_admin_a_namespace_is_not_entered,
         with_no_new_privs_commands_with_sudo_have_a_reason,
@@ -52,14 +52,14 @@ fn find<'a>(steps: &'a Value, word: &str) -> (&'a str, Option<&'a str>) {
     parts(steps.iter().find(|step| text(step, "command").contains(word)).unwrap_or_else(|| panic!("{word}: {steps:?}")))
 }
 
-fn without_cap_net_admin_kill_is_marked_and_fails() {
+fn without_cap_net_admin_kill_has_a_reason_and_fails() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     bucket();
     let document = || twtool(["bind-test", "8080", "--json"]).code(1).json()["next"].clone();
     assert_eq!(find(&document(), " kill ").1, None);
     drop_capability(Capability::CAP_NET_ADMIN);
     let next = document();
-    assert_eq!(find(&next, " wait ").1, None, "it needs no privilege");
+    assert_eq!(find(&next, " wait ").1, None, "wait needs no privilege");
     let (kill, obstacle) = find(&next, " kill ");
     assert_eq!(obstacle, Some(LACKS_NET_ADMIN));
     commands::run(&format!("{kill} --yes")).code(2).says("CAP_NET_ADMIN");
@@ -82,7 +82,7 @@ fn steps_about_settings(netns: &[&str]) -> Vec<Value> {
     all.filter(|step| ["sysctl", "/proc/sys"].iter().any(|word| text(step, "command").contains(word))).collect()
 }
 
-/// A listener in the ephemeral range, timestamps off, and a range that is full.
+/// Makes problems for `doctor` and `capacity`: a listener in the ephemeral range, timestamps that are off, and a full range.
 fn settings_are_wrong() -> impl Sized {
     sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
     sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours");
@@ -92,9 +92,9 @@ fn settings_are_wrong() -> impl Sized {
     server
 }
 
-/// Runs each step, and asserts that it fails if it has a reason.
+/// Asserts that each step has this reason, then runs the step, which must fail if it has a reason and work if it has none.
 fn check(steps: &[Value], expected: Option<&str>) {
-    assert!(steps.len() >= 3, "doctor has two, capacity has one: {steps:?}");
+    assert!(steps.len() >= 3, "doctor prints two, capacity prints one: {steps:?}");
     for step in steps {
         let (line, obstacle) = parts(step);
         assert_eq!(obstacle, expected, "{line}");
@@ -111,13 +111,13 @@ fn missing_program() -> bool {
     missing.is_some()
 }
 
-fn a_setting_that_cannot_be_written_is_marked_and_one_that_can_is_not() {
+fn only_commands_for_a_setting_that_cannot_be_written_have_a_reason() {
     if missing_program() {
         return;
     }
     let _wrong = settings_are_wrong();
     drop_capability(Capability::CAP_NET_ADMIN);
-    // User 0 of the machine needs no capability to write a setting. Other users need one.
+    // Only user 0 of the initial user namespace can write a setting without a capability.
     let writable = fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/tcp_timestamps").is_ok();
     check(&steps_about_settings(&[]), (!writable).then_some(LACKS_NET_ADMIN));
 }
@@ -130,7 +130,7 @@ fn a_read_only_proc_sys_is_named() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    // The flags of the mount below are locked.
+    // In a user namespace, the kernel locks the flags of the existing mount, so the remount must have them, too.
     let held = statvfs("/proc/sys").expect("/proc/sys").flags();
     let locked = [
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
@@ -153,7 +153,7 @@ fn without_cap_sys_admin_a_namespace_is_not_entered() {
         return;
     }
     let _wrong = settings_are_wrong();
-    // A process of the caller's own namespace: twtool need not enter it, and nsenter tries to.
+    // This process is in the caller's own network namespace. twtool need not enter the namespace, but the printed nsenter tries it.
     let resident = Resident::start();
     let pid = resident.pid();
     drop_capability(Capability::CAP_SYS_ADMIN);

@@ -11,14 +11,14 @@ use crate::support::{not_checked, services, suite};
 suite! {
     pure: [],
     netns: [
-        a_document_has_the_keys_of_the_contract_in_order,
+        a_document_has_the_documented_keys_in_order,
         classes_follow_rfc_6335,
         port_0_is_explained,
         names_and_aliases_are_ports,
         ranges_and_several_arguments_give_a_record_each,
-        the_ephemeral_range_is_the_namespaces_own,
-        the_reserved_list_is_the_namespaces_own,
-        the_privileged_start_is_the_namespaces_own,
+        the_ephemeral_range_is_that_of_the_namespace,
+        the_list_of_reserved_ports_is_that_of_the_namespace,
+        the_first_unprivileged_port_is_that_of_the_namespace,
         listeners_and_buckets_are_counted_on_the_local_port,
         every_format_has_the_same_records,
         the_table_is_readable,
@@ -48,7 +48,7 @@ fn port(arg: &str) -> Value {
     records.remove(0)
 }
 
-fn a_document_has_the_keys_of_the_contract_in_order() {
+fn a_document_has_the_documented_keys_in_order() {
     let run = twtool(["port", "80", "--json"]).ok();
     assert_eq!(Keys::of(&run.stdout), [DOCUMENT_KEYS.as_slice(), &["ports"]].concat());
     assert_eq!(Keys::of_records(&run.stdout), [KEYS]);
@@ -121,33 +121,33 @@ fn ranges_and_several_arguments_give_a_record_each() {
     assert_eq!(numbers(&["0-65535"]).len(), 65536);
 }
 
-fn flags(arg: &str, key: &str) -> Vec<Value> {
+fn values(arg: &str, key: &str) -> Vec<Value> {
     ports(&[arg]).into_iter().map(|record| record[key].clone()).collect()
 }
 
-fn the_ephemeral_range_is_the_namespaces_own() {
+fn the_ephemeral_range_is_that_of_the_namespace() {
     sysctl::write("ipv4.ip_local_port_range", "40000 45000").expect("the namespace is ours");
-    assert_eq!(flags("39999-40001", "ephemeral"), [false, true, true]);
-    assert_eq!(flags("44999-45001", "ephemeral"), [true, true, false]);
-    assert_eq!(flags("49152", "ephemeral"), [false], "the dynamic class is not the ephemeral range");
+    assert_eq!(values("39999-40001", "ephemeral"), [false, true, true]);
+    assert_eq!(values("44999-45001", "ephemeral"), [true, true, false]);
+    assert_eq!(values("49152", "ephemeral"), [false], "the dynamic class is not the ephemeral range");
     sysctl::write("ipv4.ip_local_port_range", "1024 65535").expect("the namespace is ours");
-    assert_eq!(flags("1023-1024", "ephemeral"), [false, true]);
+    assert_eq!(values("1023-1024", "ephemeral"), [false, true]);
 }
 
-fn the_reserved_list_is_the_namespaces_own() {
-    assert_eq!(flags("8080", "locally_reserved"), [false]);
+fn the_list_of_reserved_ports_is_that_of_the_namespace() {
+    assert_eq!(values("8080", "locally_reserved"), [false]);
     sysctl::write("ipv4.ip_local_reserved_ports", "8080,9000-9002").expect("the namespace is ours");
-    assert_eq!(flags("8079-8081", "locally_reserved"), [false, true, false]);
-    assert_eq!(flags("8999-9003", "locally_reserved"), [false, true, true, true, false]);
-    assert_eq!(flags("8080", "reserved_by_rfc"), [false]);
+    assert_eq!(values("8079-8081", "locally_reserved"), [false, true, false]);
+    assert_eq!(values("8999-9003", "locally_reserved"), [false, true, true, true, false]);
+    assert_eq!(values("8080", "reserved_by_rfc"), [false]);
 }
 
-fn the_privileged_start_is_the_namespaces_own() {
+fn the_first_unprivileged_port_is_that_of_the_namespace() {
     for (start, expected) in
         [("1024", [true, false, false]), ("1025", [true, true, false]), ("0", [false, false, false])]
     {
         sysctl::write("ipv4.ip_unprivileged_port_start", start).expect("the namespace is ours");
-        assert_eq!(flags("1023-1025", "privileged"), expected, "start {start}");
+        assert_eq!(values("1023-1025", "privileged"), expected, "start {start}");
     }
 }
 

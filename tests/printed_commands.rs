@@ -35,7 +35,7 @@ suite! {
     netns: [
         commands_help_in_the_selected_namespace,
         commands_help_an_ordinary_user_who_has_sudo,
-        the_summary_leads_to_the_same_namespace,
+        the_commands_of_summary_read_the_same_namespace,
         a_bind_test_of_one_ip_version_prints_a_wait_for_that_version,
         the_unit_of_the_process_is_stopped,
         the_sockets_of_systemd_are_listed,
@@ -67,11 +67,11 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         &[
             "each_printed_command_has_the_effect_that_its_purpose_names",
             "a_link_local_address_without_its_scope_is_named_as_the_reason",
-            "bind_decides_about_a_client_that_binds_its_address_alone",
+            "bind_decides_about_a_client_that_binds_an_address_without_a_port",
         ],
     ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
-    // tcp_tw_recycle is one of them: no kernel since 4.12 has it, so it is not checked.
+    // One command sets tcp_tw_recycle. No kernel since 4.12 has this setting, so no test runs the command.
     ("analysis/doctor/timewait.rs", 3, &["commands_help_in_the_selected_namespace"]),
     (
         "analysis/next.rs",
@@ -91,12 +91,12 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
             "a_server_with_workers_is_ended_by_one_command",
             "the_unit_of_the_process_is_stopped",
             "the_sockets_of_systemd_are_listed",
-            "a_socket_that_a_manager_of_systemd_holds_is_named_with_its_unit",
+            "a_socket_that_systemd_holds_is_named_with_its_unit",
             "containers_are_stopped_and_found_by_their_own_tool",
             "the_printed_command_ends_an_orphan",
         ],
     ),
-    ("analysis/summary.rs", 1, &["the_summary_leads_to_the_same_namespace"]),
+    ("analysis/summary.rs", 1, &["the_commands_of_summary_read_the_same_namespace"]),
     // This file contains no such call. Its hints contain commands of other programs between backquotes: `ip netns`, `nsenter`,
     // `modprobe`.
     (
@@ -111,9 +111,9 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         "watch/screen/details.rs",
         2,
         &[
-            "each_kind_of_command_works_in_the_own_namespace",
+            "each_kind_of_command_works_in_the_namespace_of_twtool",
             "commands_name_the_namespace_of_their_row",
-            "kill_is_proposed_asks_and_removes",
+            "the_key_k_proposes_a_kill_and_asks_before_it_runs",
         ],
     ),
 ];
@@ -159,8 +159,8 @@ impl Case {
         self.what.contains("missing") || self.what.contains("full")
     }
 
-    /// Whether a command can be printed. Older kernels do not report the length of the table, from which the default of
-    /// tcp_max_tw_buckets is computed.
+    /// Whether twtool can print a command on this kernel. The default of tcp_max_tw_buckets depends on the number of entries of the
+    /// hash table, which older kernels do not report.
     fn applies(&self) -> bool {
         !self.what.contains("no buckets") || kernel::has_setting("ipv4.tcp_ehash_entries")
     }
@@ -191,7 +191,7 @@ fn binds(port: u16) -> bool {
     bind("0.0.0.0", port, &["SO_REUSEADDR"], false).0 == "ok"
 }
 
-/// Whether the close of a connection leaves a bucket. The test uses 127.0.0.1:9999 for it.
+/// Whether the close of a connection leaves a bucket. It makes a connection to 127.0.0.1:9999 to see this.
 fn a_close_leaves_a_bucket() -> bool {
     let before = procfs::bucket_count();
     let server = TcpListener::bind("127.0.0.1:9999").expect("a server");
@@ -324,7 +324,7 @@ const CASES: [Case; 12] = [
         what: "buckets with timestamps use the range up",
         make: || used_up(1, 0),
         args: &["capacity", "--to", "127.0.0.1:7000"],
-        // Without the command that widens the range, which would be enough alone.
+        // The command that widens the range is left out, because it alone solves the problem.
         printed: |document| only(&commands(document), "tcp_tw_reuse"),
         helped: connects,
     },
@@ -521,7 +521,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
     setns(&home, CloneFlags::CLONE_NEWNET).expect("back");
 }
 
-fn the_summary_leads_to_the_same_namespace() {
+fn the_commands_of_summary_read_the_same_namespace() {
     folders();
     let home = File::open(OWN).expect("a namespace");
     sandbox::enter_network_namespace().expect("a namespace");
@@ -592,7 +592,7 @@ fn listening() -> Socket {
     socket
 }
 
-/// `systemctl stop` is a script that does what systemd does: it ends the process if its cgroup is that of the unit.
+/// In this test, `systemctl stop` is a script that does what systemd does: it ends the process if its cgroup is that of the unit.
 fn the_unit_of_the_process_is_stopped() {
     folders();
     let folder = CommandFolder::new();
@@ -638,7 +638,7 @@ fn the_sockets_of_systemd_are_listed() {
     not_checked("`systemctl list-sockets --all` by systemd itself: it is not process 1 of the test");
 }
 
-/// `docker` is a script that does what docker does: it ends the process of the container, or lists containers.
+/// In this test, `docker` is a script: `docker stop` ends the process of the container, and `docker ps` succeeds.
 fn containers_are_stopped_and_found_by_their_own_tool() {
     const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
     folders();
@@ -657,8 +657,8 @@ fn containers_are_stopped_and_found_by_their_own_tool() {
     owner.0.wait().expect("it ends");
     assert!(binds(8080), "the process of the container has ended");
 
-    // docker-proxy holds the published port of a container. This one is a shell with the name and the arguments of docker-proxy, which
-    // stops itself, so that it keeps the socket.
+    // docker-proxy holds the published port of a container. The test uses a shell with the name and the arguments of docker-proxy. The
+    // shell stops itself with SIGSTOP, so that it keeps the socket.
     let proxy = folder.0.path().join("docker-proxy");
     std::os::unix::fs::symlink(program("sh").expect("a shell"), &proxy).expect("a link");
     let socket: OwnedFd = listening().into();

@@ -1,5 +1,5 @@
-//! The tables of docs/privileges.md: each feature works with exactly the capabilities of its row, and not without them, if twtool
-//! gets them as the page says: for one command, for a program file, or for a unit.
+//! The tables of docs/privileges.md: each feature works with exactly the capabilities of its row, and not if one of them is missing.
+//! twtool gets the capabilities in the ways that the page describes: for one command, for a program file, or for a unit.
 
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
@@ -21,14 +21,14 @@ use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, not_checked, suite};
 
 suite! {
-    pure: [the_ways_to_give_a_capability_name_the_capabilities_of_the_feature],
+    pure: [both_tables_have_the_same_capabilities_for_a_feature],
     netns: [each_feature_needs_exactly_the_capabilities_of_its_row],
 }
 
-/// A user that is not the one of the test.
+/// The ID of a user other than the user of the test.
 const OTHER: u32 = 33;
 
-/// The user that runs twtool with capabilities, who is not root. A program of root would get them in another way.
+/// The ID of the user that runs twtool with capabilities. This is not root, whose programs get capabilities in another way.
 const CALLER: u32 = 34;
 
 fn page() -> String {
@@ -66,21 +66,21 @@ fn ways() -> Vec<[String; 3]> {
 
 /// How twtool gets its capabilities.
 enum Means {
-    /// The thread that starts it has only these.
+    /// The thread that starts twtool has only these capabilities.
     Thread(Vec<Capability>),
-    /// The command, which another user runs. Its last word is the program.
+    /// This command runs twtool as [`CALLER`]. Its last word is the program.
     Command(Vec<String>),
 }
 
 impl Means {
-    /// The command of the page, for these words of setpriv: the page has net_admin.
+    /// The setpriv command of the page, with these capabilities in place of net_admin.
     fn of_setpriv(program: &Path, words: &[String]) -> Self {
         let page = page();
         let command = page.split("sudo setpriv ").nth(1).and_then(|rest| rest.split(" twtool kill").next());
         let command = command.expect("the command of the page").replace("\\\n", "");
         let set: Vec<String> = words.iter().map(|word| format!("+{}", word.trim_start_matches("cap_"))).collect();
         let command = command.replace("\"$(id -u)\"", &CALLER.to_string()).replace("\"$(id -g)\"", &CALLER.to_string());
-        // The user of the test need not have a name.
+        // `--init-groups` needs a user with a name, and CALLER may have none.
         let command = command.replace("--init-groups", "--clear-groups").replace("+net_admin", &set.join(","));
         let words = ["setpriv"].into_iter().chain(command.split_whitespace()).map(str::to_owned);
         Self::Command(words.chain([program.display().to_string()]).collect())
@@ -96,7 +96,7 @@ impl Means {
         Self::Command(words.collect())
     }
 
-    /// A copy of the program with this argument of setcap, which the other user runs without any other capability.
+    /// Runs setcap with this argument on a copy of the program. CALLER runs the copy without any other capability.
     fn of_file(copy: &Path, argument: &str) -> Self {
         Run::of(Command::new("setcap").arg(argument).arg(copy)).ok();
         let user =
@@ -231,11 +231,11 @@ fn each_feature_needs_exactly_the_capabilities_of_its_row() {
     }
 }
 
-/// So a test of the first table is a test of exactly the capabilities that the second table gives.
-fn the_ways_to_give_a_capability_name_the_capabilities_of_the_feature() {
+/// Because of this, the test of the first table also covers the capabilities of the second table.
+fn both_tables_have_the_same_capabilities_for_a_feature() {
     let mut ways = ways();
     assert_eq!(ways.last().map(|way| way[0].as_str()), Some("`trace`"));
-    // packaging/check tries this one: it needs capabilities of the initial user namespace.
+    // packaging/check tests `trace`, because `trace` needs capabilities of the initial user namespace.
     let trace = ways.pop().expect("a row");
     assert_eq!(trace[1..], ["cap_bpf,cap_perfmon+ep", "CAP_BPF CAP_PERFMON"]);
     let expected = rows().into_iter().map(|(feature, needed)| {

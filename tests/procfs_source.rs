@@ -1,4 +1,5 @@
-//! /proc/net/tcp and tcp6 as the source: the same rows as sock_diag, with --source procfs or if sock_diag is refused.
+//! Reads sockets from /proc/net/tcp and tcp6, because of --source procfs or because sock_diag is refused. The rows are the same as
+//! the ones from sock_diag.
 
 use seccompiler::SeccompCmpOp;
 use serde_json::Value;
@@ -26,10 +27,10 @@ suite! {
     ],
 }
 
-/// What procfs cannot know.
+/// The keys of a record whose values procfs does not contain.
 const UNKNOWN: [&str; 3] = ["interface", "mark", "cookie"];
 
-/// The rows of a document, by identity.
+/// The rows of `twtool list` from this source, sorted by identity.
 #[track_caller]
 fn rows(source: &str, more: &[&str]) -> Vec<Value> {
     let run = twtool(["list", "--json", "--source", source].iter().chain(more)).code(0);
@@ -77,7 +78,7 @@ fn text_of(warning: &Value) -> &str {
 }
 
 fn a_direction_that_procfs_does_not_show_is_reported() {
-    // An IPv4 server left the bucket. Now a server on [::] has its port.
+    // An IPv4 server left the bucket and ended. Now a server on [::] listens on the same port.
     bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
     let _dual = listen("[::]:8080");
     let list = |source: &str, args: &[&str]| twtool(["list", "--source", source].iter().chain(args));
@@ -117,7 +118,7 @@ fn both_sources_select_the_same_rows() {
     ] {
         let found = selected("procfs", args);
         assert_eq!(found, selected("sock_diag", args), "{args:?}");
-        assert!(found.len() < BUCKETS.len(), "{args:?} tells nothing");
+        assert!(found.len() < BUCKETS.len(), "{args:?} must not select every row");
     }
     for args in [["-q", "sport = :443"], ["-q", "sport = :444"], ["--count", "sport = :443"], ["--count", "-6"]] {
         let [diag, proc] =
@@ -148,7 +149,7 @@ fn every_output_names_the_same_rows_from_procfs() {
     let varied = Varied::make();
     let run = |args: &[&str]| twtool(["list", "--source", "procfs"].iter().chain(args)).code(0);
     let document = run(&["--json"]);
-    assert_eq!(Keys::of_records(&document.stdout)[0], LIST_KEYS, "every key is there, known or not");
+    assert_eq!(Keys::of_records(&document.stdout)[0], LIST_KEYS, "every key is there, also if its value is unknown");
     let sorted = |rows: Vec<Value>| {
         let mut rows: Vec<_> = rows.iter().map(identity).collect();
         rows.sort();
@@ -171,15 +172,15 @@ fn every_output_names_the_same_rows_from_procfs() {
     varied.end();
 }
 
-/// From now on there is no netlink, as in some sandboxes.
+/// Makes the creation of netlink sockets fail from now on, as in some sandboxes.
 fn refuse_netlink() {
     const AF_NETLINK: u64 = 16;
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
 }
 
-/// Asserts that the warning reports that sock_diag was refused, which source is used instead, and what is missing.
+/// Asserts that the warning names sock_diag, the reason of the refusal, and the source that twtool reads instead.
 #[track_caller]
-fn says_the_fall_back(warning: &str, run: &Run) {
+fn warns_of_the_fallback(warning: &str, run: &Run) {
     for word in ["sock_diag", "Operation not permitted", "/proc/net/tcp"] {
         assert!(warning.contains(word), "expected {word:?} in the warning{run}");
     }
@@ -199,8 +200,8 @@ fn without_sock_diag_procfs_is_read_with_a_warning() {
         let (directions, others): (Vec<&Value>, Vec<&Value>) =
             warnings.iter().partition(|warning| text_of(warning).contains("listener on ::"));
         assert_eq!((directions.len(), others.len()), (1, 1), "{run}");
-        says_the_fall_back(text_of(others[0]), &run);
-        assert_eq!(run.stderr, said.concat(), "the same, once{run}");
+        warns_of_the_fallback(text_of(others[0]), &run);
+        assert_eq!(run.stderr, said.concat(), "the warnings of the document, each once{run}");
         let mut found: Vec<_> = run.records("sockets").iter().map(identity).collect();
         found.sort();
         assert_eq!(found, known);
@@ -220,7 +221,7 @@ fn without_sock_diag_procfs_is_read_with_a_warning() {
         let run = twtool(["list"].iter().chain(args)).code(code);
         let others = run.stderr.lines().filter(|line| !line.contains("listener on ::"));
         assert_eq!(others.count(), 1, "one warning{run}");
-        says_the_fall_back(&run.stderr, &run);
+        warns_of_the_fallback(&run.stderr, &run);
     }
     assert_eq!(twtool(["list", "--count"]).stdout, format!("{}\n", BUCKETS.len()));
     // With --source procfs there is no warning.
@@ -243,8 +244,8 @@ fn port_and_bind_test_work_without_sock_diag() {
     let facts: Vec<_> =
         run.records("ports").iter().map(|port| (port["listening"].clone(), number(port, "time_wait"))).collect();
     assert_eq!(facts, [(true.into(), 1), (false.into(), 1), (false.into(), 0)], "{run}");
-    says_the_fall_back(run.json()["warnings"][0].as_str().expect("a warning"), &run);
-    says_the_fall_back(&run.stderr, &run);
+    warns_of_the_fallback(run.json()["warnings"][0].as_str().expect("a warning"), &run);
+    warns_of_the_fallback(&run.stderr, &run);
 
     for (port, verdict, cause, code, states) in [
         ("8080", "blocked", "listener", 1, ["listen", "time-wait"].as_slice()),
@@ -260,7 +261,7 @@ fn port_and_bind_test_work_without_sock_diag() {
         assert_eq!(holders, states, "{run}");
         let warnings = document["warnings"].as_array().expect("an array");
         let said = warnings.iter().filter_map(Value::as_str).find(|warning| warning.contains("/proc/net/tcp"));
-        says_the_fall_back(said.unwrap_or_default(), &run);
+        warns_of_the_fallback(said.unwrap_or_default(), &run);
         assert_eq!(document["free_in_ms"].is_number(), verdict == "reusable", "{run}");
         twtool(["bind-test", port, "--addr", "127.0.0.1"]).code(code).says("/proc/net/tcp").prints(verdict);
     }

@@ -1,8 +1,8 @@
 //! Debian's Prometheus scrapes three exporters, each in a network namespace that stands for a machine. One machine runs out of
 //! ports: the alert fires before connect() fails, and resolves afterwards. The query of every panel of the boards returns a result.
 //!
-//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So the namespaces need
-//! no link.
+//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So no network between
+//! the namespaces is necessary.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -64,7 +64,7 @@ fn the_rules_pass_their_tests() {
 fn the_examples_are_accepted() {
     needs_program("promtool");
     promtool(&["check", "config", "scrape.yml"]).code(0);
-    // The DaemonSet runs as a user without any capability; a test of the exporter shows that this suffices.
+    // The DaemonSet runs as a user without any capability. A test of the exporter shows that the exporter needs none.
     let daemon_set = fs::read_to_string(packaging("prometheus/kubernetes.yml")).expect("a text");
     let lines: Vec<&str> = daemon_set.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
     for line in ["capabilities: {drop: [ALL]}", "allowPrivilegeEscalation: false", "runAsNonRoot: true"] {
@@ -73,7 +73,7 @@ fn the_examples_are_accepted() {
     assert!(!lines.iter().any(|line| line.contains("add:") || line.contains("privileged:")), "{lines:?}");
 }
 
-/// The part of the tour about all machines.
+/// Runs the lines of the README that start an exporter and read its metrics.
 fn the_lines_of_the_readme_work_as_pasted() {
     needs_program("promtool");
     needs_program("curl");
@@ -133,7 +133,7 @@ impl Machine {
         Self { netns, exporter, address: address.to_owned() }
     }
 
-    /// Runs a function in its namespace, on the same thread.
+    /// Runs a function in the namespace of this machine, on the same thread.
     fn within<T>(&self, run: impl FnOnce() -> T) -> T {
         let home = File::open("/proc/thread-self/ns/net").expect("a namespace");
         setns(&self.netns, CloneFlags::CLONE_NEWNET).expect("entered");
@@ -176,7 +176,7 @@ impl Prometheus {
         Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prometheus starts"))
     }
 
-    /// Asks its interface; `None` if it does not answer yet.
+    /// Sends a request to the HTTP interface. Returns `None` if Prometheus does not answer yet.
     fn api(path: &str) -> Option<Value> {
         let stream = TcpStream::connect(Self::ADDRESS).ok()?;
         let response = ask(stream, &format!("GET /api/v1/{path} HTTP/1.0\r\nHost: x\r\n\r\n"));
@@ -224,20 +224,20 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
     needs_program("prometheus");
     needs_program("bash");
     let machines = ["127.0.0.1:17001", "127.0.0.1:17002", "127.0.0.1:17003"].map(Machine::start);
-    let [short, ..] = &machines;
+    let [busy, ..] = &machines;
     let mut kept = vec![];
-    let server = short.within(|| {
+    let server = busy.within(|| {
         sysctl::write("ipv4.ip_local_port_range", "40000 40199").expect("the namespace is ours");
         sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
         let server = TcpListener::bind("127.0.0.1:443").expect("bound");
-        // A server inside the range, an inbound TIME_WAIT socket, and a socket in CLOSE_WAIT, for the panels about them.
+        // The panels need a server inside the range, an inbound TIME_WAIT socket, and (below) a socket in CLOSE_WAIT.
         let inside = listen("127.0.0.1:40050");
         bucket_of_server(&inside, "127.0.0.1:40050");
         kept.push(inside);
         server
     });
     let forgotten =
-        short.within(|| (TcpStream::connect("127.0.0.1:443").expect("connected"), server.accept().expect("accepted")));
+        busy.within(|| (TcpStream::connect("127.0.0.1:443").expect("connected"), server.accept().expect("accepted")));
     forgotten.0.shutdown(std::net::Shutdown::Write).expect("shutdown()");
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -248,23 +248,23 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
     wait_until("the machines are scraped", || Prometheus::query("up == 1").len() == targets.len());
     assert_eq!(Prometheus::firing(ALERT), Vec::<String>::new());
 
-    // A few connections at a time, until the alert fires. Then a connection is still possible.
-    let step = || short.within(|| (0..4).try_for_each(|_| use_a_port(&server)));
+    // Makes four connections at a time until the alert fires. At that moment, a connection is still possible.
+    let step = || busy.within(|| (0..4).try_for_each(|_| use_a_port(&server)));
     wait_until("the alert fires", || {
         step().expect("connect() fails before the alert fires");
         !Prometheus::firing(ALERT).is_empty()
     });
-    assert_eq!(Prometheus::firing(ALERT), [short.address.as_str()], "only the machine that runs out");
+    assert_eq!(Prometheus::firing(ALERT), [busy.address.as_str()], "only the machine that runs out");
     step().expect("connect() still works when the alert fires");
     wait_until("connect() fails", || step().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable));
     wait_until("no port is left", || {
         let exhausted = Prometheus::query("twtool_destination_exhaustion_seconds == 0");
-        exhausted.len() == 1 && Prometheus::firing(ALERT) == [short.address.as_str()]
+        exhausted.len() == 1 && Prometheus::firing(ALERT) == [busy.address.as_str()]
     });
-    every_panel_has_series(&short.address, traced.is_some());
+    every_panel_has_series(&busy.address, traced.is_some());
 
-    // The remedy that capacity advises. connect() may then take over TIME_WAIT sockets that are a second old.
-    short.within(|| sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours"));
+    // `twtool capacity` advises this setting. With it, connect() may take over TIME_WAIT sockets that are at least 1 s old.
+    busy.within(|| sysctl::write("ipv4.tcp_tw_reuse", "1").expect("the namespace is ours"));
     wait_until("the alert resolves", || Prometheus::firing(ALERT).is_empty());
     step().expect("connect() works again");
     drop(kept);
@@ -276,7 +276,7 @@ struct ExporterThatTraces(Outside);
 impl ExporterThatTraces {
     const ADDRESS: &str = "127.0.0.1:17004";
 
-    /// Starts it. `None` if BPF cannot trace here.
+    /// Starts the exporter. Returns `None` if BPF cannot trace here.
     fn start() -> Option<Self> {
         if let Some(why) = refusal() {
             not_checked(format!("the panels about traced closes: {why}"));
@@ -293,7 +293,8 @@ impl Drop for ExporterThatTraces {
     }
 }
 
-/// Sends the query of every panel, with the variables of the board replaced as Grafana does. Closes are traced on one instance only.
+/// Sends the query of every panel, and asserts that the result is not empty. Replaces the variables of a board as Grafana does. Only
+/// one exporter has metrics of traced closes.
 fn every_panel_has_series(instance: &str, traced: bool) {
     let mut queries = vec![];
     for (board, instances) in [("grafana/fleet.json", ".*"), ("grafana/machine.json", instance)] {
@@ -317,7 +318,7 @@ fn every_panel_has_series(instance: &str, traced: bool) {
         }
     }
     assert!(queries.len() > 40, "{}", queries.len());
-    // Rates need two scrapes.
+    // The rates of some panels need two scrapes, so their first results are empty.
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     loop {
         let empty: Vec<_> = queries.iter().filter(|(_, query)| Prometheus::query(query).is_empty()).collect();

@@ -1,5 +1,5 @@
-//! `--record` and `--replay`: a replay gives the same bytes everywhere, no file is overwritten, and the error names a damaged
-//! file.
+//! `--record` and `--replay`: a replay gives the same bytes everywhere, a recording replaces a file only with `--force`, and an
+//! error names the damaged file.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -27,7 +27,7 @@ use crate::support::{not_checked, suite};
 suite! {
     pure: [
         an_empty_file_is_refused,
-        a_file_of_anything_else_is_refused,
+        a_file_that_is_not_a_recording_is_refused,
         a_file_that_cannot_be_read_is_refused,
         a_file_that_is_not_regular_is_refused_at_once,
         a_recording_of_an_earlier_version_is_replayed,
@@ -35,23 +35,23 @@ suite! {
     netns: [
         a_replay_gives_the_same_bytes_in_every_format,
         a_replay_gives_the_same_bytes_in_another_namespace,
-        a_replay_can_be_filtered_as_the_kernel_can,
-        a_recording_of_many_datagrams_is_whole,
-        a_recording_is_whole_whatever_was_printed,
+        filters_select_the_same_rows_from_a_replay_and_from_the_kernel,
+        a_recording_of_many_datagrams_is_complete,
+        a_recording_is_complete_whatever_twtool_prints,
         a_recording_is_complete_after_a_closed_pipe,
         a_replay_reports_rows_that_were_not_recorded,
         an_existing_file_is_kept_unless_forced,
         a_recording_that_cannot_be_written_is_refused,
-        a_recording_of_another_owner_is_kept,
+        a_file_of_another_owner_is_not_replaced,
         a_failure_replaces_no_recording,
         a_signal_leaves_no_part_of_a_recording,
         a_full_disk_leaves_no_part_of_a_recording,
         a_recording_in_a_removed_folder_is_an_error,
         recordings_work_on_filesystems_without_unnamed_files,
-        a_file_without_end_is_refused_in_little_memory,
-        a_recording_cut_off_is_refused,
+        a_file_of_4_gib_is_refused_with_little_memory,
+        a_truncated_recording_is_refused,
         a_recording_changed_by_hand_is_refused,
-        recording_and_replaying_at_once_is_refused,
+        recording_and_replaying_at_the_same_time_is_refused,
     ],
 }
 
@@ -88,7 +88,7 @@ fn a_replay_gives_the_same_bytes_in_every_format() {
         for more in [[].as_slice(), &["--fin-wait-2"], &["--fin-wait-2", "--sort", "local", "--reverse", "-4"]] {
             let file = folder.path(&format!("{format}-{}", more.len()));
             let live = list(&[&["-o", format, "--record", &file], more].concat()).ok();
-            assert!(live.stdout.len() > 100, "the situation itself{live}");
+            assert!(live.stdout.len() > 100, "the answer contains the buckets{live}");
             let replay = list(&[&["-o", format, "--replay", &file], more].concat()).ok();
             assert_eq!(live.stdout, replay.stdout, "{format} {more:?}");
         }
@@ -101,9 +101,9 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
     let file = folder.path("recording");
     for format in FORMATS {
         let live = list(&["-o", format, "--fin-wait-2", "--record", &file, "--force"]).ok();
-        assert!(live.stdout.len() > 100, "the situation itself{live}");
+        assert!(live.stdout.len() > 100, "the answer contains the buckets{live}");
         let replay = elsewhere(|| {
-            // Everything on which an answer depends is different here.
+            // This namespace differs in everything on which an answer depends.
             twtool::sys::sysctl::write("ipv4.ip_local_port_range", "1024 2000").expect("the namespace is ours");
             let servers = [listen("127.0.0.1:9000"), listen("127.0.0.1:9001")];
             bucket_of_server(&servers[0], "127.0.0.1:9000");
@@ -114,7 +114,7 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
     mixed.end();
 }
 
-fn a_replay_can_be_filtered_as_the_kernel_can() {
+fn filters_select_the_same_rows_from_a_replay_and_from_the_kernel() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     let file = folder.path("recording");
     list(&["--fin-wait-2", "--record", &file]).ok();
@@ -130,14 +130,14 @@ fn a_replay_can_be_filtered_as_the_kernel_can() {
     ] {
         let (live, replay) =
             (list(&[&["--json"], flags].concat()).ok(), list(&[&["--json", "--replay", &file], flags].concat()).ok());
-        let order = |run: &Run| {
+        let sorted_cookies = |run: &Run| {
             let mut cookies = cookies(&run.records("sockets"));
-            // Remaining times can be equal in one reading and different in another, so their order is not fixed.
+            // Two remaining times can be equal in one answer and different in the other, so the order of the rows is not compared.
             cookies.sort_unstable();
             cookies
         };
         if !flags.contains(&"--limit") {
-            assert_eq!(order(&live), order(&replay), "{flags:?}");
+            assert_eq!(sorted_cookies(&live), sorted_cookies(&replay), "{flags:?}");
         }
         assert_eq!(live.records("sockets").len(), replay.records("sockets").len(), "{flags:?}");
     }
@@ -146,18 +146,18 @@ fn a_replay_can_be_filtered_as_the_kernel_can() {
     mixed.end();
 }
 
-fn a_recording_of_many_datagrams_is_whole() {
+fn a_recording_of_many_datagrams_is_complete() {
     let (server, folder) = (listen("127.0.0.1:8080"), Folder::new());
     many_buckets(&server, "127.0.0.1:8080", 1500);
     for format in FORMATS {
         let file = folder.path(format);
         let live = list(&["-o", format, "--record", &file]).ok();
-        assert!(live.stdout.lines().count() >= 1500 || format == "json", "the situation itself{live}");
+        assert!(live.stdout.lines().count() >= 1500 || format == "json", "the answer contains the buckets{live}");
         assert_eq!(live.stdout, list(&["-o", format, "--replay", &file]).ok().stdout, "{format}");
     }
 }
 
-fn a_recording_is_whole_whatever_was_printed() {
+fn a_recording_is_complete_whatever_twtool_prints() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     for (name, flags) in [
         ("quiet", ["-q"].as_slice()),
@@ -244,19 +244,20 @@ fn a_recording_that_cannot_be_written_is_refused() {
     }
 }
 
-fn a_recording_of_another_owner_is_kept() {
+fn a_file_of_another_owner_is_not_replaced() {
     let folder = Folder::new();
     let file = folder.with("recording", "");
     let owner = |path: &str| fs::metadata(path).map(|file| (file.uid(), file.gid()));
     let own = owner(&file).expect("there");
-    let anothers = ["/etc/shadow", "/etc/passwd"].into_iter().find(|path| owner(path).is_ok_and(|owner| owner != own));
-    let Some(anothers) = anothers else {
+    let foreign_file =
+        ["/etc/shadow", "/etc/passwd"].into_iter().find(|path| owner(path).is_ok_and(|owner| owner != own));
+    let Some(foreign_file) = foreign_file else {
         return not_checked("--force over a file of another owner: there is none here");
     };
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    mount(Some(anothers), file.as_str(), none, MsFlags::MS_BIND, none).expect("the other file, by this name");
+    mount(Some(foreign_file), file.as_str(), none, MsFlags::MS_BIND, none).expect("the other file, by this name");
     let before = fs::metadata(&file).map(|file| (file.dev(), file.ino())).expect("there");
     // Without CAP_CHOWN, twtool cannot give the new file the owner of the old one.
     drop_capability(Capability::CAP_CHOWN);
@@ -278,19 +279,19 @@ fn a_failure_replaces_no_recording() {
         let args = |file| [&["--record", file, "--force"], more].concat();
         let run = list(&args(&old)).refused("No buffer space available").says(&format!("'{old}' is not replaced"));
         assert_eq!(fs::read(&old).expect("there"), before, "{run}");
-        // A new file contains the failure, for a bug report.
+        // A new recording contains the failure, so that a user can attach it to a bug report.
         list(&args(&new)).refused("No buffer space available");
         list(&["--replay", &new]).refused("No buffer space available");
         fs::remove_file(&new).expect("there");
         assert_eq!(folder.names().len(), 1, "{:?}", folder.names());
     }
-    // A mistake in the question leaves no file, and replaces none.
+    // A usage error creates no file, and replaces none.
     list(&["--record", &old, "--force", "nonsense"]).refused("nonsense");
     list(&["--record", &new, "nonsense"]).refused("nonsense");
     assert_eq!((fs::read(&old).expect("there"), folder.names().len()), (before, 1));
 }
 
-/// A run that records, and waits until the rest of its output is read.
+/// Starts a run that records, and reads 100 bytes of its output. The run cannot end before the rest of its output is read.
 fn half_way(file: &str) -> (Command, Child) {
     let mut command = command(["list", "-o", "ndjson", "--record", file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -373,7 +374,7 @@ fn a_file_that_is_not_regular_is_refused_at_once() {
     }
 }
 
-fn a_file_without_end_is_refused_in_little_memory() {
+fn a_file_of_4_gib_is_refused_with_little_memory() {
     let folder = Folder::new();
     let recording = folder.path("recording");
     list(&["--record", &recording]).ok();
@@ -413,7 +414,7 @@ fn an_empty_file_is_refused() {
     damaged("/dev/null");
 }
 
-fn a_file_of_anything_else_is_refused() {
+fn a_file_that_is_not_a_recording_is_refused() {
     let folder = Folder::new();
     for (name, content) in [
         ("line", b"\n".as_slice()),
@@ -433,14 +434,14 @@ fn a_file_that_cannot_be_read_is_refused() {
     damaged(Path::new("/proc/self").to_str().expect("UTF-8"));
 }
 
-fn a_recording_cut_off_is_refused() {
+fn a_truncated_recording_is_refused() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     let file = folder.path("recording");
     list(&["--record", &file]).ok();
     let whole = fs::read(&file).expect("there");
     let lines: Vec<_> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
     assert!(lines.len() >= 4, "facts, a request, a datagram, the end");
-    // The file is cut after each line, and within it.
+    // The file is cut after each line, and within each line.
     for (i, at) in lines.iter().enumerate().take(lines.len() - 1) {
         for cut in [at - 10, at + 1] {
             damaged(&folder.with(&format!("cut-{i}"), &whole[..cut]));
@@ -458,7 +459,7 @@ fn a_recording_changed_by_hand_is_refused() {
     list(&["--record", &file]).ok();
     let text = fs::read_to_string(&file).expect("there");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    assert!(text.contains(kernel.trim()), "a recording can be read by people");
+    assert!(text.contains(kernel.trim()), "a recording contains the release of the kernel as text");
     damaged(&folder.with("kernel", text.replacen(kernel.trim(), "2.4.0", 1)));
     // One digit of a datagram is changed. The datagram is still well-formed, but describes another socket.
     let at = text.find("\"datagram\":\"").expect("a datagram") + "\"datagram\":\"".len() + 16 * 2 + 5 * 2;
@@ -470,7 +471,7 @@ fn a_recording_changed_by_hand_is_refused() {
     mixed.end();
 }
 
-fn recording_and_replaying_at_once_is_refused() {
+fn recording_and_replaying_at_the_same_time_is_refused() {
     let folder = Folder::new();
     let (one, two) = (folder.path("one"), folder.path("two"));
     list(&["--record", &one]).ok();

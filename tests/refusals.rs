@@ -1,5 +1,5 @@
-//! Each command with system calls that are refused, and with calls that fail because a resource is exhausted. A refusal may
-//! mean that something is absent. Exhaustion never means that.
+//! Runs each command while system calls are refused, or fail because a resource is exhausted. If a call is refused, a feature may
+//! be absent. If a resource is exhausted, that never means that a feature is absent.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -57,7 +57,8 @@ suite! {
 const INET6: u64 = 10;
 const NETLINK: u64 = 16;
 
-/// `wait` must not start the server: its port is in use on IPv6, and nothing shows that IPv6 is missing.
+/// Asserts that no command reports port 7100 as usable if IPv6 sockets fail with this errno. The port is in use on IPv6, and the
+/// errno does not mean that IPv6 is missing.
 fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
     let situation = Situation::make();
     refuse(SYS_socket, Some((0, Eq, INET6)), errno);
@@ -66,7 +67,7 @@ fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
         assert!(!run.stdout.contains("STARTED"), "{run}");
     }
     twtool(["bind-test", "7100"]).refused("socket() for :: failed");
-    // With -4 nothing blocks.
+    // With -4, no socket blocks the port.
     twtool(["wait", "7100", "--timeout", "0", "-4", "--", "true"]).ok();
     drop(situation);
 }
@@ -102,7 +103,7 @@ fn a_missing_family_leaves_ipv6_out_with_a_warning() {
     yes_without_ipv6(EAFNOSUPPORT);
 }
 
-/// Commands that read sockets, and need no cookies.
+/// The commands that can read /proc/net/tcp instead of sock_diag.
 fn readers() -> impl Iterator<Item = &'static [&'static str]> {
     COMMANDS.into_iter().filter(|(name, _)| !matches!(*name, "kill" | "list dev" | "list procfs")).map(|(_, args)| args)
 }
@@ -111,7 +112,7 @@ fn procfs_answers() {
     for args in readers() {
         let run = twtool(args);
         assert_ne!(run.code, None, "{run}");
-        // `doctor` reports it in a check.
+        // `doctor` reports the fallback in a check, the other commands in a warning.
         assert!(run.stderr.contains("/proc/net/tcp") || run.stdout.contains("sock_diag"), "{run}");
     }
     twtool(["kill", "--all", "--dry-run"]).refused("sock_diag").says("hint:");
@@ -148,7 +149,7 @@ fn a_lack_of_memory_causes_no_fallback_to_procfs() {
     procfs_does_not_answer(ENOBUFS, "No buffer space available");
 }
 
-/// The length of `struct sockaddr_nl`; that of other families differs.
+/// The length of `struct sockaddr_nl`. The addresses of other families have other lengths.
 const SOCKADDR_NL: u64 = 12;
 
 fn procfs_is_read_if_connecting_netlink_is_refused() {
@@ -165,7 +166,7 @@ fn a_failed_netlink_connect_causes_no_fallback_to_procfs() {
     drop(situation);
 }
 
-/// The command with this limit; `flag` is that of the shell's ulimit.
+/// Runs twtool with this limit. `flag` is an option of the shell's `ulimit`.
 fn with_limit(flag: &str, limit: u32, args: &[&str]) -> Run {
     let script = format!("ulimit {flag} {limit} && exec \"$0\" \"$@\"");
     Run::of(Command::new("sh").args(["-c", &script, PATH]).args(args))
@@ -178,13 +179,13 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
         let usual = Answer::now(args);
         for limit in [4, 5, 6, 7, 8, 12] {
             let run = with_limit("-n", limit, args);
-            // Below that the program itself cannot be loaded.
+            // With such a low limit, the program cannot be loaded.
             if run.code == Some(127) {
                 continue;
             }
             if run.code == Some(2) && usual.code != Some(2) {
                 assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: the reason{run}");
-                assert!(!run.stderr.contains("seccomp"), "a limit of {limit}: no sandbox{run}");
+                assert!(!run.stderr.contains("seccomp"), "a limit of {limit} is not a sandbox{run}");
             } else {
                 let answer = Answer::of(&run);
                 assert_eq!(answer, usual, "a limit of {limit}{run}");
@@ -212,7 +213,7 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
     drop(situation);
 }
 
-/// Covers a folder of /proc, for the calling thread and its children.
+/// Covers a folder with an empty filesystem, for the calling thread and its children.
 fn cover(folder: &str) {
     island::folders();
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
@@ -254,7 +255,7 @@ fn hidden_processes_are_reported_as_hidden() {
     // The socket listens, because older kernels do not list a socket that is only bound.
     let _holder = held(std::net::TcpListener::bind("127.0.0.1:8080").expect("a listener"));
     if !island::hide_its_processes() {
-        return not_checked("hidepid: no /proc of its own can be mounted here");
+        return not_checked("hidepid: a private /proc cannot be mounted here");
     }
     // Process 1 and the holder have capabilities that twtool lacks, so twtool has no permission to trace them.
     drop_capabilities_but_setfcap();
@@ -264,7 +265,7 @@ fn hidden_processes_are_reported_as_hidden() {
         assert!(matches!(run.code, Some(1 | 2)) && run.json()["holders"][0]["processes"].is_null(), "{run}");
     }
     twtool(["list", "--all-netns"]).code(2).says(reason);
-    // Process 1 exists.
+    // Process 1 exists, but /proc hides it.
     twtool(["list", "--netns", "1"]).refused("'1'").says("or it is hidden").says(reason);
 }
 
@@ -299,9 +300,9 @@ fn an_errno_of_a_security_module_is_a_denial() {
     }
 }
 
-/// Runs this on another thread in the same network namespace, where the call fails.
+/// Runs a function on another thread in the same network namespace. On that thread, the system call fails.
 fn on_a_thread_that_refuses(call: i64, errno: i32, run: impl FnOnce() + Send) {
-    // The address of a netlink socket has 12 bytes, and that of an Internet socket has more.
+    // bind() must still work for netlink sockets, whose address has 12 bytes. The addresses of Internet sockets are longer.
     let argument = (call == SYS_bind).then_some((2, Gt, 12));
     on_a_thread_that_refuses_some(call, argument, errno, run);
 }
@@ -321,8 +322,7 @@ fn on_a_thread_that_refuses_some(
     });
 }
 
-/// A process in the calling thread's network namespace that has a socket open, which is bound and does not listen. Dropping
-/// this value ends the process.
+/// A process in the calling thread's network namespace that holds a socket open. Dropping this value ends the process.
 struct Holder(Child);
 
 impl Drop for Holder {
@@ -332,13 +332,14 @@ impl Drop for Holder {
     }
 }
 
+/// Starts a process that holds a socket that is bound and does not listen.
 fn idle_holder(at: &str) -> Holder {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&addr(at).into()).expect("bound");
     held(socket)
 }
 
-/// Leaves a socket to a child process.
+/// Starts a process that holds the socket as its standard input.
 fn held(socket: impl Into<OwnedFd>) -> Holder {
     let child = Command::new("sleep").arg("1000").stdin(socket.into()).spawn();
     Holder(child.expect("sleep can be started"))
@@ -355,7 +356,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
         assert!(!run.stderr.contains("They do not list a socket that is bound"), "{run}");
         let wait = twtool(["wait", "8080", "--addr", "127.0.0.1", "--timeout", "0", "--json"]).code(1);
         assert!(!wait.stderr.contains("They do not list a socket that is bound"), "{wait}");
-        // A failure for another reason than permission is reported, and a refusal does not count as absence.
+        // If a call fails for another reason than permission, a warning reports that a socket may be missing.
         for (call, errno) in
             [(SYS_pidfd_getfd, EMFILE), (SYS_pidfd_getfd, ENFILE), (SYS_pidfd_open, EMFILE), (SYS_getpeername, ENOBUFS)]
         {
@@ -364,6 +365,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
                 assert_eq!(run.json()["complete"], false, "{run}");
             });
         }
+        // If a call is refused, that does not mean that there is no socket.
         for errno in [EPERM, ENOSYS] {
             on_a_thread_that_refuses(SYS_pidfd_getfd, errno, || {
                 let run = twtool(bind_test).code(2);
@@ -401,15 +403,15 @@ fn services_that_cannot_be_read_are_reported_and_absent_ones_are_not() {
     drop(situation);
 }
 
-/// Runs the command while it gets as many signals as possible: signals that are ignored, and stops, after which the kernel
-/// interrupts some calls even without a handler.
+/// Runs the command while it gets many signals. Two of them are ignored by default. The other two stop and continue the process,
+/// which interrupts some system calls even without a handler (signal(7)).
 fn under_signals(args: &[&str]) -> Run {
     let mut command = command(args);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
     while child.try_wait().expect("our own child").is_none() {
         for signal in [Signal::SIGWINCH, Signal::SIGCHLD, Signal::SIGSTOP, Signal::SIGCONT] {
-            // It is not reaped before try_wait() returns it, so the number is still its own.
+            // The process keeps its ID until try_wait() returns its exit status, so the signal reaches no other process.
             let _ = kill(pid, signal);
         }
         thread::sleep(Duration::from_micros(300));
@@ -440,7 +442,7 @@ fn little_memory_changes_no_answer() {
         for kib in [4_000, 6_000, 8_000, 12_000, 20_000, 50_000] {
             let run = with_limit("-v", kib, args);
             match run.code {
-                // The loader failed, or an allocation of the program, so there is no answer.
+                // The loader or an allocation of the program failed, so there is no answer.
                 Some(126 | 127) | None => assert!(run.stdout.is_empty() || run.stderr.contains("alloc"), "{run}"),
                 Some(2) => assert!(!run.stderr.is_empty(), "{run}"),
                 _ => assert_eq!(Answer::of(&run), usual, "{kib} KiB{run}"),

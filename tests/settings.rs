@@ -1,4 +1,4 @@
-//! Settings of any length and sign: twtool reads the same text as one read(2) of the test.
+//! Settings with long lists and negative numbers: twtool reads the same text as the test reads with one read(2).
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -32,8 +32,8 @@ suite! {
         negative_settings_are_values,
         the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell,
         printed_commands_change_the_namespace_that_was_asked_about_and_no_other,
-        no_file_is_printed_for_a_namespace_without_sysctl_files,
-        the_line_for_a_file_is_read_by_the_programs_that_read_such_files,
+        no_sysctl_file_is_printed_outside_the_initial_namespace,
+        systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file,
         the_commands_of_capacity_give_connect_more_ports,
         the_running_program_reads_each_setting_with_one_read,
     ],
@@ -47,7 +47,8 @@ fn check(id: &str) -> Value {
     checks.into_iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no check {id}"))
 }
 
-/// Tests lists of no port, of 30 to 40 bytes, of 600 bytes, 4 KB, 5 KB and 140 KB, and the longest possible list.
+/// Tests lists of 0 to 27,500 ports, which have up to 165 KB. Some are just below and above 32 bytes and 4 KB, because buffers often
+/// have these sizes.
 fn a_list_of_reserved_ports_of_any_length_is_read_whole() {
     sysctl::write("ipv4.ip_local_port_range", "10000 64999").expect("the namespace is ours");
     let folder = tempfile::tempdir().expect("a folder");
@@ -80,7 +81,7 @@ fn number_at(range: &Value, i: usize) -> u16 {
     range[i].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
 }
 
-/// Closes a connection, and reports which of the two counts of the kernel it raised: buckets, or closes without one.
+/// Closes a connection. Returns true if the kernel keeps a bucket, and false if it counts a close without a bucket.
 fn a_close_leaves_a_bucket() -> bool {
     let server = TcpListener::bind("127.0.0.1:0").expect("a server");
     let mut client = TcpStream::connect(server.local_addr().expect("an address")).expect("a connection");
@@ -117,7 +118,7 @@ fn negative_settings_are_values() {
     twtool(["summary"]).ok().prints("tcp_max_tw_buckets is -1");
 }
 
-/// The check of servers whose port connect() may choose.
+/// The check of `doctor` about servers whose port connect() may choose.
 fn listeners(netns: &[&str]) -> Value {
     let run = twtool([&["doctor", "--json"], netns].concat());
     let check = run.records("checks").into_iter().find(|check| check["id"] == "ephemeral_listeners");
@@ -133,7 +134,7 @@ fn the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell() {
         reserve(&ports);
         let check = listeners(&[]);
         let command = text(&check["commands"][0], "command").to_owned();
-        assert!(command.len() < 200, "no wall of text: {command}");
+        assert!(command.len() < 200, "the command is short: {command}");
         let mut expected: Vec<u16> = ports.iter().copied().chain([60_001, 60_003, 60_004]).collect();
         expected.sort_unstable();
         expected.dedup();
@@ -174,8 +175,8 @@ fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
         commands::succeeds(command);
         assert_eq!(reserved(), [45_000], "the namespace in which twtool ran: {command}");
         assert_eq!(reserved_there(|| {}), [50_001, 50_003], "the namespace that was asked about: {command}");
-        assert_eq!(check["lasting"], json!([]), "no file is about another namespace");
-        // A setting of one value.
+        assert_eq!(check["lasting"], json!([]), "a file can only change the initial namespace");
+        // The command for a setting with one value.
         sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
         reserved_there(|| {
             sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
@@ -192,17 +193,17 @@ fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
 fn the_initial_namespace_is_recognised() {
     let link = |pid: &str, of: &str| fs::read_link(format!("/proc/{pid}/ns/{of}")).ok();
     let here = caller(&[]).in_initial_netns;
-    // Another setting that only the initial namespace has (net/ipv4/sysctl_net_ipv4.c).
+    // tcp_mem is another setting that only the initial namespace has (net/ipv4/sysctl_net_ipv4.c).
     assert_eq!(here, Path::new("/proc/sys/net/ipv4/tcp_mem").exists());
     match (link("1", "pid"), link("1", "net"), link("self", "net")) {
-        // The pid namespace with this number is the initial one, so process 1 is in the initial network namespace.
+        // This is the number of the initial pid namespace. Its process 1 is in the initial network namespace.
         (Some(pid), Some(first), Some(own)) if pid.ends_with("pid:[4026531836]") => assert_eq!(here, first == own),
         _ => not_checked("the network namespace of process 1: its link cannot be read"),
     }
 }
 
-/// A namespace of the test's own is not the initial one.
-fn no_file_is_printed_for_a_namespace_without_sysctl_files() {
+/// The files of sysctl.d set only the initial namespace. The namespace of the test is another one.
+fn no_sysctl_file_is_printed_outside_the_initial_namespace() {
     assert!(!caller(&[]).in_initial_netns);
     narrow_range(8);
     let _server = serve("127.0.0.1:7000");
@@ -226,7 +227,7 @@ fn no_file_is_printed_for_a_namespace_without_sysctl_files() {
     assert_eq!(json["lasting"], json!([]));
 }
 
-fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
+fn systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file() {
     folders();
     fs::create_dir("/etc/sysctl.d").expect("a folder");
     sysctl::write("ipv4.ip_local_port_range", "60000 60999").expect("the namespace is ours");
@@ -235,7 +236,7 @@ fn the_line_for_a_file_is_read_by_the_programs_that_read_such_files() {
         let ports = every_second(10_001, count);
         reserve(&ports);
         assert_eq!(listeners(&[])["lasting"], json!([]), "the namespace of the test is not the initial one");
-        // The lines that twtool prints in the initial namespace, for the settings of this namespace.
+        // This is what twtool would print in the initial namespace if that had the settings of this namespace.
         let caller = Caller { in_initial_netns: true, ..caller(&[]) };
         let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
         let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));
@@ -287,7 +288,7 @@ fn the_commands_of_capacity_give_connect_more_ports() {
     connect(None, to).expect("a port of the wider range");
     assert_eq!(answered(&args).json()["verdict"], Value::Null);
 
-    // No port at all: twtool reports it without any connection, and the same command helps.
+    // If all ports of the range are reserved, twtool reports it even without a connection, and the same command helps.
     narrow_range(4);
     sysctl::write("ipv4.ip_unprivileged_port_start", "30000").expect("the namespace is ours");
     reserve(&(LOW..LOW + 4).collect::<Vec<_>>());
@@ -297,7 +298,7 @@ fn the_commands_of_capacity_give_connect_more_ports() {
     for command in run_the_commands(&run) {
         assert!(page.stdout.contains(&format!("\n  {command}\n")), "a line of its own{page}");
     }
-    assert_eq!(read("ipv4.ip_local_port_range"), "30000\t65535", "as low as the kernel allows");
+    assert_eq!(read("ipv4.ip_local_port_range"), "30000\t65535", "the range begins at ip_unprivileged_port_start");
     assert_eq!(answered(&["capacity", "--json"]).json()["verdict"], Value::Null);
 }
 
@@ -312,11 +313,11 @@ fn run_the_commands(run: &Run) -> Vec<String> {
     commands
 }
 
-/// Checks the system calls, whatever code makes them: each open of a file below /proc/sys or /sys is followed by one read(2),
-/// into a buffer of 4 KB or more.
+/// Checks the system calls of each command with strace. Each open of a file below /proc/sys or /sys is followed by one read(2) into a
+/// buffer of at least 4095 bytes.
 fn the_running_program_reads_each_setting_with_one_read() {
-    /// Files that libraries read: the standard library reads the number of processors, and the crate procfs the kernel's
-    /// version. None of these files is a list that the kernel returns only once.
+    /// Files that libraries read. The standard library reads the number of processors, and the crate procfs reads the kernel's
+    /// version. These files contain no list that must be read with one read(2).
     const OF_LIBRARIES: [&str; 3] = ["/sys/fs/cgroup/", "/sys/devices/system/cpu", "/proc/sys/kernel/osrelease"];
     if let Some(why) = missing_strace() {
         return not_checked(format!("how the running program reads settings: {why}"));
@@ -326,7 +327,7 @@ fn the_running_program_reads_each_setting_with_one_read() {
         below && !OF_LIBRARIES.iter().any(|folder| path.starts_with(folder))
     };
     let _situation = Situation::make();
-    // 500 bytes, and more than the first buffer has room for.
+    // The lists have 480 bytes and 12 KB. The second one does not fit into the first buffer of twtool.
     for count in [80, 2000] {
         reserve(&every_second(10_001, count));
         for (name, args) in COMMANDS {
@@ -344,7 +345,9 @@ fn the_running_program_reads_each_setting_with_one_read() {
             let (mut opened, mut read) = (0, 0);
             for file in fs::read_dir(folder.path()).expect("traces") {
                 let trace = fs::read_to_string(file.expect("a trace").path()).expect("text");
-                // `openat(AT_FDCWD</x>, "/proc/sys/y", O_RDONLY) = 4</proc/sys/y>`, `read(4</proc/sys/y>, "1\n", 4095) = 2`.
+                // The lines look like these:
+                // openat(AT_FDCWD</x>, "/proc/sys/y", O_RDONLY) = 4</proc/sys/y>
+                // read(4</proc/sys/y>, "1\n", 4095) = 2
                 let path = |text: &str| Some(text.split_once('<')?.1.split_once('>')?.0.to_owned());
                 for line in trace.lines() {
                     let Some((call, rest)) = line.split_once('(') else { continue };

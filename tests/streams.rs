@@ -15,7 +15,7 @@ use crate::support::{not_checked, suite};
 
 suite! {
     pure: [
-        no_command_at_all_prints_help_to_stderr_and_fails,
+        without_a_command_twtool_prints_help_to_stderr_and_fails,
         short_help_and_long_help_go_to_stdout,
         the_version_goes_to_stdout,
         usage_errors_leave_stdout_empty,
@@ -27,11 +27,11 @@ suite! {
         a_closed_output_is_an_error,
         piped_output_has_no_escape_sequences_by_default,
         machine_formats_are_never_coloured,
-        no_foreign_name_controls_the_terminal,
+        names_with_escape_sequences_do_not_control_the_terminal,
     ],
 }
 
-fn no_command_at_all_prints_help_to_stderr_and_fails() {
+fn without_a_command_twtool_prints_help_to_stderr_and_fails() {
     let run = twtool([] as [&str; 0]).code(2);
     assert!(run.stdout.is_empty(), "{run}");
     run.says("Usage:").says("bind-test").says("list").says("port");
@@ -138,7 +138,7 @@ fn a_full_output_is_an_error_with_its_reason() {
     }
     let mut quiet = command(["list", "-q"]);
     let status = quiet.stdout(full()).status().expect("it ran");
-    assert_eq!(status.code(), Some(0), "what prints nothing needs no room");
+    assert_eq!(status.code(), Some(0), "a run without output needs no space");
 }
 
 fn a_closed_output_is_an_error() {
@@ -157,10 +157,10 @@ fn a_closed_output_is_an_error() {
     ] {
         let script = format!("exec \"$0\" {args} >&-");
         let run = Run::of(Command::new("sh").args(["-c", &script, PATH]).stdin(Stdio::null())).code(2);
-        assert!(!run.stderr.is_empty(), "it says why{run}");
+        assert!(!run.stderr.is_empty(), "stderr has the reason{run}");
     }
     let run = Run::of(Command::new("sh").args(["-c", "exec \"$0\" list -q >&-", PATH]).stdin(Stdio::null()));
-    assert_eq!(run.code, Some(0), "what prints nothing needs no output{run}");
+    assert_eq!(run.code, Some(0), "a run without output needs no stdout{run}");
 }
 
 fn piped_output_has_no_escape_sequences_by_default() {
@@ -192,7 +192,7 @@ fn piped_output_has_no_escape_sequences_by_default() {
             "colour changes no line{plain}{coloured}"
         );
         let asked = Run::of(command([args, &["--color", "always"]].concat()).env("NO_COLOR", "1"));
-        assert!(asked.stdout.contains("\x1b["), "the flag outweighs the environment{asked}");
+        assert!(asked.stdout.contains("\x1b["), "--color overrides NO_COLOR{asked}");
     }
     mixed.end();
 }
@@ -208,7 +208,7 @@ fn machine_formats_are_never_coloured() {
     mixed.end();
 }
 
-fn no_foreign_name_controls_the_terminal() {
+fn names_with_escape_sequences_do_not_control_the_terminal() {
     const SERVICE: &str = "s\u{9b}2J\u{202e}\x1b[31m,\"\u{2066}\u{200b}";
     const NETNS: &str = "n\u{9b}2J\u{202e}\x1b]0;x\x07,\"\n\u{2029}";
     const COMM: &str = "c\u{9b}\u{202e}\x1b[m\n";
@@ -244,7 +244,7 @@ fn no_foreign_name_controls_the_terminal() {
         (server, Resident::start_as(&program))
     });
     let pid = resident.pid();
-    // A line feed ends an entry of this file.
+    // In /etc/services, a line feed ends an entry, so the name of the service has none.
     std::fs::write("/etc/services", format!("{SERVICE} 8080/tcp\n{SERVICE}2 8081/tcp\n")).expect("written");
 
     let own = "/proc/self/ns/net";
@@ -284,7 +284,7 @@ fn no_foreign_name_controls_the_terminal() {
             }
         }
     }
-    // A program gets the text without escapes. On a slow machine the buckets may be gone, so make new ones.
+    // ndjson and csv contain the original names. On a slow machine the buckets may have expired, so make new ones.
     bucket_of_server(&server, "127.0.0.1:8080");
     if let Some(server) = &device {
         bucket_of_server(server, "127.0.0.1:8081");
@@ -299,18 +299,18 @@ fn no_foreign_name_controls_the_terminal() {
     drop(there);
 }
 
-/// The bytes of stdout that a terminal gets.
+/// Runs twtool with a terminal as stdout, and returns the text that the terminal gets.
 fn on_a_terminal(args: &[&str]) -> String {
     let terminal = openpty(None, None).expect("a terminal");
     let mut command = command(args);
     let mut child = command.stdout(terminal.slave).stderr(Stdio::null()).spawn().expect("twtool can be started");
-    // Drop the copy of the other side, so that the terminal ends when the child ends.
+    // Drop this process's copy of the other side, so that the text ends when the child ends.
     command.stdout(Stdio::null());
     let mut shown = vec![];
-    // EIO is the end.
+    // At the end, read() fails with EIO.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     child.wait().expect("it ends");
-    // The terminal makes two characters of a line feed.
+    // The terminal prints each line feed as a carriage return and a line feed.
     String::from_utf8(shown).expect("UTF-8").replace("\r\n", "\n")
 }
 

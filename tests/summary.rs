@@ -1,4 +1,4 @@
-//! `twtool summary`: every number on recorded dumps, and the same rules on the real kernel.
+//! `twtool summary`: tests every number with recorded dumps, and the rules of the numbers on the real kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -26,7 +26,7 @@ suite! {
     pure: [
         every_number_of_a_recorded_dump_is_printed,
         a_recording_without_the_kernels_counts_gives_null,
-        a_kernel_with_another_length_uses_that_length,
+        the_minute_uses_the_kernels_length_of_time_wait,
         an_interrupted_dump_is_incomplete,
         a_recording_without_fin_wait_2_is_refused,
         ndjson_is_the_payload_in_one_record,
@@ -39,9 +39,9 @@ suite! {
         buckets_count_in_the_seconds_in_which_they_were_made,
         groups_agree_with_a_count_of_proc_net_tcp,
         sockstat_counts_fin_wait_2_as_well,
-        one_family_is_counted_alone,
+        minus_4_and_minus_6_count_only_one_family,
         closes_above_the_maximum_are_reported_as_missing,
-        a_maximum_of_0_makes_the_minute_unknown,
+        with_a_maximum_of_0_the_closes_of_the_minute_are_unknown,
         the_kernel_counts_a_bucket_when_it_is_made,
         memory_is_measured_if_slabinfo_can_be_read,
         a_replay_gives_the_same_bytes,
@@ -53,7 +53,7 @@ fn summary(args: &[&str]) -> Run {
 }
 
 /// A server on port 80 with a listener, two TIME_WAIT buckets and a FIN_WAIT_2 bucket, and the buckets of two clients. One client
-/// is IPv4-mapped. The other one is IPv6, and its bucket is due.
+/// is IPv4-mapped. The other one is IPv6, and the remaining time of its bucket is 0 ms.
 fn sockets() -> Vec<Vec<u8>> {
     let listener = Sock { state: LISTEN, timer: 0, ..Sock::bucket("0.0.0.0:80", "0.0.0.0:0", 0, 1) };
     let half = Sock { state: FIN_WAIT_2, ..Sock::bucket("192.0.2.1:80", "192.0.2.9:50001", 30_000, 5) };
@@ -129,7 +129,7 @@ fn every_number_of_a_recorded_dump_is_printed() {
             "largest_remaining_ms": 59_999})
     );
     let counts: Vec<u64> = run.records("remaining").iter().map(|span| number(span, "count")).collect();
-    assert_eq!(counts, [1, 1, 0, 0, 0, 2, 0], "due, to 1 s, to 5, to 15, to 30, to 60, beyond");
+    assert_eq!(counts, [1, 1, 0, 0, 0, 2, 0], "0 ms, up to 1, 5, 15, 30 and 60 s, and more");
     assert_eq!(document["memory"], json!({"bytes": 1500, "bytes_per_bucket": 300, "measured": true}));
     let limits = run.records("limits");
     let found: Vec<&str> =
@@ -154,7 +154,7 @@ fn a_recording_without_the_kernels_counts_gives_null() {
     summary(&["--replay", &file]).ok().prints("an estimate").prints("not known here");
 }
 
-fn a_kernel_with_another_length_uses_that_length() {
+fn the_minute_uses_the_kernels_length_of_time_wait() {
     let bucket = |expires_ms, cookie| Sock::bucket("192.0.2.1:80", "192.0.2.9:50000", expires_ms, cookie).message();
     let (_folder, file) = recorded(&BucketFacts { tw_timeout_s: Some(20), ..kernel() }, &[bucket(15_500, 2)]);
     let document = summary(&["--json", "--replay", &file]).ok().json();
@@ -292,12 +292,12 @@ fn buckets_count_in_the_seconds_in_which_they_were_made() {
         let index = |age: Duration| 59 - usize::try_from(age.as_secs()).expect("few").min(59);
         index(most)..=index(least)
     };
-    assert!(!seconds(second).contains(&59), "a second ago is not now");
+    assert!(!seconds(second).contains(&59), "the second batch is at least 1 s old");
     let of = |batch| closes[seconds(batch)].iter().sum::<u64>();
     if seconds(first).end() < seconds(second).start() {
         assert_eq!((of(first), of(second)), (first.0, second.0), "{closes:?}");
     } else {
-        // On a very slow machine both are in the same second.
+        // On a very slow machine, both batches are in the same second.
         assert_eq!(closes[*seconds(first).start()..=*seconds(second).end()].iter().sum::<u64>(), 8);
     }
 }
@@ -328,27 +328,27 @@ fn groups_agree_with_a_count_of_proc_net_tcp() {
         _ => "dynamic",
     };
 
-    let told = |group: &str, key: &dyn Fn(&Value) -> String| -> BTreeMap<String, u64> {
+    let shown = |group: &str, key: &dyn Fn(&Value) -> String| -> BTreeMap<String, u64> {
         lines(group).iter().map(|line| (key(line), number(line, "count"))).collect()
     };
     assert_eq!(
-        told("local_port", &|line| line["local_port"].to_string()),
+        shown("local_port", &|line| line["local_port"].to_string()),
         counts(entries.iter().map(|e| e.local.1.to_string()))
     );
     assert_eq!(
-        told("remote_port", &|line| line["remote_port"].to_string()),
+        shown("remote_port", &|line| line["remote_port"].to_string()),
         counts(entries.iter().map(|e| e.remote.1.to_string()))
     );
-    assert_eq!(told("remote_addr", &|line| text(line, "remote_addr").into()), counts(entries.iter().map(remote)));
+    assert_eq!(shown("remote_addr", &|line| text(line, "remote_addr").into()), counts(entries.iter().map(remote)));
     assert_eq!(
-        told("class", &|line| text(line, "local_class").into()),
+        shown("class", &|line| text(line, "local_class").into()),
         counts(entries.iter().map(|e| class(e.local.1).to_owned()))
     );
     assert_eq!(
-        told("destination", &|line| format!("{} {}", text(line, "remote_addr"), line["remote_port"])),
+        shown("destination", &|line| format!("{} {}", text(line, "remote_addr"), line["remote_port"])),
         counts(entries.iter().map(|e| format!("{} {}", remote(e), e.remote.1)))
     );
-    // Every group has every bucket, of both states; and the largest come first.
+    // Each group counts every bucket of both states, and its lines are sorted by their count.
     for group in by.split(',').map(|name| name.replace('-', "_")) {
         let lines = lines(&group);
         let sum = |key| lines.iter().map(|line| number(line, key)).sum::<u64>();
@@ -362,14 +362,14 @@ fn groups_agree_with_a_count_of_proc_net_tcp() {
         let top: u64 = group["top"].as_array().expect("lines").iter().map(|line| number(line, "count")).sum();
         assert_eq!(top + number(group, "others"), entries.len() as u64, "{group}");
     }
-    // The direction of each row, as `list` infers it.
+    // `summary` counts the directions that `list` infers.
     let list = twtool(["list", "--fin-wait-2", "--json"]).ok().records("sockets");
     let directions = |line: &Value| text(line, "direction").to_owned();
     let document = summary(&["--json", "--by", "direction"]).ok().json();
     let lines = document["groups"]["direction"]["top"].as_array().expect("lines").clone();
-    let told: BTreeMap<String, u64> = lines.iter().map(|line| (directions(line), number(line, "count"))).collect();
-    assert_eq!(told, counts(list.iter().map(directions)));
-    assert!(told.len() >= 2, "{told:?}");
+    let shown: BTreeMap<String, u64> = lines.iter().map(|line| (directions(line), number(line, "count"))).collect();
+    assert_eq!(shown, counts(list.iter().map(directions)));
+    assert!(shown.len() >= 2, "{shown:?}");
     mixed.end();
 }
 
@@ -389,7 +389,7 @@ fn sockstat_counts_fin_wait_2_as_well() {
     mixed.end();
 }
 
-fn one_family_is_counted_alone() {
+fn minus_4_and_minus_6_count_only_one_family() {
     let mixed = Mixed::make();
     let on_the_wire = |entry: &&Entry| entry.local.0.to_canonical().is_ipv4();
     let ipv4 = procfs::buckets().iter().filter(on_the_wire).count() as u64;
@@ -405,18 +405,18 @@ fn one_family_is_counted_alone() {
         let list = twtool(["list", "--fin-wait-2", "--json", flag]).ok().records("sockets");
         let inbound = list.iter().filter(|row| row["direction"] == "inbound").count() as u64;
         let lines = document["groups"]["direction"]["top"].as_array().expect("lines").clone();
-        let told = lines.iter().find(|line| line["direction"] == "inbound").map_or(0, |line| number(line, "count"));
-        assert_eq!(told, inbound, "{flag}");
+        let shown = lines.iter().find(|line| line["direction"] == "inbound").map_or(0, |line| number(line, "count"));
+        assert_eq!(shown, inbound, "{flag}");
     }
     assert!(ipv4 > 0 && ipv6 > 0);
     mixed.end();
 }
 
-/// A counter of /proc/net/netstat, read here.
+/// Waits until the condition is true.
 fn wait_for(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while !done() {
-        assert!(Instant::now() < deadline, "{what} did not come");
+        assert!(Instant::now() < deadline, "waited too long for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -447,7 +447,7 @@ fn closes_above_the_maximum_are_reported_as_missing() {
     commands::run(step).code(1).prints("sysctl -w net.ipv4.tcp_max_tw_buckets=");
 }
 
-fn a_maximum_of_0_makes_the_minute_unknown() {
+fn with_a_maximum_of_0_the_closes_of_the_minute_are_unknown() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "0").expect("the namespace is ours");
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).expect("a server");
     let before = procfs::tcp_ext("TCPTimeWaitOverflow");
@@ -471,9 +471,9 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     let (Some(tw), Some(killed)) = counters() else { panic!("no counters") };
     (0..3).for_each(|_| bucket_of_server(&server, "127.0.0.1:8080"));
     assert_eq!(procfs::time_wait().len(), 3, "none has ended");
-    kernel::needs(procfs::tcp_ext("TW") > tw, "count of buckets when they are made, but when they end");
+    kernel::needs(procfs::tcp_ext("TW") > tw, "count of buckets at their beginning (it counts them at their end)");
     assert_eq!(counters(), (Some(tw + 3), Some(killed)));
-    // A bucket whose first timer is at most 4 s, here that of FIN_WAIT_2, is counted in another counter.
+    // If the first timer of a bucket is at most 4 s, the kernel counts the bucket in TWKilled. Here it is the timer of FIN_WAIT_2.
     sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
     let half = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     assert_eq!(counters(), (Some(procfs::tcp_ext("TW")), Some(killed + 1)));

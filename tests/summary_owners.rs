@@ -36,7 +36,7 @@ fn summary(args: &[&str]) -> Run {
     twtool([&["summary"], args].concat())
 }
 
-/// The lines of a group.
+/// The lines of a group in the document of `twtool summary`.
 fn lines(document: &Value, group: &str) -> Vec<Value> {
     document["groups"][group]["top"].as_array().unwrap_or_else(|| panic!("no {group}: {document}")).clone()
 }
@@ -141,7 +141,7 @@ fn groups_agree_with_the_owners_of_a_list() {
     }
 }
 
-/// A process that holds a socket as its standard input. Dropping this value ends it.
+/// A process that holds a socket as its standard input. Dropping this value ends the process.
 struct Holder {
     child: Child,
     cgroup: Option<Cgroup>,

@@ -1,4 +1,4 @@
-//! `twtool exporter --web.config.file`: TLS and basic authentication, with curl and promtool as the other side.
+//! `twtool exporter --web.config.file`: TLS and basic authentication. curl sends the requests, and promtool checks the file.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ suite! {
     ],
 }
 
-/// Makes a certificate that signs itself.
+/// Makes a self-signed certificate and its key.
 fn certificate(folder: &Path, name: &str) {
     needs_program("openssl");
     let mut openssl = Command::new("openssl");
@@ -46,7 +46,7 @@ fn client_certificate(folder: &Path) {
     );
 }
 
-/// Writes a file with TLS and this password, and returns its path.
+/// Writes a file for `--web.config.file` with TLS and this password, and returns its path.
 fn write(folder: &Path, password: &str, more: &str) -> String {
     let hash = bcrypt::hash(password, 4).expect("a hash");
     let text = format!(
@@ -57,7 +57,7 @@ fn write(folder: &Path, password: &str, more: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// The status that curl gets, or 000.
+/// The HTTP status that curl gets, or `000` if it gets no response.
 fn status(folder: &Path, args: &[&str]) -> String {
     let mut curl = Command::new("curl");
     curl.args(["-s", "-o", "body", "-w", "%{http_code}", "--cacert", "server.crt"]).args(args).current_dir(folder);
@@ -98,10 +98,10 @@ fn the_file_is_read_again_at_sighup() {
     let line = exporter.wait_for_line("listening");
     let means = ["landlock", "seccomp"].into_iter().filter(|means| is_active(means));
     for means in means.chain(["confinement="]) {
-        assert!(line.contains(means), "the confinement is in force: {line}");
+        assert!(line.contains(means), "the exporter is confined: {line}");
     }
     assert_eq!(status(folder, &["-u", "prometheus:first", URL]), "200");
-    // Landlock would hide the file and the certificate from the thread that reads requests.
+    // Landlock hides the file and the certificate from the thread that reads requests. So another thread must read them again.
     write(folder, "second", "");
     let renewed = folder.join("renewed");
     fs::create_dir(&renewed).expect("a folder");

@@ -1,7 +1,7 @@
 //! `twtool trace`: for each way to close a connection, compares the reported process with the process that closed it.
 //!
-//! The truth comes from support/closers.py, which closes and reports itself. The cookie of each record is compared with the cookies
-//! of the kernel's buckets.
+//! The script support/closers.py closes the connections and prints the expected reports. The cookie of each record is compared with
+//! the cookies of the kernel's buckets.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -24,14 +24,14 @@ suite! {
     ],
     netns: [
         each_way_to_close_names_the_process,
-        every_process_of_a_few_milliseconds_is_named,
+        every_short_lived_process_is_named,
         rare_ways_to_close_name_the_process,
-        a_bystander_of_fast_open_is_not_named,
+        a_process_that_only_delivers_a_fast_open_packet_is_not_named,
         an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes,
-        equal_ends_in_two_namespaces_are_told_apart,
+        equal_ends_in_two_namespaces_are_two_closes,
         a_record_has_its_keys,
         a_signal_ends_the_trace_and_leaves_whole_records,
-        count_and_filter_select,
+        count_and_filter_select_closes,
         nothing_stays_loaded_after_sigkill,
         groups_count_all_closes,
         a_connection_that_closed_before_the_start_has_no_process,
@@ -75,10 +75,10 @@ const WAYS: [&str; 16] = [
     "renamed",
 ];
 
-/// Checks that a record has the cookie of a bucket exactly if its outcome says that there is a bucket.
+/// Asserts that a record has the cookie of a bucket if and only if its outcome is `time-wait` or `fin-wait-2`.
 #[track_caller]
 fn have_buckets(records: &[Value]) {
-    // One dump can miss a bucket if another socket of its chain ends meanwhile (seen once on a busy machine).
+    // One dump can miss a bucket if another socket in the same hash chain ends during the dump (seen once on a busy machine).
     let cookies = &bucket_cookies() | &bucket_cookies();
     for record in records {
         let cookie: u64 = record["cookie"].as_str().and_then(|cookie| cookie.parse().ok()).expect("a cookie");
@@ -96,7 +96,8 @@ fn each_way_to_close_names_the_process() {
     }
 }
 
-/// Garbage collection of Unix sockets, io_uring, both ends at once, and `TCP_LINGER2`. io_uring may be disabled.
+/// Closes by garbage collection of Unix sockets, by io_uring, at both ends at the same time, and with `TCP_LINGER2`. A machine may
+/// disable io_uring.
 fn rare_ways_to_close_name_the_process() {
     let tracer = Tracer::start("");
     for way in ["garbage", "io_uring", "both", "linger2"] {
@@ -106,8 +107,8 @@ fn rare_ways_to_close_name_the_process() {
     }
 }
 
-/// The kernel closes while it handles a packet that another process has sent.
-fn a_bystander_of_fast_open_is_not_named() {
+/// The kernel closes the connection while it handles a packet that an unrelated process has sent.
+fn a_process_that_only_delivers_a_fast_open_packet_is_not_named() {
     let tracer = Tracer::start("");
     let expected = close(&["fast_open"]).remove(0);
     if let Some(why) = expected["not_checked"].as_str() {
@@ -115,14 +116,16 @@ fn a_bystander_of_fast_open_is_not_named() {
     }
     let record = tracer.wait_for(&expected);
     assert_eq!((&record["role"], &record["outcome"]), (&expected["role"], &expected["outcome"]), "{record}");
-    // Kernels without "tcp: defer shutdown(SEND_SHUTDOWN) for TCP_SYN_RECV sockets" (6.10) close in shutdown() itself.
+    // Kernels without the commit "tcp: defer shutdown(SEND_SHUTDOWN) for TCP_SYN_RECV sockets" (Linux 6.10) close the connection in
+    // shutdown() itself. Then the process is the one that calls shutdown().
     let unknown = record["process"].is_null() && record["certain"] == false;
     assert!(unknown || record["process"]["pid"] == expected["pid"], "{expected}\n{record}");
     measured(format!("trace: Fast Open, shutdown in SYN_RECV: the process is {}", record["process"]["pid"]));
 }
 
-fn every_process_of_a_few_milliseconds_is_named() {
-    // On a slow machine, connect() would take over a bucket of this test, so that two closes have the same ends.
+fn every_short_lived_process_is_named() {
+    // With this setting, connect() does not take over a bucket of this test. On a slow machine it would, so that two closes have
+    // the same ends.
     set("ipv4.tcp_tw_reuse", 0);
     let tracer = Tracer::start("");
     let expected = close(&["short_lived"]);
@@ -144,7 +147,7 @@ fn an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes() {
     assert!(child.wait().expect("it ends").success());
 }
 
-fn equal_ends_in_two_namespaces_are_told_apart() {
+fn equal_ends_in_two_namespaces_are_two_closes() {
     let tracer = Tracer::start("");
     let (expected, other) = (
         close(&["same_ends"]),
@@ -219,7 +222,7 @@ fn close_one_to_8097() {
     drop(accepted);
 }
 
-fn count_and_filter_select() {
+fn count_and_filter_select_closes() {
     needs_bpf();
     let line = format!("'{PATH}' trace --duration 5m --netns {} -o ndjson --count 3 'dport = :8097'", own_netns());
     let outside = Outside::start(&line).expect("a shell");
@@ -278,7 +281,7 @@ fn nothing_stays_loaded_after_sigkill() {
     let own: Vec<u32> = loaded().difference(&before).copied().collect();
     assert!(!own.is_empty(), "the tracer has a program");
     tracer.stop(Signal::SIGKILL);
-    // Another test may have a tracer, too.
+    // `own` may also have programs of the tracer of another test. So the test waits until one of the programs is gone.
     until("the program is gone", || {
         (loaded().intersection(&own.iter().copied().collect()).count() < own.len()).then_some(())
     });
@@ -350,14 +353,15 @@ fn counting() -> Outside {
         own_netns()
     );
     let outside = Outside::start(&line).expect("a shell");
-    // It makes the socket after it has attached its program.
+    // The tracer makes the socket after it has attached its program.
     until("the program is attached", || outside.file("socket").exists().then_some(()));
     outside
 }
 
-/// While the program runs on a core, the kernel does not start it there again, so some closes reach only its second copy.
+/// While a BPF program runs on a core, the kernel does not start it again on that core. So twtool attaches two copies, and some closes
+/// reach only the second copy.
 ///
-/// This kernel may run no BPF program while process 1 is current (see [`skips_process_1`]). Then a few closes may be missing.
+/// Some kernels run no BPF program while process 1 is current (see [`skips_process_1`]). On these kernels, a few closes may be missing.
 fn nearly_every_close_is_seen_on_busy_cores() {
     let outside = counting();
     close_many(4, 2000);
@@ -390,7 +394,7 @@ fn closes_that_a_stopped_tracer_misses_are_counted() {
     let run = outside.end();
     let document = run.json();
     let (closes, lost) = (document["closes"].as_u64().expect("a number"), document["lost"].as_u64().expect("a number"));
-    assert!(lost > 0 && closes + lost >= 20_000, "the buffer has room for 15,887: {run}");
+    assert!(lost > 0 && closes + lost >= 20_000, "the buffer has room for 15,887 closes: {run}");
     assert_eq!(document["complete"], false, "{run}");
     run.says("missing, because twtool did not read them in time");
 }

@@ -1,4 +1,4 @@
-//! Owners by evidence: `twtool list --owner`, `twtool doctor` and `twtool trace --method sampled`.
+//! The owners of buckets and the evidence for them: `twtool list --owner`, `twtool doctor` and `twtool trace --method sampled`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -30,7 +30,7 @@ suite! {
         a_bucket_without_evidence_has_no_owner,
         the_hint_names_the_tracer_that_records_owners,
         samples_name_the_process_of_a_connection_that_lasts,
-        without_bpf_there_are_samples_and_a_hint,
+        without_bpf_twtool_takes_samples_and_prints_a_hint,
     ],
 }
 
@@ -73,7 +73,7 @@ fn doctor_names_the_programs_that_made_buckets() {
     };
     let folder = TempDir::new().expect("a folder");
     let (tracer, socket, _) = Tracer::serve(&folder);
-    // A bucket that began in FIN_WAIT_2 is in TIME_WAIT when its peer has closed.
+    // A bucket whose outcome is `fin-wait-2` may be in TIME_WAIT now. So the records are selected by their cookies.
     let cookies = kernel::bucket_cookies();
     let cookie_of = |record: &Value| record["cookie"].as_str().and_then(|cookie| cookie.parse().ok());
     let made: Vec<Value> = tracer
@@ -138,7 +138,7 @@ fn the_hint_names_the_tracer_that_records_owners() {
     let questions = [&["list", "--owner"][..], &["summary", "--by", "unit,owner"]];
     for question in questions {
         let run = twtool(question).ok();
-        assert_eq!(run.stderr.matches("hint: ").count(), 0, "the listener is evidence for one of two{run}");
+        assert_eq!(run.stderr.matches("hint: ").count(), 0, "one of the two buckets has an owner by its listener{run}");
     }
     drop(server);
     for question in questions {
@@ -150,7 +150,7 @@ fn the_hint_names_the_tracer_that_records_owners() {
     let run = twtool(["list", "--owner"]).code(0);
     let command = run.stderr.trim_end().split_once(START).expect("the hint").1.to_owned();
     assert!(command.ends_with(" trace --serve /run/twtool.sock"), "{run}");
-    // Here the tracer takes samples, because BPF needs another user namespace.
+    // In the user namespace of the tests, the tracer takes samples, because the kernel refuses BPF there.
     let tracer = Command::new("sh")
         .args(["-c", &format!("exec {}", command.trim_start_matches("sudo "))])
         .stdout(Stdio::null())
@@ -204,12 +204,12 @@ fn samples_name_the_process_of_a_connection_that_lasts() {
     let record = until("a record with a process", || {
         let client = TcpStream::connect("127.0.0.1:8097").expect("a connection");
         let accepted = server.accept().expect("a connection");
-        // A sample comes every 20 ms, or later on a slow machine. If none comes in time, the next attempt waits again.
+        // twtool takes a sample every 20 ms, or less often on a slow machine. If it takes none in time, the next attempt waits again.
         std::thread::sleep(Duration::from_millis(200));
         drop(client);
         drop(accepted);
         std::thread::sleep(Duration::from_millis(200));
-        // Both ends leave a bucket if both close at once. This selects the record of the client.
+        // If both ends close at the same time, both leave a bucket. This selects the record of the client.
         let is_client = |record: &Value| record["remote_port"] == 8097 && !record["process"].is_null();
         sampled.records.try_iter().find(is_client)
     });
@@ -220,7 +220,7 @@ fn samples_name_the_process_of_a_connection_that_lasts() {
     assert!(!sampled.child.wait().expect("it ends").success());
 }
 
-fn without_bpf_there_are_samples_and_a_hint() {
+fn without_bpf_twtool_takes_samples_and_prints_a_hint() {
     // The tests are in a user namespace, where the kernel refuses BPF even to root.
     let run = twtool(["trace", "--duration", "0s"]).code(2).says("because BPF is not possible: ");
     let bpf = ["trace", "--method", "bpf", "--duration", "0s"];

@@ -1,5 +1,5 @@
-//! `twtool wait` for timewait buckets, on the real kernel: it ends when the port is free and not before (checked with binds of
-//! the test); its output; its command; the terminal.
+//! `twtool wait` for timewait buckets on the real kernel: the wait ends when the port is free and not before, which the test checks
+//! with its own binds. Also tests the output, the command that twtool starts after the wait, and the terminal.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -42,11 +42,11 @@ suite! {
         a_command_takes_the_place_of_twtool,
         a_command_on_a_reusable_port_comes_after_a_warning,
         a_command_is_not_run_when_the_time_is_over,
-        a_command_gets_signals_and_descriptors_as_they_were,
+        a_command_gets_unchanged_signals_and_descriptors,
         a_terminal_shows_a_countdown_and_is_left_clean,
         an_interrupt_ends_the_wait_and_leaves_a_clean_line,
         an_ignored_interrupt_stays_ignored,
-        an_answer_without_a_reader_can_be_interrupted,
+        a_wait_whose_output_is_not_read_can_be_interrupted,
     ],
 }
 
@@ -58,14 +58,14 @@ const BLOCKS: &str = "time-wait-without-reuseaddr";
 const KEYS: [&str; 11] =
     ["port", "addrs", "options", "as", "bindable", "waited_ms", "attempts", "blocked_by", "cause", "note_lost", "next"];
 
-/// Leaves the bucket of a server that closed a connection first, and ended.
+/// Makes a bucket of a server that closed a connection first. The server has ended when this function returns.
 #[track_caller]
 fn left_by(at: &str, to: &str, options: ReuseOptions) {
     let server = Server::listen(addr(at), options).expect("a server");
     connect(&server, to).close(ActiveCloser::Server).expect("a bucket");
 }
 
-/// The ends of the buckets on this port, by procfs.
+/// The ends of the buckets on this port, as procfs lists them.
 fn buckets(port: u16) -> Vec<(SocketAddr, SocketAddr)> {
     let on_port = procfs::buckets().into_iter().filter(|entry| entry.local.1 == port);
     on_port.map(|entry| (entry.local.into(), entry.remote.into())).collect()
@@ -77,19 +77,20 @@ fn destroy(port: u16) {
     for ends in buckets(port) {
         killer.destroy(ends);
     }
-    assert_eq!(buckets(port), [], "they are gone");
+    assert_eq!(buckets(port), [], "no bucket is left");
 }
 
-/// The results of a bind of the test on both wildcards, made as the server makes it.
+/// Binds 0.0.0.0 and :: with these options, as a server does, and returns both results.
 fn own_bind(port: u16, options: &[&str]) -> [String; 2] {
     ["0.0.0.0", "::"].map(|addr| bind(addr, port, options, false).0)
 }
 
+/// The result of [`own_bind`] if both binds work.
 fn bound() -> [String; 2] {
     ["ok".into(), "ok".into()]
 }
 
-/// This test takes more than a minute: as long as the kernel keeps a bucket.
+/// This test takes as long as the kernel keeps a bucket, which is more than a minute.
 fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     left_by("[::]:8081", "127.0.0.1:8081", NONE);
@@ -112,7 +113,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
         for (port, left, since, mut waiter) in waiters {
             scope.spawn(move || {
                 let mut cpu = Duration::ZERO;
-                // Poll slowly at first, then fast, to measure how long after the bucket the program ends.
+                // Poll slowly at first, and fast when the bucket ends, to measure how long after the bucket twtool ends.
                 while !waiter.has_ended() && !buckets(port).is_empty() {
                     cpu = waiter.cpu().unwrap_or(cpu);
                     let nearly = since.elapsed() > left;
@@ -154,7 +155,7 @@ fn a_free_port_is_reported_at_once() {
     twtool(["wait", "8081", "-4"]).ok();
 }
 
-/// Removes the bucket of a waiter that has reported the bucket. Then the wait must end, long before the timer.
+/// Starts a wait, and removes the bucket after the wait has reported it. Asserts that the wait ends long before the bucket's timer.
 #[track_caller]
 fn ends_with_the_bucket(name: &str, args: &[&str], remove: impl FnOnce()) -> Value {
     let mut waiter = Waiter::start(&[&["8080"], args].concat());
@@ -198,7 +199,7 @@ fn a_bucket_that_is_removed_ends_the_wait() {
     let mut waiter = Waiter::start(&["8080"]);
     let first = waiter.blocked(BLOCKS);
     assert_eq!(first["blocked_by"][0]["interface"], "lo");
-    assert!(!waiter.has_ended(), "a bucket of an interface is looked up on it");
+    assert!(!waiter.has_ended(), "the wait finds the bucket, which is bound to an interface");
     waiter.end_by(Signal::SIGTERM);
 }
 
@@ -223,7 +224,7 @@ fn a_bucket_that_shares_the_port_is_not_waited_for() {
     twtool(["wait", "8080", "--timeout", "0", "--with", "both"]).ok();
     twtool(["wait", "8080", "--timeout", "0", "--with", "none"]).code(1);
     twtool(["wait", "8080", "--timeout", "0", "--with", "reuseport"]).code(1);
-    // If another bucket does not share the port, the list has both, because the kernel does not report which one blocks.
+    // If another bucket does not share the port, `blocked_by` has both, because the kernel does not report which one blocks.
     left_by("127.0.0.2:8080", "127.0.0.2:8080", NONE);
     let blocking = buckets(8080).into_iter().find(|(local, _)| *local == addr("127.0.0.2:8080")).expect("a bucket");
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
@@ -240,7 +241,7 @@ fn thousands_of_buckets_are_waited_for_with_few_binds() {
     for with in ["none", "reuseaddr"] {
         let mut waiter = Waiter::start(&["8080", "--with", with, "--timeout", "3s"]);
         let first = waiter.blocked(BLOCKS);
-        // On a slow machine the first buckets may be gone. Each bucket that exists now also existed before.
+        // On a slow machine the first buckets may have expired. Each bucket that exists now also existed at the first record.
         let there = buckets(8080).len();
         assert!(first["blocked_by"].as_array().is_some_and(|holders| there > 0 && holders.len() >= there));
         let before = waiter.cpu().unwrap_or_default();
@@ -256,7 +257,7 @@ fn thousands_of_buckets_are_waited_for_with_few_binds() {
 
 fn without_sock_diag_the_wait_uses_procfs() {
     const NETLINK: u64 = 16;
-    // A FIN_WAIT_2 bucket of one second, which the kernel ends by itself.
+    // A FIN_WAIT_2 bucket lasts 1 s with this setting. Without netlink, the test cannot remove a bucket.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
     let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
     let mut connection = connect(&server, "127.0.0.1:8080");
@@ -344,22 +345,22 @@ fn a_command_takes_the_place_of_twtool() {
     let run = shell("echo started; echo aside >&2; exit 7").code(7);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("started\n", "aside\n"), "{run}");
     let run = twtool(["wait", "8080", "-q", "--", "printf", "%s|", "a b", "--json", "-4", ""]).ok();
-    assert_eq!(run.stdout, "a b|--json|-4||", "the command's words are its own");
+    assert_eq!(run.stdout, "a b|--json|-4||", "twtool does not interpret the arguments of the command");
     let run = twtool(["wait", "8080", "--json", "--", "echo", "started"]).code(0);
-    assert_eq!(run.stdout, "started\n", "standard output is the command's{run}");
-    let document: Value = serde_json::from_str(&run.stderr).expect("the document goes aside");
+    assert_eq!(run.stdout, "started\n", "only the command writes to standard output{run}");
+    let document: Value = serde_json::from_str(&run.stderr).expect("the document is on stderr");
     assert_eq!(document["bindable"], true);
     // The command is the same process as twtool.
     let script = r#"[ "$PPID" = "$1" ]"#;
     let run = Run::of(Command::new("sh").args(["-c", r#""$0" wait 8080 -- sh -c "$1" x "$$"; exit $?"#, PATH, script]));
     run.code(0);
     twtool(["wait", "8080", "--", "/nosuch"]).code(127).says("/nosuch");
-    // A folder in PATH without read permission would make the code 126, as with env(1).
+    // If the user may not search a folder in PATH, the exit code is 126, as with env(1). So PATH has only the usual folders.
     let mut unknown = command(["wait", "8080", "--", "nosuch-program"]);
     Run::of(unknown.env("PATH", "/usr/bin:/bin")).code(127).says("nosuch-program");
     twtool(["wait", "8080", "--", "/dev/null"]).code(126).says("/dev/null");
     twtool(["wait", "8080", "--", "/"]).code(126);
-    // A command that is missing is reported before the wait, which would last for ever here.
+    // A missing command is reported before the wait, which would last an hour here.
     let blocked = listen("127.0.0.1:8081");
     twtool(["wait", "8081", "--timeout", "1h", "--", "/nosuch"]).code(127).says("/nosuch");
     twtool(["wait", "8081", "--timeout", "1h", "--", "/dev/null"]).code(126).says("/dev/null");
@@ -371,7 +372,7 @@ fn a_command_takes_the_place_of_twtool() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", REUSEADDR);
     let listen = format!("{PATH} bind-test 8080 --listen -q >/dev/null 2>&1; {PATH} wait 8080 --timeout 0 -q");
     let run = shell(&listen).code(0);
-    assert_eq!(run.stderr.lines().count(), 1, "the bucket is only reusable{run}");
+    assert_eq!(run.stderr.lines().count(), 1, "the warning that the port is only reusable{run}");
 }
 
 fn a_command_on_a_reusable_port_comes_after_a_warning() {
@@ -389,7 +390,7 @@ fn a_command_on_a_reusable_port_comes_after_a_warning() {
     let run = start(&["--json"]);
     assert!(run.stderr.contains("\"bindable\":true") && run.stderr.contains(note), "{run}");
     assert_eq!(start(&["-q"]).stderr, "started\n");
-    // Without a command there is no server to start, and bind-test answers this.
+    // Without a command, twtool starts no server, so there is no warning.
     twtool(["wait", "8080"]).ok();
     // On an address without the bucket, and on a port without any socket, every server can bind.
     for args in [&["--addr", "127.0.0.2"][..], &["--addr", "::1"]] {
@@ -416,7 +417,7 @@ fn a_command_is_not_run_when_the_time_is_over() {
     assert_eq!(run.stderr.lines().map(bindable).collect::<Vec<_>>(), [true]);
 }
 
-fn a_command_gets_signals_and_descriptors_as_they_were() {
+fn a_command_gets_unchanged_signals_and_descriptors() {
     let script = "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd | wc -l";
     let of = |command: &mut Command| Run::of(command.stdin(Stdio::null())).code(0).stdout;
     let without = of(Command::new("sh").args(["-c", script]));
@@ -425,7 +426,7 @@ fn a_command_gets_signals_and_descriptors_as_they_were() {
 }
 
 impl Waiter {
-    /// Ends it by a signal.
+    /// Ends the wait with a signal.
     fn end_by(self, signal: Signal) {
         let id = i32::try_from(self.id()).expect("a process");
         kill(Pid::from_raw(id), signal).expect("our own child");
@@ -433,15 +434,15 @@ impl Waiter {
     }
 }
 
-/// Runs `twtool wait 8080` with a pseudo-terminal of this width as its standard error. Returns the whole output there and the exit
-/// status. `meanwhile` gets the process ID and the output so far.
+/// Runs `twtool wait 8080` with a pseudo-terminal of this width as its standard error. Returns the text on the terminal and the exit
+/// status. Calls `meanwhile` with the process ID and the text so far, after each part of the text.
 fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (String, std::process::ExitStatus) {
     let size = Winsize { ws_row: 24, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(Some(&size), None).expect("a pseudo-terminal");
     let mut command = command([&["wait", "8080"], args].concat());
     let slave: OwnedFd = pty.slave;
     let mut child = command.stdout(Stdio::null()).stderr(slave).spawn().expect("twtool can be started");
-    // The parent's copy of the slave is in the command; without it the master ends when the child does.
+    // `command` holds this process's copy of the slave. Without the copy, read() of the master reports the end when the child ends.
     drop(command);
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
     let mut master = std::fs::File::from(pty.master);
@@ -453,7 +454,7 @@ fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (S
     (text, child.wait().expect("our own child"))
 }
 
-/// The text that remains on a line after these bytes. A carriage return goes back to its beginning.
+/// The text that is visible on the last line after these bytes. A carriage return moves the cursor to the beginning of the line.
 fn left_on_the_line(text: &str) -> String {
     let mut line: Vec<char> = vec![];
     for part in text.rsplit('\n').next().unwrap_or_default().split('\r') {
@@ -505,9 +506,9 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     };
     let interrupted = |signal: Signal| interrupted_with(signal, &[]);
     interrupted(Signal::SIGTERM);
-    // Here twtool waits on another thread.
+    // With --netns, twtool waits on another thread.
     interrupted_with(Signal::SIGTERM, &["--netns", "/proc/self/ns/net"]);
-    // A shell without job control starts its background jobs with SIGINT ignored, and their children inherit that.
+    // A shell without job control starts its background jobs with SIGINT ignored, and the children of the jobs inherit this.
     if ignores_interrupts("self") {
         return not_checked("what SIGINT does to a wait: these tests were started with the signal ignored");
     }
@@ -531,7 +532,7 @@ fn an_ignored_interrupt_stays_ignored() {
     assert_eq!(child.wait().expect("our own child").code(), Some(0));
 }
 
-fn an_answer_without_a_reader_can_be_interrupted() {
+fn a_wait_whose_output_is_not_read_can_be_interrupted() {
     // This output is longer than a pipe can hold.
     let server = Server::listen(addr("127.0.0.1:8080"), REUSEADDR).expect("listening");
     many_buckets(&server, "127.0.0.1:8080", 400);
@@ -541,7 +542,7 @@ fn an_answer_without_a_reader_can_be_interrupted() {
         let pty = openpty(None, None).expect("a pseudo-terminal");
         let slave: OwnedFd = pty.slave;
         let mut child = command(args).stdout(Stdio::piped()).stderr(slave).spawn().expect("twtool can be started");
-        // The first byte is read, and nothing behind it.
+        // The test reads only the first byte.
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the beginning of the answer");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a process")), Signal::SIGTERM).expect("our own child");
         let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));
@@ -550,7 +551,7 @@ fn an_answer_without_a_reader_can_be_interrupted() {
                 Some(status) => break status,
                 None if Instant::now() > deadline => {
                     child.kill().expect("our own child");
-                    panic!("{more:?}: the signal is held back");
+                    panic!("{more:?}: the signal does not end twtool");
                 }
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
@@ -559,7 +560,7 @@ fn an_answer_without_a_reader_can_be_interrupted() {
     }
 }
 
-/// Whether the process has SIGINT ignored (proc_pid_status(5)).
+/// Whether the process ignores SIGINT (SigIgn in proc_pid_status(5)).
 fn ignores_interrupts(process: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
@@ -567,8 +568,8 @@ fn ignores_interrupts(process: &str) -> bool {
     mask & 1 << (Signal::SIGINT as i32 - 1) != 0
 }
 
-/// Starts a shell that prints a process id and becomes, or starts, a `twtool wait -o ndjson` with that id. Returns when twtool
-/// waits.
+/// Runs a shell script that prints a process ID, and starts `twtool wait -o ndjson` with this ID. Returns the ID and the shell when
+/// twtool waits.
 fn started_by(script: &str) -> (Pid, std::process::Child) {
     let mut shell = Command::new("sh");
     let started = shell.args(["-c", script, PATH]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

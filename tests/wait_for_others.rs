@@ -1,4 +1,4 @@
-//! `twtool wait` for listeners, connections, bound sockets and missing addresses; and cases in which a wait is not possible.
+//! `twtool wait` for listeners, connections, bound sockets and missing addresses, and cases in which a wait is not possible.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
@@ -26,9 +26,9 @@ suite! {
         a_wait_lasts_until_every_listener_that_shares_the_port_ends,
         a_connection_is_waited_for_and_then_its_bucket,
         a_socket_that_is_only_bound_is_waited_for,
-        an_address_that_comes_up_ends_the_wait,
+        an_address_that_is_added_ends_the_wait,
         a_bind_that_is_denied_ends_the_wait_at_once,
-        arguments_that_cannot_be_waited_for_are_refused,
+        invalid_arguments_are_refused,
     ],
 }
 
@@ -38,7 +38,7 @@ fn socket(at: &str, options: ReuseOptions) -> Socket {
     socket
 }
 
-/// A process that has the socket open, as its standard input.
+/// Starts a process that holds the socket as its standard input.
 fn holder(socket: Socket) -> Child {
     let mut sleep = Command::new("sleep");
     sleep.arg("600").stdin(OwnedFd::from(socket)).stdout(Stdio::null());
@@ -50,6 +50,7 @@ fn end(mut child: Child) {
     child.wait().expect("our own child");
 }
 
+/// Asserts that the wait ends with a free port, after at most this number of binds.
 #[track_caller]
 fn ended(waiter: Waiter, what: &str, most_binds: u64) {
     let gone = std::time::Instant::now();
@@ -60,7 +61,7 @@ fn ended(waiter: Waiter, what: &str, most_binds: u64) {
     let attempts = number(&last, "attempts");
     assert!(attempts <= most_binds, "{what}: {attempts} binds");
     assert_eq!(bind("::", 8080, &[], false).0, "ok");
-    measured(format!("wait: it ended {late:.0?} after {what} had gone, with {attempts} binds"));
+    measured(format!("wait: it ended {late:.0?} after the end of {what}, with {attempts} binds"));
 }
 
 fn a_listener_is_waited_for_and_named() {
@@ -92,7 +93,7 @@ fn a_wait_lasts_until_every_listener_that_shares_the_port_ends() {
     twtool(["wait", "8080", "--with", "reuseport", "--timeout", "0"]).ok();
     let mut waiter = Waiter::start(&["8080"]);
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(3));
-    // A look-up finds only one of the listeners, whichever was requested.
+    // If twtool looks up a listener by its address and port, the kernel returns only one of the three.
     std::thread::sleep(Duration::from_millis(1500));
     listeners.pop();
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(2));
@@ -110,7 +111,7 @@ fn a_connection_is_waited_for_and_then_its_bucket() {
     assert_eq!(text(&record["blocked_by"][0], "state"), "established");
     let cookie = text(&record["blocked_by"][0], "cookie").to_owned();
     connection.close(ActiveCloser::Server).expect("a bucket");
-    // The connection may be seen in a state before TIME_WAIT.
+    // A record may show the connection in a state before TIME_WAIT.
     let bucket = loop {
         let record = waiter.record();
         assert_eq!(record["bindable"], false, "{record}");
@@ -129,7 +130,7 @@ fn a_connection_is_waited_for_and_then_its_bucket() {
 fn a_socket_that_is_only_bound_is_waited_for() {
     let idle = socket("0.0.0.0:8080", ReuseOptions::NONE);
     let mut waiter = Waiter::start(&["8080"]);
-    // Kernels before 6.8 do not list it.
+    // Kernels before 6.8 do not list a socket that is only bound. Then the cause may be unknown.
     let record = waiter.record();
     assert!(record["cause"] == "bound" || record["cause"] == "unknown", "{record}");
     std::thread::sleep(Duration::from_millis(1200));
@@ -138,7 +139,7 @@ fn a_socket_that_is_only_bound_is_waited_for() {
     ended(waiter, "a bound socket", 20);
 }
 
-fn an_address_that_comes_up_ends_the_wait() {
+fn an_address_that_is_added_ends_the_wait() {
     let mut waiter = Waiter::start(&["8080", "--addr", "192.0.2.1", "--addr", "127.0.0.1"]);
     let record = waiter.blocked("address-not-local");
     assert_eq!((&record["addrs"], &record["blocked_by"]), (&json!(["192.0.2.1", "127.0.0.1"]), &json!([])));
@@ -161,13 +162,13 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
         assert!(run.stdout.contains("denied"), "{run}");
         let run = twtool([&["wait", "-q"], args, &["--", "echo", "started"]].concat()).code(1);
         assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run}");
-        // On a terminal both streams are one text, and the verdict comes first.
+        // On a terminal, stdout and stderr are one text. The verdict comes first.
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" 2>&1", "sh", PATH, "wait"]).args(args);
         let run = Run::of(&mut shell).code(1);
         let place = |text: &str| run.stdout.find(text).unwrap_or_else(|| panic!("no {text:?}{run}"));
         assert!(place("denied") < place("warning: "), "{run}");
-        // bind-test says the same.
+        // bind-test has the same verdict and cause.
         let document = twtool([&["bind-test"], args, &["--json"]].concat()).code(1).json();
         assert_eq!((text(&document, "verdict"), text(&document, "cause")), ("denied", cause));
     };
@@ -180,7 +181,7 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
     assert_eq!(run.json()["addrs"], json!(["0.0.0.0"]));
 }
 
-fn arguments_that_cannot_be_waited_for_are_refused() {
+fn invalid_arguments_are_refused() {
     for (args, word) in [
         (["0"].as_slice(), "'0'"),
         (&["8080-8090"], "8080-8090"),

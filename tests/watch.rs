@@ -19,21 +19,21 @@ use crate::support::watcher::Watcher;
 suite! {
     pure: [
         invalid_arguments_are_refused,
-        a_file_that_is_no_series_is_refused,
+        a_file_that_is_not_a_series_is_refused,
     ],
     netns: [
         a_sample_and_an_event_have_their_keys,
-        the_number_and_the_time_of_samples_are_limited,
+        count_and_duration_limit_the_samples,
         the_filter_selects_rows_and_events,
         every_namespace_has_its_samples,
-        a_closed_pipe_ends_watch_with_exit_code_0,
+        a_closed_pipe_or_a_signal_ends_watch,
         the_first_sample_reports_a_mistake_in_the_filter,
         a_replay_gives_the_same_bytes,
         a_replay_does_not_warn_about_a_long_interval_of_its_recording,
         a_replay_can_be_filtered,
         a_signal_ends_a_recording_and_keeps_it,
         a_recording_is_kept_if_the_reader_closes_the_pipe,
-        list_does_not_read_a_series_and_a_cut_series_is_refused,
+        list_refuses_a_series_and_watch_refuses_a_damaged_series,
         an_existing_file_is_not_replaced,
         a_sample_that_costs_too_much_makes_the_interval_longer,
     ],
@@ -69,7 +69,7 @@ fn invalid_arguments_are_refused() {
     twtool(["watch", "-o", "ndjson", "--netns", "no such"]).refused("'no such'");
 }
 
-fn a_file_that_is_no_series_is_refused() {
+fn a_file_that_is_not_a_series_is_refused() {
     let folder = TempDir::new().expect("a folder");
     let path = folder.path().join("file");
     let replay = || twtool(["watch", "-o", "ndjson", "--replay", path.to_str().expect("UTF-8")]);
@@ -80,7 +80,7 @@ fn a_file_that_is_no_series_is_refused() {
     }
 }
 
-/// The interval of [`watch`]. It is short, but not so short that reading takes a quarter of it on a usual machine.
+/// The interval of [`watch`]. It is short, but on a usual machine reading the sockets takes less than a quarter of it.
 const INTERVAL_MS: u64 = 200;
 
 fn watch(more: &[&str]) -> Vec<String> {
@@ -89,8 +89,8 @@ fn watch(more: &[&str]) -> Vec<String> {
     args.map(str::to_owned).collect()
 }
 
-/// Asserts exit code 0, and nothing on stderr but the warning that a slow machine makes the interval longer. That warning
-/// must come exactly if a sample has a longer interval.
+/// Asserts exit code 0, and nothing on stderr except the warning about a longer interval, which a slow machine needs. The warning must
+/// be there if and only if a sample has a longer interval.
 #[track_caller]
 fn succeeds(run: Run) -> Run {
     let run = run.code(0);
@@ -101,7 +101,7 @@ fn succeeds(run: Run) -> Run {
     run
 }
 
-/// What the warning about a longer interval says.
+/// Words of the warning about a longer interval.
 const LONGER: &str = "a quarter of a core";
 
 fn is(record: &Value, kind: &str) -> bool {
@@ -132,7 +132,7 @@ fn a_sample_and_an_event_have_their_keys() {
     let keys = [["type", "at", "event", "certain"].as_slice(), &LIST_KEYS].concat();
     assert_eq!(entered.as_object().expect("an object").len(), keys.len());
     assert!(keys.iter().all(|key| entered.get(*key).is_some()), "{entered}");
-    // The first sample has the closes of the last second. A slow machine may need longer than that to start twtool.
+    // The first sample counts the closes of the last second. A slow machine may need more than a second to start twtool.
     let rate_after_a_close = || {
         bucket_of_server(&server, "127.0.0.1:8080");
         succeeds(twtool(watch(&["--count", "1"]))).ndjson()[0]["closes_per_s"].as_f64()
@@ -140,7 +140,7 @@ fn a_sample_and_an_event_have_their_keys() {
     assert!((0..20).any(|_| rate_after_a_close().is_some_and(|rate| rate > 0.0)), "no close in the last second");
 }
 
-fn the_number_and_the_time_of_samples_are_limited() {
+fn count_and_duration_limit_the_samples() {
     assert_eq!(succeeds(twtool(watch(&["--count", "3"]))).ndjson().len(), 3);
     assert_eq!(succeeds(twtool(watch(&["--duration", "0s"]))).ndjson().len(), 1);
     let samples = succeeds(twtool(watch(&["--duration", "500ms"]))).ndjson().len();
@@ -163,7 +163,7 @@ fn the_filter_selects_rows_and_events() {
 fn every_namespace_has_its_samples() {
     let server = listen("127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
-    // Other namespaces may be unreadable.
+    // Other namespaces may be unreadable, so the exit code is not checked.
     let run = twtool(watch(&["--all-netns", "--count", "2"]));
     let samples: Vec<Value> = run.ndjson().into_iter().filter(|record| is(record, "sample")).collect();
     let own = succeeds(twtool(watch(&["--count", "1"]))).ndjson();
@@ -172,7 +172,7 @@ fn every_namespace_has_its_samples() {
     assert!(of_own.iter().all(|sample| sample["time_wait"] == 1), "{run}");
 }
 
-/// Starts it without `--count`, and waits for its first record.
+/// Starts twtool with these arguments, and waits for its first record.
 fn running(args: &[String]) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = command(args).stdout(Stdio::piped()).spawn().expect("twtool starts");
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -180,14 +180,14 @@ fn running(args: &[String]) -> (Child, BufReader<std::process::ChildStdout>) {
     (child, out)
 }
 
-fn a_closed_pipe_ends_watch_with_exit_code_0() {
+fn a_closed_pipe_or_a_signal_ends_watch() {
     let (mut child, out) = running(&watch(&[]));
     drop(out);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let (mut child, _out) = running(&watch(&[]));
         kill(Pid::from_raw(child.id().cast_signed()), signal).expect("a signal");
-        assert_eq!(child.wait().expect("it ends").signal(), Some(signal as i32), "130 or 143 in a shell");
+        assert_eq!(child.wait().expect("it ends").signal(), Some(signal as i32), "a shell reports 130 or 143");
     }
 }
 
@@ -197,7 +197,8 @@ fn the_first_sample_reports_a_mistake_in_the_filter() {
     twtool(watch(&["--local-port", "nosuch"])).refused("'nosuch'");
 }
 
-/// A recorded series of three samples with two buckets of the server on port 8080 and one of a client, and its output.
+/// Records a series of samples. Its last samples have two buckets of the server on port 8080 and one of a client. Returns the path of
+/// the recording and the output of twtool.
 fn recorded(folder: &TempDir) -> (String, String) {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
@@ -208,7 +209,7 @@ fn recorded(folder: &TempDir) -> (String, String) {
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut output = String::new();
     let mut made = false;
-    // The events follow the sample that shows them.
+    // The events of a sample come after it.
     while !output.contains("\"event\"") {
         out.read_line(&mut output).expect("a record");
         if !made {
@@ -266,7 +267,7 @@ fn a_recording_is_kept_if_the_reader_closes_the_pipe() {
     assert!(!twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson().is_empty());
 }
 
-fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
+fn list_refuses_a_series_and_watch_refuses_a_damaged_series() {
     let folder = TempDir::new().expect("a folder");
     let (path, _) = recorded(&folder);
     twtool(["list", "--replay", &path]).refused("series").says("twtool watch");
@@ -280,24 +281,24 @@ fn list_does_not_read_a_series_and_a_cut_series_is_refused() {
     let text_of = |lines: &[&str]| lines.join("\n") + "\n";
     let (headers, ends): (Vec<_>, Vec<_>) = (starts(&lines, "{\"format\""), starts(&lines, "{\"end\""));
     assert!(headers.len() >= 2 && ends.len() == headers.len(), "{whole}");
-    // Cut after a line: in the second sample, after it, and before the last line.
+    // The file is cut after a line: after the first sample, twice within the second one, after it, and before the last line.
     for end in [ends[0] + 1, headers[1] + 1, ends[1], ends[1] + 1, lines.len() - 1] {
         refused(&text_of(&lines[..end]), "its end is missing, so it was cut off");
     }
-    // Cut in a line: a header, a datagram, and the last line.
+    // The file is cut within a line: in a header, in a datagram, and in the last line.
     for line in [headers[1], headers[1] + 2, lines.len() - 1] {
         let before = text_of(&lines[..line]);
         refused(&(before + &lines[line][..lines[line].len() / 2]), "its end is missing, so it was cut off");
     }
-    // Without its beginning.
+    // The beginning is missing.
     refused(&text_of(&lines[1..]), "its beginning is missing");
     refused(&text_of(&lines[ends[0] + 1..]), &format!("it has {} of its {} samples", headers.len() - 1, headers.len()));
-    // With a line that is missing, damaged, or of an unknown kind.
+    // A line is missing, damaged, or of an unknown kind, or something follows the end.
     refused(&text_of(&[&lines[..headers[1]], &lines[headers[1] + 1..]].concat()), "neither the beginning of a sample");
     refused(&whole.replacen("datagram\":\"", "datagram\":\"00", 1), "its checksum does not match");
     refused(&whole.replacen("{\"datagram", "{\"datum", 1), "neither an event nor the end");
     refused(&(whole.clone() + "x"), "continues after its end");
-    // A recording of another command.
+    // The file is a recording of another command.
     fs::remove_file(&other).expect("removed");
     twtool(["list", "--record", &other]).code(0);
     twtool(["watch", "-o", "ndjson", "--replay", &other]).refused("it is no series of samples").says("`twtool list`");

@@ -1,5 +1,5 @@
-//! The commands that the details of `twtool watch` print: each kind runs as it was printed, in the namespace that it names, and its
-//! effect is checked there.
+//! The commands that `twtool watch` prints in the details of a row. The tests run each kind of command as it is printed, and check
+//! its effect in the namespace that the command names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
@@ -17,26 +17,26 @@ use crate::support::{commands, kernel, suite};
 suite! {
     pure: [],
     netns: [
-        each_kind_of_command_works_in_the_own_namespace,
+        each_kind_of_command_works_in_the_namespace_of_twtool,
         each_removal_removes_the_sockets_of_its_row,
         commands_name_the_namespace_of_their_row,
     ],
 }
 
-/// No command is divided at this width.
+/// At this width, each printed command is on one line.
 const WIDE: (u16, u16) = (300, 50);
 
 /// A row that is selected on the screen.
 struct Chosen {
     /// The keys that select the row.
     keys: &'static str,
-    /// What the details show.
+    /// The beginning of the title of the details.
     title: &'static str,
-    /// The commands before the removal: the words after `twtool`, and what their output contains.
+    /// The printed commands, except the last one, which removes sockets: the words after `twtool`, and a text in the output.
     commands: &'static [(&'static str, &'static str)],
 }
 
-/// Selects the first row of each table.
+/// The first and the last row of the table of sockets, and the first row of the tables 3, 4 and 5.
 const ROWS: [Chosen; 5] = [
     Chosen { keys: "1s\x1b[H\x1b[B\r", title: "── socket", commands: &[("bind-test 9090", "9090")] },
     Chosen {
@@ -59,7 +59,8 @@ fn printed(screen: &Screen) -> Vec<String> {
     text.lines().map(str::trim).filter(|line| line.starts_with(PATH)).map(str::to_owned).collect()
 }
 
-/// Two buckets of a server on port 9090, and one of a client of port 8080, whose own port is higher.
+/// Makes two buckets of a server on port 9090, and one bucket of a client that was connected to port 8080. The client's own port is
+/// higher than both, so that its row is the last one if the rows are sorted by their local end.
 fn situation() -> [twtool::lab::Server; 2] {
     let (server, other) = (listen("127.0.0.1:9090"), listen("127.0.0.1:8080"));
     bucket_of_client(&other, "127.0.0.1:8080");
@@ -68,7 +69,7 @@ fn situation() -> [twtool::lab::Server; 2] {
     [server, other]
 }
 
-fn each_kind_of_command_works_in_the_own_namespace() {
+fn each_kind_of_command_works_in_the_namespace_of_twtool() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     let _servers = situation();
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), WIDE);
@@ -82,7 +83,7 @@ fn each_kind_of_command_works_in_the_own_namespace() {
         for (line, (words, shown)) in others.iter().zip(*commands) {
             assert_eq!(line.strip_prefix(PATH).map(str::trim), Some(*words));
             let run = commands::run(line);
-            // bind-test answers no, because a server listens there. doctor may have found something.
+            // bind-test exits with 1, because a server listens on the port. doctor exits with 1 if it finds a problem.
             let may_fail = ["bind-test", "doctor"].iter().any(|word| words.starts_with(word));
             assert!(run.code == Some(0) || (may_fail && run.code == Some(1)), "{run}");
             assert!(run.stdout.contains(shown), "{shown}{run}");
@@ -97,13 +98,13 @@ fn each_kind_of_command_works_in_the_own_namespace() {
     assert_eq!(screen.end().code(), Some(0));
 }
 
-/// This test is separate from the previous one, whose buckets may expire before its end on a slow machine.
+/// This test is separate from the previous one, because on a slow machine the buckets may expire before both are done.
 fn each_removal_removes_the_sockets_of_its_row() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     let _servers = situation();
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), WIDE);
     screen.until_shown("3 TIME_WAIT");
-    // Each removal removes the sockets of its row, and no other one. The rows: the sockets of a port, one socket, all.
+    // Each removal removes only the sockets of its row: first the two sockets of a port, then one socket.
     for (keys, left) in [("3\x1b[H\x1b[B\r", 1), ("1\x1b[F\r", 0)] {
         screen.types(keys);
         screen.until(|screen| printed(screen).iter().any(|line| line.contains(" kill ")));
@@ -137,15 +138,16 @@ fn commands_name_the_namespace_of_their_row() {
     screen.types("5");
     screen.until_shown(&format!("{inner_pid}:cat"));
     assert!(screen.text().contains("web "), "{}", screen.text());
-    // A new namespace appears, and one that ends disappears.
-    let mut short = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().expect("unshare(1)");
+    // A new namespace appears, and disappears when it ends.
+    let mut short_lived =
+        Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().expect("unshare(1)");
     screen.until_shown("4 network namespaces");
-    short.kill().expect("our own child");
-    short.wait().expect("our own child");
+    short_lived.kill().expect("our own child");
+    short_lived.wait().expect("our own child");
     screen.until_shown("3 network namespaces");
     screen.types("1");
     screen.until_shown("NETNS ");
-    // One row of each namespace, sorted by both ends: the client's port tells them apart.
+    // Each namespace has one row. The rows are sorted by both ends, and the client's port identifies the namespace.
     screen.types("s");
     screen.until_shown("s sort: local");
     screen.types("\x1b[H");
@@ -168,7 +170,7 @@ fn commands_name_the_namespace_of_their_row() {
         }
         screen.types("x");
         screen.until(|screen| !screen.text().contains("── socket"));
-        // The removed row is gone, and the selection with it.
+        // The removed row disappears, and then no row is selected.
         screen.until_shown(&format!("{} TIME_WAIT", 3 - seen.len()));
         screen.types("\x1b[H");
     }

@@ -1,4 +1,4 @@
-//! This test causes the events of a thousand buckets on the real kernel, and checks which event `twtool watch` reports for each.
+//! Causes one event for each of a thousand buckets on the real kernel, and checks which event `twtool watch` reports for each.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -23,12 +23,12 @@ suite! {
     ],
 }
 
-/// The number of buckets in each of the ten groups. A machine that is too slow for the first number tries the next ones.
+/// The number of buckets in each of the ten groups. If the machine is too slow for a number, the test tries the next one.
 const SIZES: [u16; 3] = [100, 30, 10];
 
 /// The initial sequence number of every client, so that the test can forge its segments.
 const INITIAL: u32 = 1000;
-/// The client's FIN, and the number after it.
+/// The sequence number of the client's FIN, and the number after it.
 const FIN: u32 = INITIAL + 1;
 const NEXT: u32 = FIN + 1;
 
@@ -62,8 +62,8 @@ fn close(first: Socket, mut second: Socket) {
     assert_eq!(second.read(&mut [0]).expect("the end of the stream"), 0);
 }
 
-/// Closes the server's socket, which becomes a bucket in FIN_WAIT_2. After close() alone, the kernel sometimes keeps a full socket,
-/// because the ACK of the FIN arrives while close() still holds the socket.
+/// Closes the server's socket, which becomes a bucket in FIN_WAIT_2. shutdown() comes first, because after close() alone the kernel
+/// sometimes keeps a full socket: the ACK of the FIN can arrive while close() still has the socket locked.
 fn orphan(accepted: Socket) {
     accepted.shutdown(Shutdown::Write).expect("shutdown");
     drop(accepted);
@@ -114,7 +114,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// Waits for these numbers of buckets. The error means that buckets may have expired before the test was done with them.
+    /// Waits for these numbers of buckets. Returns [`TooSlow`] if buckets may have expired before the test caused their events.
     #[track_caller]
     fn settle(&mut self, time_wait: usize, fin_wait_2: usize) -> Result<(), TooSlow> {
         let left = kernel::SAFE_AGE.saturating_sub(self.made.elapsed());
@@ -155,8 +155,8 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     let watcher = Watcher::start("50ms", &[]);
     let mut run = Watched { watcher, made: Instant::now() };
 
-    // The groups 0-4: the server closes first, so it has buckets in TIME_WAIT. 5: the client closes first. 6-8: the server has
-    // orphans in FIN_WAIT_2. 9 comes last.
+    // In groups 0-4, the server closes first, so it has buckets in TIME_WAIT. In group 5, the client closes first. In groups 6-8, the
+    // server has orphans in FIN_WAIT_2. Group 9 is made at the end.
     let mut peers = BTreeMap::new();
     for number in 0..9 {
         for port in group(number) {
@@ -173,34 +173,35 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     }
     run.settle(6 * count, 3 * count)?;
 
+    // Groups 0 and 6: SOCK_DESTROY.
     let mut killer = Killer::new();
     for number in [0, 6] {
         group(number).for_each(|port| killer.destroy((SERVER.into(), client_addr(port).into())));
         run.settle(5 * count, if number == 0 { 3 } else { 2 } * count)?;
     }
 
-    // A RST in either state.
+    // Groups 1 and 7: a RST, to buckets in TIME_WAIT and in FIN_WAIT_2.
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).expect("CAP_NET_RAW");
     group(1).for_each(|port| forge(&raw, port, NEXT, FLAG_RST));
     run.settle(4 * count, 2 * count)?;
     group(7).for_each(|port| peers.remove(&port).into_iter().for_each(|peer| reset(peer.into())));
     run.settle(4 * count, count)?;
 
-    // A FIN that a client sends again, because the last ACK of the server was lost. The bucket answers with an ACK. The real client
-    // has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against this RST.
+    // Groups 2 and 3: the client sends its FIN again, as if the last ACK of the server was lost. The bucket answers with an ACK. The
+    // real client has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against it.
     sysctl::write("ipv4.tcp_rfc1337", "1").expect("the namespace is ours");
     group(2).chain(group(3)).for_each(|port| forge(&raw, port, FIN, FLAG_FIN_ACK));
     run.settle(4 * count, count)?;
 
-    // New connections with the same addresses and ports. In group 4, the SYN reaches a bucket of the server. In group 5, connect()
-    // takes over a bucket of the client.
+    // Groups 4 and 5: new connections with the same addresses and ports. In group 4, the SYN reaches a bucket of the server. In
+    // group 5, connect() takes over a bucket of the client.
     let new: Vec<_> = group(4).chain(group(5)).map(|port| connect_again(&server, port)).collect();
     run.settle(2 * count, count)?;
 
-    // 8: the peers close. 9: orphans in FIN_WAIT_2 whose time runs out.
+    // Group 8: the peers close. Group 9: orphans in FIN_WAIT_2 expire.
     group(8).for_each(|port| drop(peers.remove(&port)));
     run.settle(3 * count, 0)?;
-    // This timer is longer than a slow machine needs to make all of these buckets and to sample them.
+    // The timer of group 9 must be longer than a slow machine needs to make all its buckets and to sample them.
     let timeout = if kernel::slowness() > 1 { "15" } else { "3" };
     sysctl::write("ipv4.tcp_fin_timeout", timeout).expect("the namespace is ours");
     let open: Vec<_> = group(9).map(|port| connect(&server, port)).collect();
@@ -238,13 +239,13 @@ fn check(groups: Groups, events: &[Value]) {
         for port in groups.ports(number_of_group) {
             let of_port =
                 |event: &&Value| [number(event, "local_port"), number(event, "remote_port")].contains(&port.into());
-            // A sample may show a bucket while it is still in FIN_WAIT_2.
+            // A sample may show a bucket of any group while it is still in FIN_WAIT_2. Then it has one more event.
             let is_fate = |event: &&Value| fate == "became-time-wait" || text(event, "event") != "became-time-wait";
             let events: Vec<&Value> = events.iter().filter(of_port).filter(is_fate).collect();
             let names: Vec<&str> = events.iter().map(|event| text(event, "event")).collect();
             assert_eq!(names.first(), Some(&"entered"), "{port}: {events:?}");
             assert_eq!(names.len(), 2, "{port}: {events:?}");
-            // No counter proves a RST, so it may be "gone".
+            // No counter of the kernel proves a RST, so twtool may report the uncertain event `gone` instead.
             assert!(
                 names[1] == fate || (names[1] == "gone" && events[1]["certain"] == false),
                 "{port} {fate}: {events:?}"
@@ -253,7 +254,7 @@ fn check(groups: Groups, events: &[Value]) {
         }
     }
     let size = groups.size;
-    measured(format!("fates named with certainty, of {size} or {} each: {certain:?}", 2 * size));
+    measured(format!("watch: certain events, of {size} or {} of each kind: {certain:?}", 2 * size));
     let all = |fate: &str| usize::from(size) * fates.iter().filter(|(_, name)| *name == fate).count();
     for (fate, percent) in
         [("expired", 99), ("restarted", 99), ("became-time-wait", 99), ("taken-over", 90), ("destroyed", 90)]

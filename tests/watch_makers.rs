@@ -1,4 +1,5 @@
-//! Owners and makers on the screen of `twtool watch`: from a tracer that serves a socket, and from the tracer that the key t starts.
+//! The owners of sockets and the makers (the processes that made buckets) on the screen of `twtool watch`. They come from a tracer
+//! that serves a socket, or from the tracer that the key t starts.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,22 +18,22 @@ use crate::trace::loaded;
 
 suite! {
     pure: [
-        a_tracer_needs_the_screen_and_the_kernel,
+        the_option_tracer_needs_the_screen_and_the_kernel,
     ],
     netns: [
-        a_served_tracer_names_owners_and_makers,
+        a_tracer_with_a_socket_names_owners_and_makers,
         a_tracer_that_starts_later_is_found,
-        without_permission_the_key_says_why,
-        where_permitted_the_key_starts_a_tracer_and_ends_it,
+        without_permission_the_key_t_shows_the_reason,
+        with_permission_the_key_t_starts_and_ends_a_tracer,
         a_replay_has_no_makers,
     ],
 }
 
-/// No cell is cut at this size.
+/// At this size, no cell of a table is truncated.
 const WIDE: (u16, u16) = (150, 40);
 
-fn a_tracer_needs_the_screen_and_the_kernel() {
-    twtool(["watch", "-o", "ndjson", "--tracer", "/nowhere"]).refused("'--tracer'").says("the screen");
+fn the_option_tracer_needs_the_screen_and_the_kernel() {
+    twtool(["watch", "-o", "ndjson", "--tracer", "/nowhere"]).refused("'--tracer'").says("the live screen");
     twtool(["watch", "--replay", "/nowhere/file", "--tracer", "/nowhere"]).refused("'--tracer'");
     twtool(["watch", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");
 }
@@ -42,7 +43,7 @@ fn row(screen: &Screen, beginning: &str) -> Option<String> {
     screen.text().lines().find(|line| line.starts_with(beginning)).map(str::to_owned)
 }
 
-/// Waits for the socket of this close, and checks its owner. The screen shows the newest sockets first.
+/// Waits until the screen shows the socket of this close with its owner. The newest sockets must be the first rows.
 #[track_caller]
 fn shows_owner(screen: &mut Screen, close: &Value) {
     let local = format!("127.0.0.1:{} ", close["local"]);
@@ -58,8 +59,9 @@ fn quits(mut screen: Screen) {
     assert!(screen.is_restored());
 }
 
-/// A process listens on the port of the first bucket, so `list --owner` would infer that it is the owner.
-fn a_served_tracer_names_owners_and_makers() {
+/// A process listens on the port of the first bucket, so `list --owner` infers that this process is the owner. The screen only shows
+/// owners that the tracer has recorded.
+fn a_tracer_with_a_socket_names_owners_and_makers() {
     needs_bpf();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
@@ -78,16 +80,16 @@ fn a_served_tracer_names_owners_and_makers() {
     screen.until(|screen| row(screen, &maker).is_some_and(|row| row.contains("  1  ") && row.ends_with("traced")));
     screen.until(|screen| row(screen, "unknown").is_some_and(|row| row.ends_with(" -")));
     assert!(!screen.text().contains("listener"), "{}", screen.text());
-    // A new close, and its rate.
-    let server = connect(&server, "127.0.0.1:8080");
-    server.close(ActiveCloser::Server).expect("a bucket");
+    // A new close is shown, too.
+    let connection = connect(&server, "127.0.0.1:8080");
+    connection.close(ActiveCloser::Server).expect("a bucket");
     let own = format!("({}", std::process::id());
     screen.until(|screen| screen.text().lines().any(|line| line.contains(&own) && line.ends_with("traced")));
     screen.types("t");
     screen.until_shown("a tracer runs already, and serves ");
     tracer.stop(Signal::SIGTERM);
     screen.until(|screen| !screen.text().contains("TRACING"));
-    assert!(row(&screen, &maker).is_some(), "what is recorded stays: {}", screen.text());
+    assert!(row(&screen, &maker).is_some(), "the recorded makers stay: {}", screen.text());
     quits(screen);
 }
 
@@ -105,7 +107,7 @@ fn a_tracer_that_starts_later_is_found() {
     quits(screen);
 }
 
-fn without_permission_the_key_says_why() {
+fn without_permission_the_key_t_shows_the_reason() {
     // The tests are in a user namespace, where the kernel refuses BPF even to root.
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), WIDE);
     screen.until_shown("0 TIME_WAIT");
@@ -124,7 +126,7 @@ fn without_permission_the_key_says_why() {
     quits(screen);
 }
 
-fn where_permitted_the_key_starts_a_tracer_and_ends_it() {
+fn with_permission_the_key_t_starts_and_ends_a_tracer() {
     needs_bpf();
     let before = loaded();
     let Some(mut screen) = Screen::outside(&format!("watch --interval 200ms --netns {}", own_netns()), WIDE) else {
@@ -144,16 +146,16 @@ fn where_permitted_the_key_starts_a_tracer_and_ends_it() {
         shows_owner(&mut screen, close);
     }
     screen.types("7");
-    // One process has closed both.
+    // One process has closed both connections.
     let maker = format!("python3 ({}", closed[0]["pid"]);
     screen.until(|screen| row(screen, &maker).is_some_and(|row| row.contains("  2  ") && row.ends_with("traced")));
     screen.types("\x1b[B\r");
     screen.until_shown("A client that closes first gets the TIME_WAIT socket");
     screen.types("xt");
     screen.until_shown("the tracer has ended");
-    // Another test may have a tracer, too.
+    // `own` may also have programs of the tracer of another test. So the test waits until one of the programs is gone.
     until("the program is gone", || (!own.iter().all(|id| loaded().contains(id))).then_some(()));
-    assert!(row(&screen, &maker).is_some(), "what is recorded stays: {}", screen.text());
+    assert!(row(&screen, &maker).is_some(), "the recorded makers stay: {}", screen.text());
     quits(screen);
 }
 

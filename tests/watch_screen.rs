@@ -1,4 +1,4 @@
-//! The live screen of `twtool watch` on a real terminal: it reacts to keys, and restores the terminal however it ends.
+//! The live screen of `twtool watch` on a pseudo-terminal: it reacts to keys, and always restores the terminal at its end.
 
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -17,32 +17,32 @@ use crate::support::twtool::{Run, command, twtool};
 
 suite! {
     pure: [
-        without_a_terminal_the_stream_is_named,
+        without_a_terminal_the_error_names_the_stream,
         a_panic_restores_the_terminal,
     ],
     netns: [
         keys_change_what_the_screen_shows,
-        a_filter_is_checked_and_selects,
+        a_typed_filter_is_checked_and_applied,
         every_end_restores_the_terminal,
-        a_stop_gives_the_terminal_back_and_takes_it_again,
+        a_stop_restores_the_terminal_until_watch_continues,
         a_lost_terminal_ends_watch,
-        nothing_is_read_while_it_is_paused,
-        kill_is_proposed_asks_and_removes,
+        a_paused_screen_does_not_read_sockets,
+        the_key_k_proposes_a_kill_and_asks_before_it_runs,
         a_recording_can_be_replayed,
-        colours_and_characters_are_as_asked,
-        only_what_has_changed_is_written,
+        options_and_environment_select_colours_and_characters,
+        only_changes_are_written_to_the_terminal,
         count_and_duration_end_the_screen,
     ],
 }
 
 const SMALL: (u16, u16) = (80, 24);
 
-/// The screen of `twtool watch` with these arguments.
+/// Starts `twtool watch` with these arguments on a small terminal.
 fn watch(args: &[&str]) -> Screen {
     Screen::start(command([&["watch"], args].concat()), SMALL)
 }
 
-/// A server on port 8080 that has left this number of buckets.
+/// Starts a server on port 8080, and makes this number of buckets on its port.
 fn server_of(count: usize) -> Server {
     let server = listen("127.0.0.1:8080");
     for _ in 0..count {
@@ -59,7 +59,7 @@ fn quits(mut screen: Screen) {
     assert!(screen.is_restored());
 }
 
-fn without_a_terminal_the_stream_is_named() {
+fn without_a_terminal_the_error_names_the_stream() {
     twtool(["watch"]).refused("-o ndjson");
     let screen = |term: &str| {
         let mut command = command(["watch"]);
@@ -78,14 +78,14 @@ fn without_a_terminal_the_stream_is_named() {
     Run::of(&mut piped).refused("terminal");
 }
 
-/// Makes this test program, started again, panic while its screen is on the terminal.
+/// The environment variable with which this test program only calls [`panic_on_a_screen`].
 pub(crate) const PANICKING: &str = "TWTOOL_TEST_PANICKING_SCREEN";
 
-/// Panics on a screen: on a thread of its own, as the thread that takes the samples may.
+/// Panics while the screen is on the terminal. The panic is on another thread, because the thread that takes samples may panic.
 pub(crate) fn panic_on_a_screen() {
     let _guard = Guard::take().expect("a terminal");
     let _ = std::thread::spawn(|| panic!("in the middle of the screen")).join();
-    // With panic = "abort", nothing runs after the hook.
+    // With panic = "abort" in a release build, nothing runs after the panic hook. abort() imitates this.
     std::process::abort();
 }
 
@@ -126,12 +126,13 @@ fn keys_change_what_the_screen_shows() {
     screen.until_shown("2 destinations 3 local ports");
     screen.until(|screen| screen.text().lines().count() == 60);
     screen.types("+");
-    // On a slow machine: every 800ms instead of 250ms. A narrow screen with a long version of the kernel cuts it.
+    // On a slow machine, the text is "every 800ms instead of 250ms". A narrow screen would truncate it if the version of the kernel
+    // is long.
     screen.until_shown("250ms");
     quits(screen);
 }
 
-fn a_filter_is_checked_and_selects() {
+fn a_typed_filter_is_checked_and_applied() {
     let server = server_of(3);
     bucket_of_client(&server, "127.0.0.1:8080");
     let mut screen = watch(&["--interval", "200ms", "sport = :8080"]);
@@ -173,7 +174,7 @@ fn every_end_restores_the_terminal() {
     }
 }
 
-fn a_stop_gives_the_terminal_back_and_takes_it_again() {
+fn a_stop_restores_the_terminal_until_watch_continues() {
     let server = server_of(1);
     let mut screen = watch(&["--interval", "200ms"]);
     screen.until_shown("1 TIME_WAIT");
@@ -201,14 +202,14 @@ fn a_lost_terminal_ends_watch() {
     assert_eq!(screen.hang_up().code(), Some(2));
 }
 
-fn nothing_is_read_while_it_is_paused() {
+fn a_paused_screen_does_not_read_sockets() {
     let server = server_of(1);
     let mut screen = watch(&["--interval", "10ms"]);
     screen.until_shown("1 TIME_WAIT");
     screen.types("p");
     screen.until_shown("PAUSED");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // Each turn of the screen takes longer than the interval, and would show a second bucket.
+    // Each change of the table takes longer than the interval. A screen that reads sockets would show the second bucket.
     for turn in 0..20 {
         let table = ["3", "1"][turn % 2];
         screen.types(table);
@@ -220,7 +221,7 @@ fn nothing_is_read_while_it_is_paused() {
     quits(screen);
 }
 
-fn kill_is_proposed_asks_and_removes() {
+fn the_key_k_proposes_a_kill_and_asks_before_it_runs() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of timewait buckets");
     let _server = server_of(3);
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), (200, 24));
@@ -228,7 +229,7 @@ fn kill_is_proposed_asks_and_removes() {
     screen.types("\x1b[B\x1b[Bk");
     screen.until_shown("Run it now? [y/N]");
     screen.until_shown("kill 'src 127.0.0.1:8080 and dst 127.0.0.1:");
-    // Any other key removes nothing.
+    // A key other than y removes nothing.
     screen.types("n");
     screen.until_shown("nothing was removed");
     screen.types("ky");
@@ -255,7 +256,7 @@ fn a_recording_can_be_replayed() {
     bucket_of_server(&server, "127.0.0.1:8080");
     screen.until_shown("3 TIME_WAIT");
     screen.types("w");
-    // The path of the program decides where the line breaks.
+    // The length of the path of twtool decides where the line is broken.
     screen.until(|screen| screen.words().contains(" watch --replay twtool-"));
     screen.until(|screen| !screen.text().contains("RECORDING"));
     quits(screen);
@@ -278,7 +279,7 @@ fn a_recording_can_be_replayed() {
     quits(screen);
 }
 
-fn colours_and_characters_are_as_asked() {
+fn options_and_environment_select_colours_and_characters() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 30);
     let written = |args: &[&str], name: &str, value: &str| {
@@ -286,10 +287,10 @@ fn colours_and_characters_are_as_asked() {
         command.env(name, value);
         let mut screen = Screen::start(command, SMALL);
         screen.until_shown("30 TIME_WAIT");
-        // A mistake is red.
+        // The mark below a mistake in a filter is red.
         screen.types("/(\r");
         screen.until_shown("^");
-        // Both keys at once would be Alt-q.
+        // The test waits after Esc, because Esc and q together would be Alt-q.
         screen.types("\x1b");
         screen.until(|screen| !screen.text().contains("filter: "));
         screen.types("q");
@@ -305,7 +306,7 @@ fn colours_and_characters_are_as_asked() {
     assert!(!written(&[], "LC_ALL", "C.UTF-8").is_ascii());
 }
 
-fn only_what_has_changed_is_written() {
+fn only_changes_are_written_to_the_terminal() {
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 500);
     let mut screen = watch(&["--interval", "1h"]);
@@ -314,7 +315,7 @@ fn only_what_has_changed_is_written() {
     screen.until_shown("PAUSED");
     screen.drain();
     let before = screen.written.len();
-    // One line is highlighted.
+    // This key highlights one line.
     screen.types("\x1b[B");
     screen.until(|screen| screen.written.len() > before);
     screen.drain();

@@ -1,4 +1,4 @@
-//! The screen of `twtool watch` on terminals that are stuck, small, stopped, resized, or shared with a shell.
+//! The screen of `twtool watch` on terminals that accept no text, are small, are resized, or are shared with a shell.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -27,7 +27,7 @@ suite! {
         long_texts_scroll_on_a_small_screen,
         no_key_makes_a_paused_screen_read_sockets,
         a_new_filter_also_applies_to_old_events,
-        a_reset_is_shown_as_gone,
+        a_bucket_that_a_rst_ends_is_shown_as_gone,
         every_warning_can_be_read,
         a_replay_that_fails_is_reported_after_the_screen,
         a_filter_works_after_the_end_of_a_replay,
@@ -62,7 +62,7 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
             screen.stop_output();
             screen.types("\x0c");
         } else {
-            // The test does not read its side of the pseudo-terminal, so a few redraws fill the buffer.
+            // The test does not read its side of the pseudo-terminal, so a few redraws fill the buffer of the terminal.
             screen.types(&"\x0c".repeat(100));
         }
         // watch is now usually blocked in write(2). SIGTERM must end it there, too.
@@ -77,7 +77,7 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
 }
 
 fn every_signal_that_ends_watch_restores_the_terminal() {
-    // SIGQUIT and SIGXCPU would leave a core file.
+    // Without this limit, SIGQUIT and SIGXCPU could leave a core file.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a lower limit");
     for signal in [
         Signal::SIGQUIT,
@@ -101,7 +101,7 @@ fn every_signal_that_ends_watch_restores_the_terminal() {
 }
 
 fn a_shell_stops_and_continues_watch() {
-    // dash leaves the modes of the terminal alone. setsid(1) gives it the terminal, without which a shell has no job control.
+    // dash does not change the modes of the terminal. A shell has job control only on its controlling terminal, which setsid(1) sets.
     commands::needs_program("setsid");
     commands::needs_program("dash");
     let server = listen("127.0.0.1:8080");
@@ -115,9 +115,10 @@ fn a_shell_stops_and_continues_watch() {
     for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
-        // twtool has taken the terminal once per round. So it never gave the terminal back at a time when the shell did not wait.
+        // twtool has entered the alternate screen once in each round. So it has left this screen only to stop, and the shell has
+        // noticed each stop.
         assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
-        // A process in the background must not take the terminal, so the kernel stops twtool again (SIGTTOU).
+        // A process in the background must not change the terminal, so the kernel stops twtool again (SIGTTOU).
         screen.types("clear; bg\n");
         screen.until_shown("watch --interval");
         let mut asked = 0;
@@ -146,7 +147,7 @@ fn a_resize_keeps_the_selection_and_the_wheel_scrolls() {
     let all = time_wait().len();
     let mut screen = watch(&["--interval", "1h"]);
     screen.until_shown(&format!("1 of {all}"));
-    // Wheel down and up, in xterm's mouse mode 1006 (SGR).
+    // The mouse wheel turns down and up, in xterm's mouse mode 1006 (SGR).
     screen.types("\x1b[<65;10;20M\x1b[<65;10;20M");
     screen.until_shown(&format!("7 of {all}"));
     screen.types("\x1b[<64;10;20M");
@@ -209,7 +210,7 @@ fn no_key_makes_a_paused_screen_read_sockets() {
         assert!(!screen.text().contains("2 TIME_WAIT"), "{keys:?}: {}", screen.text());
     };
     unread(&mut screen, "w", "the recording begins when you press p");
-    // The collector answers a filter from the rows of the last read, after everything that was asked before.
+    // The collector (the thread that reads sockets) applies a new filter to the rows of its last read, after all earlier requests.
     unread(&mut screen, "/dport = :8080\r", "0 TIME_WAIT");
     unread(&mut screen, "/\x15sport = :8080\r", "1 TIME_WAIT");
     unread(&mut screen, "/\x15sprt\r", "invalid filter");
@@ -252,11 +253,11 @@ fn a_new_filter_also_applies_to_old_events() {
     quits(screen);
 }
 
-fn a_reset_is_shown_as_gone() {
-    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets, without which a RST is proven");
+fn a_bucket_that_a_rst_ends_is_shown_as_gone() {
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets, so only a RST can end the bucket");
     let server = listen("127.0.0.1:8080");
     let mut screen = watch(&["--interval", "200ms"]);
-    // The RST of an open connection leaves no bucket, and so no event.
+    // A RST on an open connection leaves no bucket, so there is no event.
     let open = connect(&server, "127.0.0.1:8080");
     reset(open.client.into());
     drop(open.server);
@@ -278,7 +279,7 @@ fn every_warning_can_be_read() {
     assert!(!screen.text().contains("sport >= 3"), "{}", screen.text());
     screen.types("!");
     screen.until_shown("sport >= 3");
-    // On a paused screen, too, a new filter removes the warnings of the old filter.
+    // A new filter removes the warnings of the old filter, even on a paused screen.
     screen.types("xp/\x15sport > 0\r");
     screen.until(|screen| !screen.text().contains("press ! for all of it"));
     quits(screen);
@@ -288,7 +289,7 @@ fn every_warning_can_be_read() {
     quits(screen);
 }
 
-/// A recorded series of two samples.
+/// Records a series of two samples, and returns its path.
 fn series(folder: &TempDir, name: &str) -> String {
     let path = folder.path().join(name).to_str().expect("UTF-8").to_owned();
     twtool(["watch", "-o", "ndjson", "--interval", "1s", "--count", "2", "--record", &path]).code(0);
@@ -343,7 +344,7 @@ fn the_printed_command_replays_a_recording_with_any_name() {
         quits(screen);
         let mut shell = vec!["bash"];
         shell.retain(|shell| commands::has(shell));
-        // The name with control characters is quoted for bash.
+        // twtool quotes a name with control characters in the notation of bash ($'...'), which sh may not know.
         let run = commands::run_in(if shell.is_empty() { &["sh"] } else { &shell }, &format!("{line} -o ndjson"));
         if shell.is_empty() && line.contains("$'") {
             continue;

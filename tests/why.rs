@@ -138,7 +138,7 @@ fn the_end_repeats_the_cause_of_each_failure() {
     let (run, records) = why(&words[1..]);
     let failed = of_type(&records, "end")[0]["failed"].as_array().expect("a list");
     assert!(failed.len() == 4 && failed.iter().all(|one| one["cause"] == "listener"), "{run}");
-    // A refused connection is counted, and not explained.
+    // A refused connection is counted, but not explained.
     needs_program("python3");
     let script = "import socket\ntry: socket.create_connection(('127.0.0.1', 1))\nexcept OSError: pass";
     let (run, records) = why(&["python3", "-c", script]);
@@ -167,7 +167,7 @@ fn why_returns_the_exit_status_of_the_command() {
         twtool(["why", "-q", "sh", "-c", script]).code(code);
         twtool(["why", "-q", "--detach", "sh", "-c", script]).code(code);
     }
-    // A folder of PATH that the user may not search gives EACCES instead of ENOENT, and so 126, as in env(1).
+    // If the user may not search a folder in PATH, the exit code is 126, as with env(1). So PATH has only the usual folders.
     let missing = Run::of(command(["why", "no-such-program"]).env("PATH", "/usr/bin:/bin")).code(127);
     assert!(missing.stderr.starts_with("error: running 'no-such-program' failed"), "{missing}");
     assert_eq!(missing.stderr.lines().count(), 1, "{missing}");
@@ -179,7 +179,7 @@ fn only_the_command_uses_stdin_and_stdout() {
     let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
     assert_eq!(run.stdout, "a\nb\n", "{run}");
     assert!(run.stderr.contains("no bind(), listen() or connect()"), "{run}");
-    // The signal mask and the limits are those of a plain run.
+    // The signal mask and the limits are the same as without twtool.
     let facts = "grep -E '^(SigBlk|NoNewPrivs)' /proc/self/status; ulimit -n; ulimit -Hn";
     let plain = Run::of(Command::new("sh").args(["-c", facts])).stdout;
     let watched = twtool(["why", "-q", "sh", "-c", facts]).code(0).stdout;
@@ -188,7 +188,8 @@ fn only_the_command_uses_stdin_and_stdout() {
     assert_eq!(without_nnp(&watched), without_nnp(&plain));
 }
 
-/// When twtool did not handle PTRACE_EVENT_FORK, the watch ended too early and the daemon was killed, in 13 of 40 runs.
+/// An earlier version of twtool did not handle PTRACE_EVENT_FORK. Then the watch ended too early in 13 of 40 runs, and the daemon was
+/// killed.
 fn a_daemon_whose_parent_ends_at_once_runs_on() {
     let folder = tempfile::tempdir().expect("a folder");
     for i in 0..30 {
@@ -199,7 +200,7 @@ fn a_daemon_whose_parent_ends_at_once_runs_on() {
     }
 }
 
-/// Python code, words of the explanation, and words that it must not have.
+/// Each entry has Python code that fails, words that the explanation must have, and words that it must not have.
 const REASONS: [(&str, &str, &[&str]); 7] = [
     // The kernel reports no owner for a connection that is not accepted yet. It belongs to the listening program, so twtool must
     // not advise the program to kill itself.
@@ -270,8 +271,8 @@ fn a_prohibited_route_is_not_reported_as_a_firewall() {
 fn a_connection_with_the_same_ends_blocks_a_fixed_source_port() {
     needs_program("python3");
     let _servers = [listen("127.0.0.1:6200"), listen("127.0.0.2:6200")];
-    // Every client is bound to the wildcard, so the route chooses its address. The second one has the ends of the first one, and the
-    // third one has another destination.
+    // Every client is bound to the wildcard address, so the route chooses its address. The second client has the same ends as the
+    // first one. The third client has another destination.
     let code = "from socket import *\ndef client(to):\n  s = socket(); s.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1); s.bind(('', 6201))\n  \
                 try: s.connect((to, 6200))\n  except OSError as e: print(e.errno)\n  return s\n\
                 a = client('127.0.0.1'); b = client('127.0.0.1'); c = client('127.0.0.2')";
@@ -287,7 +288,8 @@ fn a_connection_with_the_same_ends_blocks_a_fixed_source_port() {
 }
 
 fn the_program_keeps_the_action_of_sigpipe() {
-    /// SIGPIPE in the mask of ignored signals. glibc's posix_spawn also ignores its own signals 32 and 33.
+    /// The bit of SIGPIPE in the mask of ignored signals. The mask has other bits, too: glibc's posix_spawn ignores its internal
+    /// signals 32 and 33.
     const PIPE: u64 = 1 << (libc::SIGPIPE - 1);
     let ignored = |trap: &str, command: &str| {
         let script = format!("{trap}\nexec {command} grep SigIgn /proc/self/status");
@@ -306,7 +308,7 @@ fn a_process_that_cannot_be_traced_is_named() {
     let run = Run::of(Command::new("sh").args(["-c", &format!("exec {PATH} why --pid $$")])).code(125);
     assert!(run.stderr.contains("it is twtool itself"), "{run}");
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true can be started");
-    // Its output ends before the process does, so wait until it is a zombie.
+    // The output of the process ends before the process itself. So wait until the process is a zombie.
     std::io::copy(&mut child.stdout.take().expect("a pipe"), &mut std::io::sink()).expect("read");
     let status = format!("/proc/{}/status", child.id());
     while !std::fs::read_to_string(&status).expect("a status").contains("State:\tZ") {
@@ -355,7 +357,7 @@ fn without_a_seccomp_filter_the_slower_way_reports_the_same() {
     let words = [PATH, "bind-test", "8080", "--json", "--addr", "127.0.0.1"];
     let (fast, expected) = why(&words);
     assert!(of_type(&expected, "note").is_empty(), "{fast}");
-    // PR_SET_SECCOMP.
+    // 22 is PR_SET_SECCOMP.
     refuse(libc::SYS_prctl, Some((0, seccompiler::SeccompCmpOp::Eq, 22)), libc::EPERM);
     let (slow, records) = why(&words);
     assert!(of_type(&records, "note").iter().any(|note| note["note"] == "slow"), "{slow}");
@@ -370,12 +372,12 @@ fn wrong_usage_is_refused() {
     twtool(["why", "-o", "csv", "true"]).refused("csv");
     twtool(["why", "-o", "json", "true"]).refused("json");
     twtool(["why", "--log", "/no/such/folder/x", "true"]).refused("/no/such/folder/x");
-    // Options after the command are the command's own.
+    // twtool does not interpret options after the command.
     let run = Run::of(&mut command(["why", "-q", "echo", "--pid", "-q"])).code(0);
     assert_eq!(run.stdout, "--pid -q\n");
 }
 
-/// Runs a Python program in which one call fails, and returns the commands that twtool prints for it.
+/// Runs a Python program in which one call fails, and returns the commands that twtool prints for this call.
 #[track_caller]
 fn printed(python: &str) -> (Run, Vec<String>) {
     let (run, records) = why(&["python3", "-c", python]);
@@ -395,7 +397,7 @@ fn the_commands_that_are_printed_work() {
         let command = command.unwrap_or_else(|| panic!("no {begin} in {commands:?}{run}"));
         Run::of(Command::new("sh").args(["-c", command]))
     };
-    // A UDP port.
+    // A UDP port is in use.
     let _udp = std::net::UdpSocket::bind("127.0.0.1:5353").expect("bound");
     let (run, commands) = printed(
         "import socket\ntry: socket.socket(type=socket.SOCK_DGRAM).bind(('127.0.0.1', 5353))\nexcept OSError: pass",
@@ -404,20 +406,20 @@ fn the_commands_that_are_printed_work() {
     let absent =
         "import socket\ntry: socket.socket(type=socket.SOCK_DGRAM).bind(('192.0.2.7', 53))\nexcept OSError: pass";
     let run = twtool(["why", "-o", "ndjson", "--", "python3", "-c", absent]).code(0);
-    assert!(run.stderr.contains(r#""cause":"address-not-local""#), "the same for every protocol{run}");
-    // No route.
+    assert!(run.stderr.contains(r#""cause":"address-not-local""#), "the cause is the same for UDP{run}");
+    // The destination has no route.
     let (run, commands) =
         printed("import socket\ntry: socket.socket().connect(('203.0.113.1', 9))\nexcept OSError: pass");
     let route = run_one(&run, &commands, "ip route get");
     assert!(route.stderr.contains("unreachable"), "{route}");
-    // TIME_WAIT of a server with SO_REUSEADDR: only a bind finds out that the option helps.
+    // A bucket of a server with SO_REUSEADDR blocks the port. Only a bind shows that the option helps.
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     drop(server);
     let (run, commands) =
         printed("import socket\ntry: socket.socket().bind(('127.0.0.1', 8080))\nexcept OSError: pass");
     run_one(&run, &commands, "bind-test").code(0).prints("reusable with SO_REUSEADDR");
-    // No port left.
+    // All ephemeral ports are in use.
     twtool::sys::sysctl::write("ipv4.ip_local_port_range", "40000 40003").expect("written");
     let _server = listen("127.0.0.1:9000");
     let (run, commands) = printed(

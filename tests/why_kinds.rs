@@ -1,5 +1,5 @@
-//! `twtool why` on programs of special kinds: with io_uring, in another network namespace, with file capabilities, of another
-//! architecture, as a systemd service.
+//! `twtool why` on special programs: a program with io_uring, one in another network namespace, one with file capabilities, one for
+//! another architecture, and a systemd service.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -61,7 +61,7 @@ fn a_program_in_another_network_namespace_is_explained_there() {
         assert_eq!(call["process"]["netns"], netns, "{run}");
     }
     let [in_use, unreachable] = [failed[0], failed[1]];
-    // The server of the namespace of twtool is not in the way.
+    // The server in twtool's own namespace does not block the port.
     assert_eq!((&in_use["cause"], &in_use["held_by_itself"]), (&"listener".into(), &true.into()), "{run}");
     let holders = in_use["holders"].as_array().expect("a list");
     assert!(holders.len() == 1 && holders[0]["netns"] == netns, "{run}");
@@ -71,7 +71,7 @@ fn a_program_in_another_network_namespace_is_explained_there() {
     assert!(step.contains("nsenter") && step.contains(&pid), "the command enters the namespace: {step}");
 }
 
-/// Another user than root.
+/// The ID of a user other than root.
 const OTHER: u32 = 33;
 
 fn file_capabilities_are_lost_without_root_and_kept_with_it() {
@@ -157,8 +157,8 @@ fn a_32_bit_program_is_watched() {
     let file = folder.path().join("i386");
     fs::write(&file, program_of_i386()).expect("written");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("our own file");
-    // A child that another test forks can inherit the descriptor with which this test wrote the file, until the child calls
-    // exec. While it is open, execve(2) of the file fails with ETXTBSY, so repeat it.
+    // A child that another test forks can inherit the descriptor with which this test wrote the file. The child closes the descriptor
+    // when it calls execve(2). Until then, executing the file fails with ETXTBSY, so the test repeats it.
     let plain = std::iter::repeat_with(|| Command::new(&file).status())
         .find(|status| !status.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY)));
     match plain {

@@ -15,16 +15,16 @@ suite! {
     pure: [],
     netns: [
         a_shell_controls_the_job_as_without_twtool,
-        processes_that_a_signal_ends_together_do_not_run_on,
+        processes_that_one_signal_ends_are_not_reported_as_running_on,
         a_running_process_is_watched_and_runs_on,
         detach_ends_the_watch_when_the_program_listens,
-        strace_outside_and_inside_is_refused_without_harm,
-        socket_activation_finds_its_pid,
+        strace_f_around_why_and_strace_inside_why_are_refused,
+        variables_of_socket_activation_have_the_pid_of_the_program,
     ],
 }
 
-/// A terminal sends Ctrl-C and Ctrl-\\ to the whole group.
-fn processes_that_a_signal_ends_together_do_not_run_on() {
+/// A terminal sends the signal of Ctrl-C to all processes of a process group at the same time. The test does this with SIGTERM.
+fn processes_that_one_signal_ends_are_not_reported_as_running_on() {
     let mut why = command(["why", "sh", "-c", "(trap 'exit 1' TERM; echo begun; while :; do sleep 0.01; done) | cat"]);
     let mut why =
         why.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -38,7 +38,7 @@ fn processes_that_a_signal_ends_together_do_not_run_on() {
     assert!(text.contains("ended with signal 15") && !text.contains("other process"), "{text}");
 }
 
-/// A shell with job control on a terminal of its own: Ctrl-Z stops the job, fg continues it, Ctrl-C ends it.
+/// Runs a job in a shell that has job control on its own terminal: Ctrl-Z stops the job, fg continues it, and Ctrl-C ends it.
 fn a_shell_controls_the_job_as_without_twtool() {
     needs_program("bash");
     needs_program("setsid");
@@ -50,7 +50,7 @@ fn a_shell_controls_the_job_as_without_twtool() {
             .env("PS1", "")
             .env("HISTFILE", "/dev/null");
         let mut dialogue = Dialogue::of(shell);
-        // Standard output is a pipe.
+        // The standard output of a dialogue is a pipe. So the shell writes to stderr, which is the terminal.
         dialogue.types("exec >&2");
         dialogue.types(&format!("{begin} sh -c 'echo be''gun; read x; echo got-$x; read x; exit 9'"));
         dialogue.until("begun");
@@ -119,7 +119,7 @@ fn detach_ends_the_watch_when_the_program_listens() {
     assert!(run.stderr.contains("listens on 127.0.0.1:8080"), "{run}");
 }
 
-fn strace_outside_and_inside_is_refused_without_harm() {
+fn strace_f_around_why_and_strace_inside_why_are_refused() {
     needs_program("strace");
     let strace = |args: &[&str]| Run::of(Command::new("strace").args(["-o", "/dev/null"]).args(args));
     let refused = strace(&["-f", PATH, "why", "echo", "started"]).code(125);
@@ -129,7 +129,7 @@ fn strace_outside_and_inside_is_refused_without_harm() {
     assert!(inside.stdout.is_empty(), "{inside}");
 }
 
-fn socket_activation_finds_its_pid() {
+fn variables_of_socket_activation_have_the_pid_of_the_program() {
     let script =
         "LISTEN_PID=$$ WATCHDOG_PID=$$ exec \"$0\" why -q sh -c 'echo $(($LISTEN_PID - $$)) $(($WATCHDOG_PID - $$))'";
     let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);

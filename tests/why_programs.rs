@@ -1,5 +1,5 @@
-//! `twtool why` on real servers: its report equals the report of strace about another run of the same command, and the result
-//! of an independent bind. A program that is not installed is reported as not checked.
+//! `twtool why` on real servers. Its report equals the report of strace about another run of the same command, and each errno equals
+//! the result of a bind of the test. A server that is not installed is reported as not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -71,14 +71,14 @@ const FILES: [(&str, &str); 4] = [
     ("mosquitto.conf", "listener 8080 ADDR\n"),
 ];
 
-/// A call on TCP port 8080: its name, the address, and the errno, if it failed.
+/// Calls on TCP port 8080: the name of each call, the address, and the errno if the call failed.
 type Calls = BTreeSet<(String, String, Option<String>)>;
 
 struct Situation {
     name: &'static str,
     addr: &'static str,
     make: fn() -> Kept,
-    /// Whether the server can listen, or can if it sets SO_REUSEADDR.
+    /// Whether a server can listen, perhaps only with SO_REUSEADDR.
     listens: bool,
 }
 
@@ -111,7 +111,7 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    // A server that was still starting can have missed the signal.
+    // A server that was still starting may have missed SIGTERM.
     end(&child, Signal::SIGKILL);
 }
 
@@ -123,7 +123,7 @@ fn end(child: &Child, signal: Signal) {
 
 /// The calls on TCP sockets that strace shows: failed binds and listens, and the listens that succeeded.
 ///
-/// `strace -y` shows the inode of each socket, which stays the same when another thread or a child goes on with it.
+/// `strace -y` shows the inode of each socket. The inode stays the same if another thread or a child uses the socket.
 fn calls_of_strace(log: &str) -> Calls {
     let (mut bound, mut datagram) = (BTreeMap::new(), BTreeSet::new());
     let mut calls = Calls::new();
@@ -149,7 +149,8 @@ fn calls_of_strace(log: &str) -> Calls {
     calls
 }
 
-/// The calls of a log of `strace -f -o`. strace splits a call in two lines when another thread is in a call at the same time.
+/// The calls of a log of `strace -f -o`, each on one line. strace splits a call into two lines if another thread makes a call at the
+/// same time.
 fn calls_with_results(log: &str) -> Vec<String> {
     let mut begun = BTreeMap::new();
     let mut calls = Vec::new();
@@ -248,7 +249,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
     assert_eq!(calls, expected, "{program}, {name}\n{}", seen.join("\n"));
     if calls.is_empty() {
         // For example, memcached needs setgroups(2), which a user namespace refuses.
-        not_checked(format!("twtool why {program}, {name}: the program does not come to a bind here"));
+        not_checked(format!("twtool why {program}, {name}: the program ends before it calls bind() here"));
     }
     for record in records.iter().filter(|record| record["call"] == "bind") {
         let options: Vec<&str> =

@@ -1,4 +1,4 @@
-//! The floor that twtool is compared with: a process that requests the buckets from the kernel and discards the response.
+//! The *floor*: a process that requests the buckets from the kernel and discards the response. The benchmark compares twtool with it.
 //!
 //! It uses nothing from `src/`, so that a faster twtool does not also lower the floor.
 
@@ -6,7 +6,7 @@ use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// The requested sockets.
+/// The sockets that the floor requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
     /// Every bucket.
@@ -28,7 +28,8 @@ fn request(floor: Floor) -> Vec<u8> {
     let port = 443_u16.to_ne_bytes();
     let program: &[u8] = match floor {
         Floor::All => &[],
-        // S_GE 443, S_LE 443: each has a second header for the port, and rejects by a jump to 4 bytes beyond the end.
+        // S_GE 443 and S_LE 443. After each operation, a second header contains the port. To reject a socket, an operation jumps to
+        // 4 bytes beyond the end.
         Floor::Port443 => &[2, 8, 20, 0, 0, 0, port[0], port[1], 3, 8, 12, 0, 0, 0, port[0], port[1]],
     };
     let attribute = if program.is_empty() { 0 } else { 4 + program.len() };

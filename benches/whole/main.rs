@@ -1,10 +1,14 @@
-//! Measures twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets. Compares it with the time that the kernel itself
-//! takes to return the rows, and with `ss` and `netstat` if they are installed.
+//! Measures twtool as whole processes on 10, 1,000, 100,000 and 1,000,000 buckets. Compares it with the *floor*, a process that only
+//! receives the same rows from the kernel, and with `ss` and `netstat` if they are installed.
 //!
-//! `cargo bench --bench whole` measures all sizes, `-- --quick` leaves out the million, `-- 1000 100000` selects sizes, and `--
-//! namespaces` measures 200 network namespaces of 100 buckets each. `-- watch` measures a stream of samples. For every other
-//! command, the benchmark runs the command and the floor in turns. The ratio is the median of these pairs, because a busy machine
-//! slows both. The benchmark prints the figures for docs/performance.md as Markdown tables, and never fails because of a time.
+//! - `cargo bench --bench whole` measures all sizes.
+//! - `cargo bench --bench whole -- --quick` leaves out 1,000,000 buckets.
+//! - `cargo bench --bench whole -- 1000 100000` measures these sizes.
+//! - `cargo bench --bench whole -- namespaces` measures 200 network namespaces of 100 buckets each.
+//! - `cargo bench --bench whole -- watch` measures a stream of samples, without the floor.
+//!
+//! The benchmark runs each command and the floor in turns. The ratio is the median of these pairs, because a busy machine slows both.
+//! The benchmark prints the figures for docs/performance.md as Markdown tables, and never fails because of a time.
 
 mod floor;
 mod namespaces;
@@ -26,8 +30,8 @@ use process::{Cost, Process, WATCH, on_one_core};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
-/// Copies of the programs, as an installation makes them. The kernel maps a file that a linker wrote piece by piece in smaller
-/// pieces, which costs 5 % of a short list.
+/// Copies of twtool and of this benchmark. An installation also makes a copy. A file that a linker wrote piece by piece would start
+/// more slowly, because the kernel maps it in smaller pieces: a short list takes 5 % longer.
 const TWTOOL: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twtool");
 const THIS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/whole");
 
@@ -177,7 +181,8 @@ impl Case {
     }
 }
 
-/// Whether an uncounted pair runs before each pair. A million buckets fit into no cache, and their lifetime is short.
+/// Whether an uncounted pair, which fills the caches, runs before each pair. With a million buckets, no cache is large enough, and
+/// the buckets would expire after fewer pairs.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }
@@ -214,7 +219,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The current population, which is created anew if it would expire during the next measurement.
+/// Provides a population of buckets for each measurement. It creates a new population if the current one would expire too early.
 struct Supply {
     buckets: u32,
     now: Option<Population>,

@@ -1,8 +1,9 @@
-//! Measures `list --all-netns` over 200 network namespaces of 100 buckets each. Compares it with a program that enters each
-//! namespace, on the same number of threads, and discards the response of the kernel, and with a shell that runs `ss` in each
-//! namespace.
+//! Measures `list --all-netns` over 200 network namespaces of 100 buckets each, and compares it with two programs:
 //!
-//! The kernel keeps the sockets of all namespaces in one table and walks the whole table for each dump, so the floor is 200
+//! - The *floor* enters each namespace, on the same number of threads, and discards the response of the kernel.
+//! - A shell runs `ss` in each namespace.
+//!
+//! The kernel keeps the sockets of all namespaces in one table and walks the whole table for each dump. So the floor causes 200
 //! walks. The namespaces have names, as `ip netns add` makes them, in a private /run. The /proc of the benchmark shows no other
 //! namespaces, so the answer is complete.
 
@@ -58,7 +59,7 @@ pub(crate) fn floor() -> Result<(), Box<dyn Error>> {
 /// Replaces the namespaces by new ones, and prints the total number of their buckets.
 pub(crate) fn make() -> Result<(), Box<dyn Error>> {
     let none = None::<&str>;
-    // Removing its name also removes a namespace.
+    // This removes the namespaces of the previous call, because only their names in /run kept them.
     let _ = umount2("/run", MntFlags::MNT_DETACH);
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
     fs::create_dir("/run/netns")?;
@@ -73,7 +74,7 @@ pub(crate) fn make() -> Result<(), Box<dyn Error>> {
     Ok(writeln!(io::stdout(), "{seen}")?)
 }
 
-/// Measures, and prints the table.
+/// Measures all commands, and prints the table.
 pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
@@ -137,7 +138,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
         "{NAMESPACES} network namespaces, {fewest}–{most} buckets; {ROUNDS} pairs; {processor}, Linux {kernel}, {date};"
     )?;
     writeln!(out, "load {load_before}–{}\n", load()?)?;
-    writeln!(out, "| command | wall | against the floor | CPU time against the floor's | peak memory |")?;
+    writeln!(out, "| command | wall | ratio to the floor | CPU time, ratio | peak memory |")?;
     writeln!(out, "|---|--:|--:|--:|--:|")?;
     let floors = Spread::of(measured.iter().flat_map(|case| &case.pairs).map(|(floor, _)| floor.wall.as_secs_f64()));
     writeln!(out, "| the floor | {} | 1 | 1 | {} |", ms(floors.median), mib(floor_peak.into()))?;

@@ -1,7 +1,8 @@
 //! Makes populations of timewait buckets, which last a minute, in a new network namespace.
 //!
-//! Client and server alternate in closing first. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and
-//! on many ports. Every hundredth bucket is on local port 443.
+//! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. Client and server
+//! alternate in closing first. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on many ports. Every
+//! hundredth bucket is on local port 443.
 
 use std::error::Error;
 use std::fs;
@@ -63,7 +64,7 @@ impl Population {
     }
 }
 
-/// Creates this many buckets in the namespace of the calling thread, and returns their number.
+/// Creates this many buckets in the namespace of the calling thread, and returns the number that the kernel counts there.
 pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     sysctl::write("ipv4.ip_local_port_range", "1024 65535")?;
     sysctl::write("ipv4.tcp_tw_reuse", "0")?;
@@ -81,7 +82,7 @@ struct Lane {
 impl Lane {
     fn open(lane: usize) -> io::Result<Self> {
         let lane = u8::try_from(lane).map_err(io::Error::other)?;
-        // The lanes, at most 255, have adjacent ports.
+        // Lane 0 uses the ports 2000 to 2019, lane 1 the next 20 ports, and so on.
         let first = 2000 + u16::from(lane) * 2 * PORTS;
         let listen = |addr: IpAddr, first: u16| -> io::Result<Vec<TcpListener>> {
             (first..first + PORTS).map(|port| TcpListener::bind((addr, port))).collect()

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::THIS;
 
-/// The cost of a run.
+/// The cost of one run of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// The wall time from before the fork until the end of the process.
@@ -63,8 +63,8 @@ impl Process {
         if status.success() { Ok(cost) } else { Err(format!("{self:?}: {status}").into()) }
     }
 
-    /// The peak resident set in KiB. A small separate process measures it ([`watch`]), because the kernel keeps one maximum for
-    /// all children so far, and it starts with the resident set of the parent at the fork.
+    /// The peak resident set in KiB. A small separate process measures it ([`watch`]) for two reasons. The kernel keeps only one
+    /// maximum for all children of a process. This maximum is at least the resident set of the parent at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
         let mut watcher = Command::new(THIS);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;

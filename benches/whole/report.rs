@@ -93,7 +93,7 @@ impl Size {
         self.cases.iter().find(|(case, _)| case.name == name).map(|(_, measured)| measured)
     }
 
-    /// The time of the other program as a multiple of the time of twtool, per round.
+    /// The time of the other program as a multiple of the time of twtool: the median of the rounds.
     fn rival_ratio(&self, measured: &Measured, rival: &str) -> Option<f64> {
         let rounds = self.named(rival)?.pairs.iter().zip(&measured.pairs);
         Some(Spread::of(rounds.map(|((_, theirs), (_, ours))| theirs.wall.div_duration_f64(ours.wall))).median)
@@ -114,7 +114,7 @@ impl Size {
     }
 }
 
-/// `1,000,000`.
+/// Formats a number with commas: `1,000,000`.
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -146,12 +146,12 @@ pub(crate) fn write(out: &mut dyn Write, machine: &Machine, sizes: &[Size]) -> R
     writeln!(out, "{processor}, Linux {kernel}, {date}; `cargo bench --bench whole`. Whole processes, output to")?;
     writeln!(
         out,
-        "/dev/null; medians, and the quartiles of the ratios. The floor receives the same dump and throws it"
+        "/dev/null; medians, and the quartiles of the ratios. The floor receives the same dump and discards"
     )?;
-    writeln!(out, "away.\n")?;
+    writeln!(out, "it.\n")?;
     writeln!(
         out,
-        "| command | wall | against the floor | at most | CPU time against the floor's | faster than ss | at least | peak memory | at most |"
+        "| command | wall | ratio to the floor | limit | CPU time, ratio | times faster than ss | limit | peak memory | limit |"
     )?;
     writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     sizes.iter().try_for_each(|size| write_size(out, size))?;
@@ -203,12 +203,12 @@ fn write_size(out: &mut dyn Write, size: &Size) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The additional cost of a bucket in a large list over a small one, as a multiple of that of the floor.
+/// Writes the ratio to the floor of each command in a large population, divided by its ratio in a small population.
 fn write_growth(out: &mut dyn Write, small: &Size, large: &Size) -> Result<(), Box<dyn Error>> {
     let floor = large.floor_wall(Floor::All, false).median / small.floor_wall(Floor::All, false).median;
     writeln!(
         out,
-        "\nFrom 100,000 to 1,000,000 buckets the floor grows {floor:.1} times; over that, at most 1.2 wanted:\n"
+        "\nThe floor takes {floor:.1} times as long with 1,000,000 buckets as with 100,000. Growth of the ratios (limit 1.2):\n"
     )?;
     for (case, measured) in large.cases.iter().filter(|(case, _)| case.rival.is_some()) {
         if let Some(before) = small.named(case.name) {

@@ -1,5 +1,5 @@
-//! Parses words of a command line (addresses, prefixes, ports, namespaces). Every text gives an error, or a value that prints as a
-//! word with the same value. Durations are only parsed.
+//! Parses words of a command line (addresses, prefixes, ports, namespaces). Every text gives an error or a value. The printed form of
+//! a value parses to the same value. Durations are only parsed.
 #![no_main]
 
 use std::ffi::OsString;

@@ -37,7 +37,7 @@ fuzz_target!(|case: &[u8]| {
     for answer in &destroyed.answers {
         match answer {
             Acknowledgement::None => assert!(destroyed.end.is_err()),
-            Acknowledgement::Done => assert!(!errors.is_empty(), "an acknowledgement ends each batch"),
+            Acknowledgement::Done => assert!(!errors.is_empty(), "a bucket is destroyed without an acknowledgement"),
             Acknowledgement::NotFound => assert!(errors.contains(&-2)),
             Acknowledgement::Failed(errno) => assert!(errors.iter().any(|code| code.unsigned_abs() == errno.unsigned_abs())),
         }

@@ -39,8 +39,8 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// `valid_cc` and `inet_diag_bc_audit` in net/ipv4/inet_diag.c: every jump goes forward, to an instruction, the end, or 4
-/// bytes beyond it.
+/// Checks a program as the kernel does (`inet_diag_bc_audit` and `valid_cc` in net/ipv4/inet_diag.c): every jump goes forward, to an
+/// instruction, to the end, or to 4 bytes beyond the end.
 fn audit(program: &[u8]) {
     let mut starts = vec![];
     let mut at = 0;

@@ -6,7 +6,7 @@ use twtool::model::socket::Socket;
 use twtool::sys::proc_net_tcp::parse;
 use twtool_fuzz::bounded;
 
-/// The hexadecimal text of an end, as in the file.
+/// The hexadecimal text of an address and a port, as in the file.
 fn end(bits: u128, port: u16, digits: usize) -> String {
     let octets = bits.to_be_bytes();
     let addr = if digits == 8 { &octets[12..] } else { &octets[..] };

@@ -7,11 +7,11 @@ use libfuzzer_sys::fuzz_target;
 use twtool::sys::rtnetlink::acknowledgement;
 use twtool_fuzz::bounded;
 
-/// Where `struct nlmsghdr` has the type of the message. The length, a u32, comes before it.
+/// The bytes of `struct nlmsghdr` that contain the type of the message. The length, a u32, comes before them.
 const TYPE: std::ops::Range<usize> = 4..6;
 /// The type of an error or an acknowledgement, as in linux/netlink.h.
 const NLMSG_ERROR: u16 = 2;
-/// Where `struct nlmsgerr` has the errno, as a negative number or 0: after the header of 16 bytes.
+/// The position of the errno of `struct nlmsgerr`, after the header of 16 bytes. It is a negative number or 0.
 const ERRNO: usize = 16;
 
 fuzz_target!(|case: &[u8]| {

@@ -88,7 +88,7 @@ impl Commands for Datagrams {
     }
 }
 
-/// The datagrams of a case. Each is preceded by its length in two bytes, and the last may be truncated.
+/// Splits a case into datagrams. Two bytes before each datagram are its length, and the last datagram may be truncated.
 pub fn datagrams(case: &[u8]) -> Vec<&[u8]> {
     let mut datagrams = vec![];
     let mut rest = case;
@@ -128,7 +128,7 @@ fn messages<'a>(datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<(u16, &'a [u8]
     found
 }
 
-/// Whether a socket matches these bytes in the fields that every socket has.
+/// Whether a socket has the values of these bytes, which are a `struct inet_diag_msg`.
 pub fn payload_matches(payload: &[u8], socket: &Socket) -> bool {
     let u16_at = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
     let u32_at = |at: usize| u32::from_ne_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);

@@ -1,7 +1,7 @@
-//! The sockets that can block a plain bind, by the kernel's rule on addresses (`inet_rcv_saddr_equal` in
-//! net/ipv4/inet_connection_sock.c).
+//! Finds the sockets that can block a *plain* bind (a bind without SO_REUSEADDR and SO_REUSEPORT).
 //!
-//! The rule shows which sockets can block the bind. Only a real bind shows whether one of them blocks it.
+//! A socket can block the bind if its address conflicts by the kernel's rule (`inet_rcv_saddr_equal` in
+//! net/ipv4/inet_connection_sock.c). Only a real bind shows whether one of these sockets does block it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -14,13 +14,13 @@ use crate::model::socket::{Family, Socket, TcpState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     No,
-    /// It conflicts unless the socket has IPV6_V6ONLY, which the kernel exports only for listeners and bound sockets.
+    /// The addresses conflict unless the socket has IPV6_V6ONLY. The kernel reports this option only for listeners and bound sockets.
     Perhaps,
     Yes,
 }
 
 fn overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
-    // A request socket (a handshake under way) is in no bind table; its listener is.
+    // A request socket (a handshake in progress) is not in the kernel's bind table. Its listener is.
     if let Socket::Full(full) = socket
         && matches!(full.state, TcpState::SynRecv | TcpState::NewSynRecv)
         && full.inode.is_none()
@@ -45,9 +45,8 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     let held_ipv4 = tuple.family != Family::Ipv6;
     let overlaps = match (asked, held_ipv4) {
         (IpAddr::V4(asked), true) => asked.is_unspecified() || held.is_unspecified() || held == IpAddr::V4(asked),
-        // An IPv6 connection that a dual-stack server accepted blocks 0.0.0.0 too, but no other IPv4 address (measured; its
-        // `sk_rcv_saddr` is LOOPBACK4_IPV6). bind() to an IPv6 address other than `::` sets IPV6_V6ONLY (not for
-        // IPv4-mapped addresses).
+        // An IPv6 connection that a dual-stack server accepted also blocks 0.0.0.0, but no other IPv4 address (measured; its
+        // `sk_rcv_saddr` is LOOPBACK4_IPV6). bind() itself sets IPV6_V6ONLY if the address is neither `::` nor IPv4-mapped.
         (IpAddr::V4(asked), false) if asked.is_unspecified() && !held.is_unspecified() => match v6only {
             None => return Overlap::Perhaps,
             Some(v6only) => !v6only,
@@ -59,10 +58,10 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
     if overlaps { Overlap::Yes } else { Overlap::No }
 }
 
-/// The attempts that failed with EADDRINUSE, to test which sockets block them.
+/// Tells which sockets can block the attempts that failed with EADDRINUSE.
 pub struct Obstacles<'a> {
-    /// Each attempt, and whether a socket certainly overlaps it. If one does, sockets that perhaps overlap it do not count as its
-    /// obstacles.
+    /// Each failed attempt, and whether a socket certainly overlaps the attempt. If so, sockets that only perhaps overlap it do not
+    /// count as obstacles.
     failed: Vec<(&'a Attempt, bool)>,
 }
 
@@ -77,8 +76,8 @@ impl<'a> Obstacles<'a> {
         Self { failed: failed.map(|attempt| (attempt, certain(attempt))).collect() }
     }
 
-    /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may be one
-    /// that shares the port with them and does not block them, because the kernel does not export the options of sockets.
+    /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may instead
+    /// share the port with them: the kernel does not report whether the socket has these options.
     #[must_use]
     pub fn has(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
@@ -89,12 +88,12 @@ impl<'a> Obstacles<'a> {
     }
 }
 
-/// The time until these plain attempts work: the longest remaining time of the buckets that block them. `None` if another
-/// socket blocks them, or if it is unknown which buckets do and they end at different times.
+/// The time until these plain attempts work: the longest remaining time of the buckets that block them. `None` if a socket that is not
+/// a bucket can block them. Also `None` if it is unknown which buckets block them, and these buckets end at different times.
 ///
 /// For each failed attempt, the time until it works has a minimum and a maximum:
-/// 1. Minimum: the longest remaining time of the buckets that certainly overlap. If there are none, the shortest of the buckets
-///    that perhaps overlap (see `Overlap::Perhaps`), because at least one of them blocks the attempt.
+/// 1. Minimum: the longest remaining time of the buckets that certainly overlap. If there are none, the shortest remaining time of the
+///    buckets that perhaps overlap (see `Overlap::Perhaps`), because at least one of them blocks the attempt.
 /// 2. Maximum: the longest remaining time of all these buckets.
 ///
 /// The result is certain, because it is returned only if minimum and maximum are equal.

@@ -1,24 +1,24 @@
-//! A number of buckets.
+//! Counts buckets by their state.
 
 use std::ops::{AddAssign, SubAssign};
 
-/// A number of buckets in each of their two states.
+/// The number of buckets in TIME_WAIT, and the number in FIN_WAIT_2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// In TIME_WAIT.
+    /// The buckets in TIME_WAIT.
     pub time_wait: u32,
-    /// In FIN_WAIT_2.
+    /// The buckets in FIN_WAIT_2.
     pub fin_wait_2: u32,
 }
 
 impl Count {
-    /// Both states.
+    /// The number of buckets in both states together.
     #[must_use]
     pub const fn all(self) -> u64 {
         self.time_wait as u64 + self.fin_wait_2 as u64
     }
 
-    /// Counts one more.
+    /// Counts one more bucket.
     pub fn add(&mut self, fin_wait_2: bool) {
         self.time_wait += u32::from(!fin_wait_2);
         self.fin_wait_2 += u32::from(fin_wait_2);

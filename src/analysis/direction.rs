@@ -2,9 +2,9 @@
 //! port ranges.
 //!
 //! The first rule that applies decides:
-//! 1. Both ends are the same (a connection to itself): outbound. Only connect() makes one.
-//! 2. A listener of the namespace covers the local end: inbound. If the source does not report the IPV6_V6ONLY that decides this:
-//!    unknown.
+//! 1. Both ends are the same (a socket that is connected to itself): outbound. Only connect() makes such a connection.
+//! 2. A listener of the namespace covers the local end: inbound. If this depends on the listener's IPV6_V6ONLY, and the source does not
+//!    report this option: unknown.
 //! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
 //! 4. The remote end is local too, and a listener covers it: outbound. An example is a client with a fixed source port.
 //! 5. Otherwise: unknown.
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_to_itself_is_outbound_even_if_a_listener_covers_it() {
+    fn a_socket_connected_to_itself_is_outbound_even_if_a_listener_covers_it() {
         for (addr, listener_addr) in [("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("::ffff:127.0.0.1", "127.0.0.1")] {
             let tuple = tuple(addr, 40000, addr, 40000);
             assert!(tuple.is_self_connection());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_at_a_local_remote_end_makes_a_connection_outbound() {
+    fn a_listener_that_covers_the_remote_end_makes_a_local_connection_outbound() {
         let to = |local: &str, remote: &str| tuple(local, 15060, remote, 443);
         for (listener_addr, v6only, local, remote, expected) in [
             ("127.0.0.1", None, "127.0.0.1", "127.0.0.1", "outbound"),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_no_direction_if_the_range_is_unknown() {
+    fn without_a_listener_the_direction_is_unknown_if_the_range_is_unknown() {
         let facts = Facts { local_port_range: None, ..facts() };
         let tuple = tuple("127.0.0.1", 40000, "127.0.0.1", 443);
         assert_eq!(infer(&facts, &Listeners::default(), &tuple, None), Direction::Unknown);

@@ -45,7 +45,7 @@ impl By {
         self.maker().is_some()
     }
 
-    /// What an owner is in this group, if the group depends on owners.
+    /// Whether an owner is a process, a unit or a container in this group; `None` if the group does not depend on owners.
     const fn maker(self) -> Option<makers::By> {
         match self {
             Self::Owner => Some(makers::By::Process),
@@ -76,7 +76,7 @@ impl By {
     }
 }
 
-/// The attribute value that the buckets of one line share.
+/// The value of the attribute that the buckets of one group share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the values of `By`")]
 pub enum Key {
@@ -97,7 +97,7 @@ pub enum Key {
 pub struct Ranking {
     /// The attribute.
     pub by: By,
-    /// The largest counts first; equal ones in the order of their keys.
+    /// The largest counts, the largest first. Equal counts are in the order of their keys.
     pub top: Vec<(Key, Count)>,
     /// The sum of the counts that are not in `top`.
     pub others: Count,
@@ -144,15 +144,15 @@ impl PartialOrd for RankedCount {
 /// The maximum number of remote ends for which memory is reserved in advance.
 const MOST_ROOM: usize = 1 << 20;
 
-/// The number of buckets that are collected before their counts are updated together. The counts are far apart in memory, and
-/// in this way the cache misses overlap.
+/// The number of buckets that are collected before their counts are updated together. The counts are far apart in memory. If many
+/// of them are updated in one loop, the cache misses overlap.
 const PENDING: usize = 256;
 
 /// The index of an address in [`RemoteEnds::addrs`].
 type Index = u32;
 
-/// Counts by remote address and by remote end. An address is stored once, and a remote end refers to it by index. This halves
-/// the memory for a server with a hundred thousand clients.
+/// Counts by remote address, and by remote end (address and port). An address is stored once, and a remote end refers to the address
+/// by index. This halves the memory for a server with a hundred thousand clients.
 #[derive(Clone, Debug, Default)]
 struct RemoteEnds {
     indices: HashMap<u128, Index, RandomState>,
@@ -193,7 +193,7 @@ fn addr(bits: u128) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
 
-/// A bucket that is not in all counts yet.
+/// A bucket that is not yet in the counts by port and by remote end.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     local: Port,
@@ -209,24 +209,25 @@ pub struct Groups {
     by: Vec<By>,
     classes: [Count; PortClass::ALL.len()],
     directions: [Count; Direction::ALL.len()],
-    /// By port number; empty if not requested. The kernel provides only the pages that are written to.
+    /// The counts by port number; empty if not requested.
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
     /// Buckets that are not counted by port and remote end yet.
     pending: Vec<Pending>,
-    /// By network namespace. One walk has one.
+    /// The counts by network namespace. One walk reads one namespace.
     namespaces: Vec<Count>,
     /// The requested groups that need owners.
     owners: Vec<(By, OwnerCounts)>,
 }
 
 impl Groups {
-    /// Empty counts for these groups, with memory for the expected number of buckets, each to a different destination.
+    /// Empty counts for these groups. The memory is sufficient for the expected number of buckets, even if each bucket has a different
+    /// destination.
     #[must_use]
     pub fn new(by: &[By], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };
-        // Growing step by step would copy the table a dozen times. Reserved memory that is never used costs almost nothing.
+        // A table that grows step by step would be copied a dozen times. Reserved memory that is never used costs almost nothing.
         let room = || HashMap::with_capacity_and_hasher(expected.min(MOST_ROOM), RandomState::default());
         let ends = by.contains(&By::Destination).then(room);
         let remote = ends.is_some() || by.contains(&By::RemoteAddr);
@@ -243,7 +244,7 @@ impl Groups {
         }
     }
 
-    /// Counts the owner of buckets that are counted already. The others have an unknown owner.
+    /// Counts the owner of buckets that [`Self::add`] has counted. All other buckets have an unknown owner.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.owners.iter_mut().for_each(|(_, counts)| counts.add(owner, count));
     }
@@ -384,7 +385,7 @@ mod tests {
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
-    /// Every attribute. The counts by network namespace are the last ones.
+    /// Every attribute. `Netns` is last, so that a test can remove the counts by network namespace with `pop`.
     const EVERY: [By; 10] = [
         By::Owner,
         By::Unit,
@@ -445,7 +446,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_group_has_every_bucket_and_no_more_lines_than_wanted(
+        fn every_group_has_every_bucket_and_no_more_keys_than_the_limit(
             ends in proptest::collection::vec((1_u16..20, 0_u8..4, 1_u16..6, any::<bool>()), 0..80),
             limit in 0_usize..6, first in 0_usize..80,
         ) {

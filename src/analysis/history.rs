@@ -1,12 +1,14 @@
-//! The closes of the last minute, computed from one list of buckets: the remaining time of a bucket shows when it entered
+//! Computes the closes of the last minute from one list of buckets: the remaining time of a bucket shows when it entered
 //! TIME_WAIT.
 //!
-//! If TIME_WAIT lasts L ms, a bucket with r ms left entered it L - r ms ago, or its timer was restarted then. A bucket with 0 ms
-//! left is due: it entered TIME_WAIT more than L ms ago, in an unknown second, so it does not count. The timer wheel ends a timer
-//! of 60 s up to 2.05 s late with HZ=250, 4.1 s with HZ=1000, and 5.12 s with HZ=100. FIN_WAIT_2 buckets do not count, because
-//! they have a different timer, which starts again when the peer closes.
+//! If TIME_WAIT lasts L ms, a bucket with r ms left entered TIME_WAIT L - r ms ago, or its timer was restarted at that time. Two kinds
+//! of buckets do not count:
+//!
+//! - A bucket with 0 ms left is *due*. It entered TIME_WAIT more than L ms ago, in an unknown second, because the kernel's timer wheel
+//!   is coarse: it ends a timer of 60 s up to 2.05 s late with HZ=250, 4.1 s with HZ=1000, and 5.12 s with HZ=100.
+//! - A FIN_WAIT_2 bucket has a different timer, which starts again when the peer closes.
 
-/// The seconds that a history covers.
+/// The number of seconds that a history covers.
 pub const SECONDS: usize = 60;
 
 /// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds. Mainline kernels have no setting for it.
@@ -15,12 +17,12 @@ const TCP_TIMEWAIT_LEN: u32 = 60;
 /// The longest remaining time with its own counter, in seconds: six times the maximum of any known kernel.
 const LONGEST: usize = 3600;
 
-/// Counts of TIME_WAIT buckets by remaining time in whole seconds, rounded up. Its size does not depend on the number of
+/// Counts of TIME_WAIT buckets by remaining time in whole seconds, rounded up. The memory does not depend on the number of
 /// buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainingTimes {
-    /// `by_second[0]` counts the due ones, `by_second[s]` those with more than s - 1 and at most s seconds left, and the last
-    /// element all others.
+    /// `by_second[0]` counts the due buckets. `by_second[s]` counts the buckets with more than s - 1 and at most s seconds left. The
+    /// last element counts all other buckets.
     by_second: Vec<u64>,
     largest_ms: Option<u32>,
 }
@@ -39,7 +41,7 @@ impl RemainingTimes {
         self.largest_ms = self.largest_ms.max(Some(expires_ms));
     }
 
-    /// Adds the counts of another list.
+    /// Adds the counts of another list of buckets.
     pub fn merge(&mut self, other: &Self) {
         self.by_second.iter_mut().zip(&other.by_second).for_each(|(sum, count)| *sum += count);
         self.largest_ms = self.largest_ms.max(other.largest_ms);
@@ -64,8 +66,8 @@ impl RemainingTimes {
         self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
     }
 
-    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if their number is unknown,
-    /// because such buckets are already gone, or because they have more than an hour left.
+    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if this number is unknown, because
+    /// such buckets are already gone, or because they have more than an hour left.
     fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
         let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
@@ -75,16 +77,16 @@ impl RemainingTimes {
 /// How long TIME_WAIT lasts on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length {
-    /// In seconds.
+    /// The length in seconds.
     pub seconds: u32,
     /// The source of the length.
     pub source: LengthSource,
 }
 
-/// The source of a length.
+/// How twtool knows the length of TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthSource {
-    /// The constant of mainline kernels, which no remaining time contradicts.
+    /// The constant of mainline kernels. No bucket has more time left.
     Constant,
     /// `net.ipv4.tcp_tw_timeout`, which some vendors' kernels have.
     Setting,
@@ -105,8 +107,8 @@ impl LengthSource {
 }
 
 impl Length {
-    /// Determines the length: the setting (in seconds) if the kernel has it, otherwise the constant; longer if a bucket has
-    /// more time left.
+    /// Determines the length: the setting (in seconds) if the kernel has it, otherwise the constant. If a bucket has more time left,
+    /// the length is this remaining time.
     #[must_use]
     pub fn learn(setting: Option<u64>, largest_ms: Option<u32>) -> Self {
         let setting = setting.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
@@ -122,7 +124,7 @@ impl Length {
     }
 }
 
-/// Entries into TIME_WAIT by second.
+/// The number of closes in each second of the last minute: how many buckets entered TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The assumed length of TIME_WAIT.
@@ -132,7 +134,7 @@ pub struct History {
 }
 
 impl History {
-    /// The minute before the buckets were listed.
+    /// Computes the history of the minute before the buckets were listed.
     #[must_use]
     pub fn from_remaining_times(times: &RemainingTimes, length: Length) -> Self {
         let closes = std::array::from_fn(|i| times.entered(SECONDS - 1 - i, length));
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_counts_in_the_second_in_which_it_entered() {
+    fn a_bucket_counts_in_the_second_in_which_it_entered_time_wait() {
         let history = history(&[60_000, 59_001, 59_000, 30_000, 1, 1000, 1001], None);
         assert_eq!(history.closes[59], Some(2), "0 and 999 ms ago");
         assert_eq!(history.closes[58], Some(1), "1000 ms ago");
@@ -222,7 +224,7 @@ mod tests {
     fn a_longer_length_shows_in_the_largest_remaining_time() {
         let history = history(&[119_500, 60_000, 59_999], None);
         assert_eq!(history.length, Length { seconds: 120, source: LengthSource::LargestRemaining });
-        assert_eq!((history.closes[59], history.total()), (Some(1), 1), "older ones lie before the minute");
+        assert_eq!((history.closes[59], history.total()), (Some(1), 1), "the others are older than a minute");
         assert_eq!(Length::learn(Some(30), Some(60_000)).source, LengthSource::LargestRemaining);
         assert_eq!(Length::learn(Some(0), None), Length::learn(None, None));
     }

@@ -1,4 +1,4 @@
-//! The limits of the last minute's history: what it cannot show, and the evidence for each limit.
+//! The limits of the history of the last minute: which closes the history cannot show, and the evidence for each limit.
 
 use super::groups::Count;
 use super::history::{History, LengthSource, RemainingTimes, SECONDS};
@@ -9,9 +9,9 @@ use crate::model::kernel_counts::BucketFacts;
 pub struct Limit {
     /// The name that scripts see.
     pub id: &'static str,
-    /// The number that is evidence for it; `None` if there is none, or it is unknown.
+    /// The number that is the evidence for this limit; `None` if the limit has no number, or the number is unknown.
     pub count: Option<u64>,
-    /// Whether this reading has evidence for it. Otherwise it applies to every reading.
+    /// Whether there is evidence for this limit now. Otherwise, the limit applies to every history.
     pub found: bool,
     /// A sentence for the user.
     pub text: String,
@@ -74,12 +74,12 @@ pub fn collect_limits(
     limits
 }
 
-/// The limit that tcp_max_tw_buckets is reached. The kernel compares the count of both states with it (`inet_twsk_alloc` in
-/// net/ipv4/inet_timewait_sock.c).
+/// The limit that applies if tcp_max_tw_buckets is reached. The kernel compares this setting with the number of buckets in both states
+/// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    // A negative setting is left out: since Linux 6.1 it means that there is no maximum, and on 5.10 that the kernel keeps no
-    // bucket.
+    // A negative setting gives no limit here, because its meaning depends on the kernel: since Linux 6.1 there is no maximum, and
+    // 5.10 keeps no bucket.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
         "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close, so the minute contains no closes.".into()
@@ -92,7 +92,7 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     Some(Limit { id: "at-maximum", count: Some(count), found: true, text })
 }
 
-/// The limit that namespaces differ in `tcp_tw_timeout`, a setting of some vendors' kernels.
+/// The limit that applies if namespaces have different values of `tcp_tw_timeout`, a setting of some vendors' kernels.
 #[must_use]
 pub fn lengths_differ() -> Limit {
     let text =
@@ -113,7 +113,7 @@ fn length(history: &History) -> Option<Limit> {
         ),
     };
     if history.covered() < SECONDS {
-        text += " Buckets that entered before that are gone, so the older seconds are unknown.";
+        text += " Buckets that entered TIME_WAIT before that are gone, so the older seconds are unknown.";
     }
     Some(Limit { id: "length", count: Some(seconds.into()), found: true, text })
 }

@@ -1,4 +1,5 @@
-//! Counts closes by their maker: by process, unit, container, destination, local port or network namespace.
+//! Counts closes by process, unit, container, destination, local port or network namespace. The *maker* of a bucket is the process
+//! that closed the connection.
 //!
 //! Memory is bounded: there are at most [`MOST`] groups, and one more group that counts the closes of all further groups together.
 
@@ -14,10 +15,10 @@ use crate::model::port::Port;
 /// The maximum number of groups.
 pub const MOST: usize = 16 * 1024;
 
-/// The seconds for which TIME_WAIT lasts on every kernel without `tcp_tw_timeout`.
+/// The length of TIME_WAIT in seconds, on every kernel without `tcp_tw_timeout`.
 const SECONDS: usize = 60;
 
-/// What closes are grouped by.
+/// The attribute by which closes are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words of the command line")]
 pub enum By {
@@ -36,7 +37,7 @@ pub enum Key {
     Process(Arc<ProcessKey>),
     /// A systemd unit.
     Unit(String),
-    /// The id of a container, and what runs it.
+    /// A container: the name of its runtime, and its id.
     Container(Option<&'static str>, String),
     /// The remote end of a connection, unless a listener on this machine accepted the connection.
     Destination(IpAddr, Port),
@@ -48,24 +49,24 @@ pub enum Key {
     Netns(u64),
     /// The process is known and belongs to no unit, or to no container.
     Outside,
-    /// The process is unknown, or its cgroup is unknown and with it the unit and the container.
+    /// The process is unknown. Or its cgroup is unknown, and so are its unit and its container.
     Unknown,
-    /// The groups after the first [`MOST`].
+    /// All groups after the first [`MOST`], counted together.
     Others,
 }
 
-/// The identity of a process, and what its row shows.
+/// A process in the table of groups: its identity, and the values that its row shows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessKey {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
-    /// Whether the number is one of twtool's own pid namespace. Otherwise it is one of the initial pid namespace.
+    /// Whether `pid` is valid in twtool's own pid namespace. Otherwise, it is valid in the initial pid namespace.
     pub own_pid_namespace: bool,
-    /// Its name.
+    /// The name of the process (comm).
     pub comm: String,
-    /// Its unit.
+    /// The systemd unit of the process.
     pub unit: Option<String>,
-    /// Its container: what runs it, and its id.
+    /// The container of the process: the name of its runtime, and its id.
     pub container: Option<(Option<&'static str>, String)>,
 }
 
@@ -82,19 +83,19 @@ impl ProcessKey {
 }
 
 impl Key {
-    /// The process itself.
+    /// The key of a process.
     #[must_use]
     pub fn of_process(facts: &MakerFacts) -> Self {
         Self::Process(Arc::new(ProcessKey::new(facts)))
     }
 
-    /// The unit of a process. It is unknown if the cgroup is.
+    /// The key of a process's unit; [`Self::Unknown`] if the cgroup of the process is unknown.
     #[must_use]
     pub fn of_unit(facts: &MakerFacts) -> Self {
         facts.unit().map_or_else(|| Self::without(facts), |unit| Self::Unit(unit.to_owned()))
     }
 
-    /// The container of a process. It is unknown if the cgroup is.
+    /// The key of a process's container; [`Self::Unknown`] if the cgroup of the process is unknown.
     #[must_use]
     pub fn of_container(facts: &MakerFacts) -> Self {
         let container = facts.container();
@@ -104,7 +105,7 @@ impl Key {
         )
     }
 
-    /// The container of a process; if there is none, its unit; otherwise the process itself.
+    /// The key of a process's container. Without a container: the key of its unit. Without a unit: the key of the process itself.
     #[must_use]
     pub fn of_program(facts: &MakerFacts) -> Self {
         match (facts.container(), facts.unit()) {
@@ -124,7 +125,7 @@ impl Key {
 #[derive(Clone, Debug)]
 struct Count {
     closes: u64,
-    /// The closes at the last [`Makers::table`].
+    /// The value of `closes` when [`Makers::table`] was called last.
     before: u64,
     /// The buckets made in each of the last 60 seconds, by the second modulo 60.
     made: Box<[u32; SECONDS]>,
@@ -147,7 +148,7 @@ impl Count {
     }
 }
 
-/// The place of a second in [`Count::made`].
+/// The index of a second in [`Count::made`].
 fn slot(second: u64) -> usize {
     usize::try_from(second % SECONDS as u64).unwrap_or(0)
 }
@@ -157,17 +158,18 @@ fn slot(second: u64) -> usize {
 pub struct MakerRow {
     /// The group.
     pub key: Key,
-    /// Its closes.
+    /// The number of its closes.
     pub closes: u64,
-    /// Its closes per second since the last table, or since the start in the final one.
+    /// Its closes per second since the previous table. In the final table: since the start.
     pub per_second: f64,
-    /// Its part of all closes, 0 to 1.
+    /// Its share of all closes, 0 to 1.
     pub share: f64,
-    /// The buckets that it made in the last 60 s: TIME_WAIT, and FIN_WAIT_2 that becomes TIME_WAIT when the peer closes.
+    /// The number of buckets that its closes made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
+    /// the peer closes.
     pub buckets: u64,
 }
 
-/// Closes by group.
+/// Counts closes by group.
 #[derive(Debug)]
 pub struct Makers {
     by: By,
@@ -178,7 +180,7 @@ pub struct Makers {
 }
 
 impl Makers {
-    /// No closes yet.
+    /// Creates a counter without closes.
     #[must_use]
     pub fn new(by: By) -> Self {
         Self { by, groups: HashMap::new(), closes: 0, marked: Duration::ZERO }
@@ -190,7 +192,7 @@ impl Makers {
         self.closes
     }
 
-    /// Adds a close that was seen at this time after the start.
+    /// Adds a close. `elapsed` is the time from the start until the close was seen.
     pub fn add(&mut self, close: &Close, elapsed: Duration) {
         let mut key = self.key(close);
         if self.groups.len() >= MOST && !self.groups.contains_key(&key) {
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_count_from_the_last_table_and_sockets_for_a_minute() {
+    fn rates_count_from_the_previous_table_and_buckets_count_for_a_minute() {
         let mut makers = Makers::new(By::Netns);
         let made = close(None, None, Role::Accepted, Outcome::TimeWait);
         let aborted = close(None, None, Role::Accepted, Outcome::Aborted);
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_after_the_most_are_counted_together() {
+    fn groups_after_the_maximum_number_are_counted_together() {
         let mut makers = Makers::new(By::Process);
         for pid in 0..=u32::try_from(MOST).expect("small") {
             makers.add(&close(Some(pid), None, Role::Accepted, Outcome::TimeWait), Duration::ZERO);

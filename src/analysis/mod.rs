@@ -1,5 +1,5 @@
-//! Conclusions from what the kernel reports: direction, verdict, advice, how to wait. Values of `model` go in and come out;
-//! there is no I/O and no clock here.
+//! Draws conclusions from what the kernel reports: directions, verdicts, advice, and the plan of a wait. The functions take and return
+//! plain values. They do no I/O and read no clock.
 
 pub mod advice;
 pub mod call;

@@ -10,14 +10,14 @@ use crate::model::port::{Port, PortClass};
 use crate::model::row::Direction;
 use crate::model::socket::TimeWaitBucket;
 
-/// The counts of one walk.
+/// The counts of the buckets in one walk over the sockets, for monitoring.
 #[derive(Clone, Debug, Default)]
 pub struct BucketCounts {
-    /// By [`Direction::ALL`] and [`PortClass::ALL`].
+    /// The counts by direction, then by port class.
     by: [[Count; PortClass::ALL.len()]; Direction::ALL.len()],
     times: [RemainingTimes; Direction::ALL.len()],
-    /// The TIME_WAIT buckets of inbound connections by local port, without those that are due. Outbound connections have a
-    /// different local port each.
+    /// The TIME_WAIT buckets of inbound connections by local port, without due buckets (0 ms left). Outbound connections are left out,
+    /// because each has a different local port.
     server_ports: HashMap<Port, u32, RandomState>,
 }
 
@@ -26,7 +26,7 @@ pub struct BucketCounts {
 pub struct ServerPort {
     /// The port.
     pub port: Port,
-    /// TIME_WAIT buckets of inbound connections on it, without those that are due.
+    /// The TIME_WAIT buckets of inbound connections on the port, without due buckets (0 ms left).
     pub time_wait: u32,
 }
 
@@ -50,19 +50,19 @@ impl BucketCounts {
         self.by[direction as usize][class as usize]
     }
 
-    /// All buckets, in both states.
+    /// The number of all buckets, in both states.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.by.iter().flatten().map(|count| count.all()).sum()
     }
 
-    /// How long TIME_WAIT lasts. `setting_s`: `net.ipv4.tcp_tw_timeout`, which some vendors' kernels have.
+    /// How long TIME_WAIT lasts. `setting_s` is `net.ipv4.tcp_tw_timeout` in seconds, which some vendors' kernels have.
     #[must_use]
     pub fn length(&self, setting_s: Option<u64>) -> Length {
         Length::learn(setting_s, self.times.iter().filter_map(RemainingTimes::largest_ms).max())
     }
 
-    /// The mean closes per second over the last minute; `None` if no second of it is known.
+    /// The mean closes per second over the last minute; `None` if the closes of the whole minute are unknown.
     #[must_use]
     pub fn closes_per_s(&self, direction: Direction, length: Length) -> Option<f64> {
         History::from_remaining_times(&self.times[direction as usize], length).mean()

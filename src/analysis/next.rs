@@ -16,7 +16,7 @@ use crate::model::row::Direction;
 use crate::model::setting;
 use crate::model::socket::Socket;
 
-/// The default timeout of `twtool wait`; a longer wait needs the option.
+/// The default timeout of `twtool wait`. A longer wait needs the option `--timeout`.
 const WAIT: Duration = Duration::from_secs(120);
 
 /// A failed bind, with what the suggested commands depend on.
@@ -30,7 +30,7 @@ pub struct Failure<'a> {
     pub facts: &'a Facts,
     /// The port.
     pub port: Port,
-    /// The addresses that the user named; empty for the default ones.
+    /// The addresses that the user named; empty for the default addresses.
     pub addrs: &'a [BindAddr],
     /// The options that the server sets.
     pub with: ReuseOptions,
@@ -88,8 +88,8 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
             let wait = (!failure.waited && ends).then(|| wait(failure));
             if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) || is_named_by_a_holder(failure) {
-                // A client's connection ends by itself, so the command that stops the client comes last. A namespace that
-                // is named by the process to stop must be opened before the process ends.
+                // A client's connection ends by itself, so the command that stops the client comes last. If the user named the
+                // namespace by the process to stop, `wait` must open the namespace before this process ends.
                 wait.into_iter().chain(steps).collect()
             } else {
                 // A stopped process can leave TIME_WAIT sockets.
@@ -104,7 +104,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             );
             let mut steps = vec![];
             steps.extend(
-                // Root cannot give the privilege to a test as another user.
+                // If the test runs as another user (--user), root cannot give it the privilege.
                 (failure.uid != 0 && failure.setup.user.is_none())
                     .then(|| as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
             );
@@ -156,7 +156,7 @@ fn server_words(failure: &Failure) -> Vec<String> {
     words
 }
 
-/// Whether the network namespace is given by a process that holds the port.
+/// Whether the user named the network namespace by a process that holds the port.
 fn is_named_by_a_holder(failure: &Failure) -> bool {
     let Some(NetnsArg::Process(pid) | NetnsArg::Container(_, pid)) = &failure.shell.netns else { return false };
     failure
@@ -189,14 +189,14 @@ fn wait(failure: &Failure) -> Step {
             start
         }
         _ if is_named_by_a_holder(failure) => {
-            "first, in another terminal: wait until the bind works. twtool opens the namespace of the process while it exists"
+            "first, in another terminal: wait until the bind works. twtool opens the namespace while the process exists"
         }
         _ => "wait until the bind works",
     };
     Step::new(shell.twtool(Privilege::None, &words), purpose)
 }
 
-/// The command that removes the buckets, unless this kernel cannot.
+/// The command that removes the buckets; `None` if this kernel cannot remove buckets.
 fn kill(failure: &Failure) -> Option<Step> {
     let Failure { shell, facts, holders, .. } = *failure;
     let fin_wait_2 =
@@ -218,7 +218,7 @@ fn kill(failure: &Failure) -> Option<Step> {
 fn on_the_port(failure: &Failure) -> Vec<String> {
     let Failure { facts, port, addrs, setup, .. } = *failure;
     let mut words = vec!["--local-port".into(), port.to_string()];
-    // Sockets on other devices do not block the bind.
+    // Sockets that are bound to another interface do not block the bind.
     words.extend(setup.device.map(|device| {
         let name = facts.interface_name(device);
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
@@ -226,7 +226,7 @@ fn on_the_port(failure: &Failure) -> Vec<String> {
         format!("dev = {device} or dev = 0")
     }));
     if addrs.iter().all(|at| !at.addr.to_canonical().is_unspecified()) {
-        // An IPv4-mapped address conflicts with sockets of both families, and an IPv4 address selects both.
+        // An IPv4-mapped address conflicts with sockets of both families. `--local` with the IPv4 address selects both families.
         let local = |at: &BindAddr| BindAddr { addr: at.addr.to_canonical(), ..*at }.text(facts);
         words.extend(addrs.iter().flat_map(|at| ["--local".into(), local(at)]));
     } else if addrs.iter().all(|at| at.addr.to_canonical().is_ipv4()) {

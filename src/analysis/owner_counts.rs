@@ -7,24 +7,23 @@ use super::makers::{By, Key};
 use crate::model::close::MakerFacts;
 use crate::model::owner::{Evidence, Owner};
 
-/// The buckets that one kind of evidence is about.
+/// The number of buckets whose owner one kind of evidence shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvidenceCount {
-    /// Their number.
+    /// The number of buckets.
     pub buckets: u64,
-    /// The largest number of processes, units or containers that could have made one of them. For a fact, it is 1.
+    /// The largest number of processes, units or containers that could have made one of these buckets. Certain evidence has 1.
     pub candidates: usize,
 }
 
 /// The buckets of one process, unit or container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerGroup {
-    /// What made them.
+    /// The process, unit or container. [`Key::Unknown`] if there is no evidence, or if the unit or container of the process is unknown.
     pub key: Key,
-    /// Their number.
+    /// The number of its buckets.
     pub count: Count,
-    /// The evidence, in the order of [`Evidence::ALL`]. Buckets without evidence, and buckets of a process whose unit or container
-    /// is unknown, have the key [`Key::Unknown`].
+    /// The evidence, in the order of [`Evidence::ALL`].
     pub evidence: [EvidenceCount; Evidence::ALL.len()],
 }
 
@@ -36,7 +35,7 @@ pub struct OwnerCounts {
 }
 
 impl OwnerCounts {
-    /// No buckets yet.
+    /// Creates a counter without buckets.
     #[must_use]
     pub const fn new(by: By) -> Self {
         Self { by, groups: BTreeMap::new() }
@@ -77,7 +76,8 @@ impl OwnerCounts {
         }
     }
 
-    /// The groups in the order of their keys. The rest of `all` buckets has no evidence, and is in the group of [`Key::Unknown`].
+    /// The groups in the order of their keys. `all` is the number of all buckets. Buckets without evidence are in the group of
+    /// [`Key::Unknown`].
     #[must_use]
     pub fn groups(&self, all: Count) -> Vec<OwnerGroup> {
         let mut counts = self.clone();
@@ -109,7 +109,7 @@ mod tests {
         Count { time_wait, fin_wait_2 }
     }
 
-    /// One process, workers of one unit, and processes of two units.
+    /// Buckets with different candidates: one process, two processes of one unit, or processes of two units.
     fn counts(by: By) -> Vec<OwnerGroup> {
         let mut counts = OwnerCounts::new(by);
         counts.add(&owner(Evidence::Traced, &[(7, "/a/web.service")]), count(5, 1));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_processes_or_units() {
+    fn the_number_of_candidates_counts_processes_or_units() {
         for (by, workers) in [(By::Process, 2), (By::Unit, 1)] {
             let groups = counts(by);
             let web = groups.iter().find(|group| group.count == count(10, 1)).expect("web.service and its process");

@@ -6,7 +6,7 @@
 
 use crate::model::socket::{FullSocket, TcpState};
 
-/// The limit for an orphan whose FIN the peer does not acknowledge (three lasted 105 s with the default, Linux 6.18,
+/// The limit for an orphan whose FIN the peer does not acknowledge (three orphans lasted 105 s with the default, Linux 6.18,
 /// 2026-11-27).
 const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after \
                             net.ipv4.tcp_orphan_retries retries: about 100 s with the default, longer on a slow path.";
@@ -15,8 +15,8 @@ const ORPHAN_TIMER: &str = "The kernel retransmits its FIN with growing pauses, 
 const OWNED_TIMER: &str = "The kernel retransmits its FIN with growing pauses, and gives up after net.ipv4.tcp_retries2 \
                            retries: about 15 minutes with the default.";
 
-/// Explains why a socket stays in its closing state, or why no process has an established socket yet, and what ends that. `None` for
-/// other sockets.
+/// Explains why a socket stays in a closing state, and what ends the state. Also explains an established socket that no process has
+/// accepted yet. `None` for other sockets.
 #[must_use]
 pub fn explain(socket: &FullSocket) -> Option<String> {
     let orphan = socket.is_orphan();
@@ -32,11 +32,11 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
         ),
         (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has \
                                        not. The socket ends after net.ipv4.tcp_fin_timeout. If the peer closes \
-                                       before, it becomes TIME_WAIT. SOCK_DESTROY ends it at once."
+                                       before, the socket becomes TIME_WAIT. SOCK_DESTROY ends the socket at once."
             .into(),
-        (TcpState::FinWait2, false) => "fin-wait-2 with a process: it has called shutdown(), and the peer has not \
-                                        closed. No timer runs, unless the process has set SO_KEEPALIVE. This \
-                                        lasts until the peer closes or the process calls close()."
+        (TcpState::FinWait2, false) => "fin-wait-2 with a process: the process has called shutdown(), and the peer \
+                                        has not closed. No timer runs, unless the process has set SO_KEEPALIVE. The \
+                                        state lasts until the peer closes or the process calls close()."
             .into(),
         (TcpState::Closing, _) => format!(
             "closing: both ends have closed at the same time, and the peer has not acknowledged the FIN of this end. {timer} \
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn each_closing_state_has_a_text_that_names_the_setting_of_retransmits() {
+    fn the_text_of_each_closing_state_names_the_setting_that_limits_retransmissions() {
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen};
         for state in [FinWait1, FinWait2, Closing, LastAck, CloseWait] {
             for owned in [false, true] {

@@ -1,4 +1,4 @@
-//! The summary of all buckets: counted in one walk, and compared with the kernel's own counts.
+//! Summarizes all buckets: counts them in one walk over the sockets, and compares the result with the kernel's own counts.
 
 use super::groups::{By, Count, Groups, Key, Ranking};
 use super::history::{History, Length, RemainingTimes};
@@ -44,7 +44,7 @@ impl Tally {
         self.groups.add(bucket, direction);
     }
 
-    /// Counts the owner of buckets that are counted already.
+    /// Counts the owner of buckets that [`Self::add`] has counted.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.groups.add_owner(owner, count);
     }
@@ -56,14 +56,14 @@ impl Tally {
         self.groups.merge(other.groups);
     }
 
-    /// The limit that the maximum number of buckets is reached, if it is. Ask for each network namespace before merging,
-    /// because each has its own maximum.
+    /// The limit that applies if tcp_max_tw_buckets is reached; otherwise `None`. Call this for each network namespace before
+    /// [`Self::merge`], because each namespace has its own maximum.
     #[must_use]
     pub fn at_maximum(&self, kernel: &BucketFacts) -> Option<Limit> {
         limits::at_maximum(self.totals, kernel)
     }
 
-    /// Concludes the summary. `one_family`: only buckets of one IP version were counted.
+    /// Makes the summary from the counts. `one_family` means that only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history =
@@ -102,7 +102,7 @@ pub struct Memory {
 /// A summary of all TIME_WAIT and FIN_WAIT_2 buckets: counts, groups, remaining times, and the closes of the last minute.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// How many buckets were listed.
+    /// The number of listed buckets.
     pub totals: Count,
     /// The largest counts by each attribute.
     pub groups: Vec<Ranking>,
@@ -112,16 +112,17 @@ pub struct Summary {
     pub history: History,
     /// The memory of the buckets.
     pub memory: Memory,
-    /// What the history cannot show.
+    /// The reasons why the history may not show every close.
     pub limits: Vec<Limit>,
     /// The kernel's own counts.
     pub kernel: BucketFacts,
-    /// Only buckets of one IP version were counted.
+    /// Whether only buckets of one IP version were counted.
     pub one_family: bool,
 }
 
 impl Summary {
-    /// Whether the kernel keeps no bucket after a close now. The minute then does not show the close.
+    /// Whether tcp_max_tw_buckets is reached. If so, the kernel keeps no bucket after a further close, and the history does not show
+    /// this close.
     #[must_use]
     pub fn at_maximum(&self) -> bool {
         self.limits.iter().any(|limit| limit.id == "at-maximum")
@@ -136,7 +137,7 @@ impl Summary {
         Some(std::array::from_fn(sum))
     }
 
-    /// The next commands to run, given this summary.
+    /// The commands that explain the findings of this summary.
     #[must_use]
     pub fn help(&self, shell: &Shell) -> Help {
         let mut help = Help::default();
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_lead_to_the_command_that_explains_them() {
+    fn the_help_has_the_commands_that_explain_the_findings() {
         let caller = Caller {
             root: false,
             power: RootPower::default(),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_wait_2_bucket_is_counted_but_not_as_a_close_of_the_minute() {
+    fn a_fin_wait_2_bucket_is_counted_but_not_as_a_close_of_the_last_minute() {
         let summary = summary(kernel(2), false);
         assert_eq!((summary.totals, summary.history.total()), (Count { time_wait: 1, fin_wait_2: 1 }, 1));
         assert!(summary.groups.iter().all(|group| group.top[0].1.fin_wait_2 == 1));

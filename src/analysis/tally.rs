@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::call::Explanation;
 use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
 
-/// A kind of failure. Repeats are counted together.
+/// A kind of failure. Failures with equal fields are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FailureKind {
     /// The call.
@@ -44,23 +44,23 @@ pub struct LastExplanation {
     pub cause: CallCause,
     /// The reason in a few words. It contains names of processes, so escape it for a terminal.
     pub headline: String,
-    /// When the call was examined, since the start of the watch.
+    /// The time from the start of the watch until the call was examined.
     pub at: Duration,
 }
 
-/// The time after which an equal failure is examined again.
+/// The time after which another failure of the same kind is examined again.
 const FOLDED: Duration = Duration::from_secs(1);
 
-/// What a watched program did.
+/// Counts what a watched program did.
 #[derive(Clone, Debug, Default)]
 pub struct CallTally {
     /// The successful listens on TCP sockets, each address and set of options once, with the number of calls.
     pub listening: Vec<(SocketCall, usize)>,
     /// The failures and how often each happened.
     pub failures: BTreeMap<FailureKind, usize>,
-    /// The failures that were explained.
+    /// The last explanation of each kind of failure.
     pub explained: BTreeMap<FailureKind, LastExplanation>,
-    /// Calls of all kinds.
+    /// The number of all calls, whether they failed or not.
     pub calls: usize,
 }
 
@@ -89,13 +89,13 @@ impl CallTally {
         true
     }
 
-    /// Whether a failure of this kind is to be examined: an equal one was not examined a moment ago.
+    /// Whether to examine a failure of this kind: none was examined during the last second.
     #[must_use]
     pub fn is_due(&self, kind: &FailureKind, at: Duration) -> bool {
         self.explained.get(kind).is_none_or(|last| at.saturating_sub(last.at) >= FOLDED)
     }
 
-    /// Keeps an explanation. Returns whether it differs from the last one of its kind.
+    /// Stores an explanation. Returns whether it differs from the last explanation of this kind of failure.
     pub fn explain(&mut self, kind: FailureKind, explanation: &Explanation, at: Duration) -> bool {
         let Explanation { cause, headline, .. } = explanation;
         let last = LastExplanation { cause: *cause, headline: headline.clone(), at };

@@ -1,4 +1,4 @@
-//! The verdict of a bind test and its cause, concluded from the attempts and the holders of the port.
+//! Concludes the verdict of a bind test and its cause, from the attempts and from the holders of the port (the sockets on the port).
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::model::socket::{Socket, TcpState};
 /// The conclusion of a bind test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// The worst verdict over the addresses.
+    /// The worst verdict of all addresses.
     pub verdict: Verdict,
     /// Why the plain bind fails on the addresses with that verdict.
     pub cause: Cause,
-    /// If only buckets block: the longest remaining time among them, if it is known which of them block.
+    /// The longest remaining time of the buckets that block, if only buckets block and if it is known which of them block.
     pub free_in: Option<Duration>,
 }
 
-/// Draws the conclusion for a server that sets `with`. `attempts` has all option sets of every address.
+/// Concludes a bind test for a server that sets the options `with`. `attempts` has one attempt for each address and set of options.
 #[must_use]
 pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attempt], holders: &[Holder]) -> Conclusion {
     let plain = || attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
@@ -43,8 +43,8 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
 }
 
 /// Why binds with the server's own options fail. `attempts` has one attempt for each address, and `holders` has the sockets
-/// that may block them. `reuseaddr_works`: whether a bind with SO_REUSEADDR works on every address on which an attempt fails
-/// with EADDRINUSE. The value matters only if [`only_buckets`] block.
+/// that may block them. `reuseaddr_works` tells whether a bind with SO_REUSEADDR works on every address on which an attempt fails
+/// with EADDRINUSE. The value matters only if nothing but buckets blocks the binds ([`only_buckets`]).
 #[must_use]
 pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder], reuseaddr_works: bool) -> Cause {
     let failed = |in_use: bool| -> Vec<&Attempt> {
@@ -66,7 +66,7 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.own))
 }
 
-/// Whether the cause is a bucket, so that a bind with SO_REUSEADDR decides which of the two causes it is.
+/// Whether the cause is one of the two causes that only buckets have. A bind with SO_REUSEADDR decides between these two.
 #[must_use]
 pub const fn only_buckets(cause: Cause) -> bool {
     matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr)
@@ -100,8 +100,8 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     worst.first().map_or(Cause::Unknown, cause)
 }
 
-/// The cause among the blocking sockets: a listener before a connection, before a bound socket, before buckets. For buckets
-/// the result of SO_REUSEADDR decides, whatever the server sets.
+/// The cause, if these sockets block the bind. The first of these kinds that is present decides: listener, connection, bound socket,
+/// bucket. For buckets, `reuseaddr_works` decides between two causes, whatever options the server sets.
 pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, own: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,

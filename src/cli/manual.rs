@@ -1,9 +1,9 @@
 //! Manual pages in the language of man(7): one for the program, and one for each command.
 //!
-//! A page contains the texts of the long help, in the order of man-pages(7). The text below the options of the help is divided
-//! into three: the paragraph "Exit codes:" becomes EXIT STATUS, the list "Examples:" becomes EXAMPLES, and the other paragraphs
-//! follow the first sentence of DESCRIPTION. FILES and SEE ALSO contain the files and pages that these texts mention. So a new
-//! command needs no entry here.
+//! A page contains the texts of the long help, in the order of man-pages(7). The text below the options of the help has three
+//! parts: the paragraph "Exit codes:" becomes EXIT STATUS, the list "Examples:" becomes EXAMPLES, and the other paragraphs
+//! follow the first sentence of DESCRIPTION. Words in these texts select the entries of FILES and SEE ALSO. So a new command needs
+//! no entry here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,13 +22,14 @@ service | /etc/services | Names of ports (services(5)). For a namespace NAME of 
 --netns,--pid | /proc/net/tcp, /proc/net/tcp6 | TCP sockets, if the kernel refuses sock_diag(7) and the command can do without it
 --netns,--pid | /proc/sys/net/ipv4 | Settings of a network namespace: port ranges and TCP
 --netns,--pid | /proc/PID/fd | The sockets of a process, if the answer names processes
---netns,--pid | /proc/PID/cgroup, /sys/fs/cgroup | Units and containers of processes, if the answer names processes or --container is given (cgroups(7))
+--netns,--pid | /proc/PID/cgroup, /sys/fs/cgroup | Units and containers of processes, if the answer names processes or --container \
+is given (cgroups(7))
 --netns,--pid | /etc/passwd | Names of users, if the answer names processes (passwd(5))";
 
-/// Related pages that each page names.
+/// The pages in SEE ALSO of every page.
 const RELATED: [&str; 4] = ["twtool(1)", "tcp(7)", "socket(7)", "ss(8)"];
 
-/// Related pages of the page of the program.
+/// The further pages in SEE ALSO of twtool(1), the page of the program.
 const RELATED_TO_ALL: [&str; 6] = ["services(5)", "namespaces(7)", "sock_diag(7)", "ip(7)", "ip-netns(8)", "sysctl(8)"];
 
 /// A manual page.
@@ -102,12 +103,12 @@ fn page(command: &Command, program: &Command, names: &[&str]) -> Page {
     Page { name, text: page.0 }
 }
 
-/// The text below the options of the long help, by sections of a page.
+/// The text below the options of the long help, divided into the sections of a page.
 #[derive(Default)]
 struct Notes {
     description: Vec<String>,
     exit_status: Option<String>,
-    /// Lines of a command, and of an explanation after at least two blanks.
+    /// The lines. Each has a command, and usually an explanation after at least two blanks.
     examples: Vec<String>,
 }
 
@@ -159,7 +160,7 @@ fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<Strin
     pages.into_iter().chain(documents).collect()
 }
 
-/// Writes requests and text of man(7).
+/// Writes a page in the language of man(7), in which a line that begins with a full stop is a command, called a *request*.
 #[derive(Default)]
 struct Writer(String);
 
@@ -178,7 +179,7 @@ impl Writer {
     fn text(&mut self, text: &str) {
         let marked = |(number, part): (usize, &str)| if number % 2 == 1 { bold(part) } else { escape(part) };
         let line: String = text.split('`').enumerate().map(marked).collect();
-        // A full stop or an apostrophe at the beginning would be a request.
+        // A full stop at the beginning would make the line a request. So would an apostrophe, which `escape` replaces.
         let guard = if line.starts_with('.') { "\\&" } else { "" };
         self.line(&format!("{guard}{line}"));
     }

@@ -37,8 +37,9 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If the oldest TIME_WAIT socket of the destination is younger than 10 s and there are at least 10 of them, the rate \
-is measured since that socket closed. If connect() may reuse TIME_WAIT sockets, the rate covers at most the last tcp_tw_reuse_delay.) \
+are closed, at the rate of the last 10 seconds. (If the oldest TIME_WAIT socket of the destination is younger than 10 s and there \
+are at least 10 of them, the rate is measured since that socket closed. If connect() may reuse TIME_WAIT sockets, the rate covers \
+at most the last tcp_tw_reuse_delay.) \
 Second: a TIME_WAIT socket releases its port when its timer ends.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
@@ -158,8 +159,8 @@ fn perhaps_a_port(to: &ScopedEnd) -> Option<String> {
     meant.then(|| format!("'{typed}' is an address without a port; write port {port} of {addr} as [{addr}]:{port}"))
 }
 
-/// Compares each destination with `--min-free`. Returns the status and the number of destinations below it. The status is
-/// incomplete if it depends on uncertain ports.
+/// Compares each destination with `--min-free`. Returns the status, and the number of destinations with too few free ports. The
+/// status is `Incomplete` if uncertain ports decide whether a destination has enough.
 fn judge(min_free: Option<MinFree>, destinations: &[Destination], pool: u32) -> (ExitStatus, Option<usize>) {
     let Some(min_free) = min_free else { return (ExitStatus::Yes, None) };
     let below = destinations.iter().filter(|one| min_free.is_missed(one.free, pool)).count();

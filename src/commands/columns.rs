@@ -18,7 +18,7 @@ impl TypedValueParser for ColumnParser {
         if let Some(column) = value.to_str().and_then(|key| Column::find(key.trim())) {
             return Ok(column);
         }
-        // This parser fails too, because the key is unknown. It reports the error as clap does, with the possible values.
+        // The key is unknown, so clap's own parser also fails. Its error message lists the possible values.
         let keys = PossibleValuesParser::new(keys());
         keys.map(|key| Column::find(&key).unwrap_or(&COLUMNS[0])).parse_ref(command, arg, value)
     }

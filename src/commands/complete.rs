@@ -63,7 +63,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     let values = word.is_empty() && !candidates.iter().all(is_option);
     for candidate in candidates.iter().filter(|one| !(values && is_option(one))) {
         let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
-        // A hidden character could imitate a line or another name, and could change the terminal.
+        // A value with a hidden character could look like another line or another name, and could change the terminal.
         if let Some(value) = candidate.get_value().to_str()
             && !value.contains(is_hidden)
         {
@@ -78,8 +78,9 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
 struct CompletionContext {
     /// The value of `--netns`.
     netns: Option<OsString>,
-    /// Whether `--container` is given. The search for its namespace takes too long for a completion.
+    /// Whether `--container` is given. The search for the namespace of a container takes too long for a completion.
     container: bool,
+    /// The word before the completed word.
     previous: OsString,
 }
 
@@ -155,7 +156,7 @@ fn ports(context: &CompletionContext, remote: bool, word: &str) -> Vec<Completio
     offered
 }
 
-/// Names of ip-netns(8), or files once a slash is typed.
+/// The names of network namespaces (ip-netns(8)). If the typed word contains a slash, paths instead.
 fn namespaces(word: &str) -> Vec<CompletionCandidate> {
     if word.contains('/') {
         return PathCompleter::any().complete(OsStr::new(word));
@@ -168,7 +169,7 @@ fn interfaces(context: &CompletionContext) -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// The words that begin a test, and interfaces after `dev`.
+/// The words that begin a test of the filter language. After the word `dev`, the names of interfaces instead.
 fn filter_words(context: &CompletionContext) -> Vec<CompletionCandidate> {
     if context.previous == "dev" {
         interfaces(context)

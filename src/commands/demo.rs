@@ -91,7 +91,7 @@ pub fn run(args: &DemoArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         return Err(CommandError::Usage("the argument '-6' cannot be used with demo, which uses IPv4".into()));
     }
     let mut facts = Snapshot::here().facts()?;
-    // The experiment uses several namespaces, which end with the program.
+    // The experiment runs in several private namespaces, so the answer does not belong to one namespace.
     facts.netns = None;
     let Some(ScenarioArg(scenario)) = args.scenario else { return list(format, &facts, context) };
     if args.step && format != Format::Table {
@@ -141,7 +141,7 @@ fn list(format: Format, facts: &Facts, context: &mut Context) -> Result<ExitStat
     Ok(ExitStatus::Yes)
 }
 
-/// Draws each event when it happens; with `--step`, after the experiment.
+/// Draws each event when it happens. With `--step`, draws the events after the experiment.
 fn page(
     args: &DemoArgs,
     scenario: Scenario,
@@ -185,7 +185,7 @@ fn wait_for_enter(prompt: &mut Prompt, err: &mut dyn Write) -> io::Result<()> {
     err.flush()
 }
 
-/// Runs the experiment and passes each event to `sink`. With `countdown`, stderr counts down long pauses.
+/// Runs the experiment and passes each event to `sink`. With `countdown`, shows the rest of a long pause on standard error.
 fn play(
     scenario: Scenario,
     mut capture: Option<&mut Capture>,

@@ -57,7 +57,7 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
     if global.format() == Format::Csv {
         return Err(bad_value(&"csv", "--output <FORMAT>", "checks are not a flat table; use table, json or ndjson"));
     }
-    // Also shows that the socket of --tracer is wrong before anything else is read.
+    // The tracer is read first, so that a wrong --tracer is reported before anything else is read.
     let traced = args.tracer.read()?;
     let snapshot = args.netns.snapshot()?;
     let mut answer = snapshot.health(global.ipv4_on_the_wire())?;

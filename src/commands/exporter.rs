@@ -20,10 +20,12 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 /metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
 a page with the present state. /-/healthy answers without a collection.
 
-A collection serves all scrapes that begin within --min-interval after it began. The exporter collects only for a request. It needs no capability \
-for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of sockets of other users; \
+A collection serves all scrapes that begin within --min-interval after the collection began. The exporter collects only for a \
+request. It needs no capability for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of \
+sockets of other users; \
 with CAP_SYS_ADMIN it enters other network namespaces (--netns, --container, --all-netns); with CAP_BPF and CAP_PERFMON it counts \
-closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every capability that it does not need any more, and uses landlock and seccomp to confine the thread that reads requests.
+closes by unit or container (--trace). After it has opened its addresses and loaded its BPF program, it drops every capability that \
+it does not need any more, and uses landlock and seccomp to confine the thread that reads requests.
 
 systemd can pass the sockets (systemd.socket(5), LISTEN_FDS). They replace the default address.
 
@@ -81,7 +83,7 @@ enum LogArg {
 /// See [`CommandError`].
 pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, CommandError> {
     refuse_formats(global)?;
-    // A mistake in a name is reported now, not at each scrape.
+    // A wrong namespace is an error at the start, and not only at each scrape.
     args.collection.clone().check()?;
     let options = Options {
         default_listen: args.listen.iter().map(ToString::to_string).eq([DEFAULT_ADDRESS]),

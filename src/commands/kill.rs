@@ -41,8 +41,8 @@ kernel's cookie of the socket, so it removes exactly this socket or nothing. Aft
 
 Risk: TIME_WAIT has two purposes. First: it prevents delayed segments of the old connection from reaching a new connection with \
 the same addresses and ports (RFC 9293, section 3.3.2, and RFC 1337). Second: if the last ACK was lost, the peer sends its FIN again, \
-and the TIME_WAIT socket acknowledges it (RFC 9293, section 3.10.7.4). If you remove the socket, that peer gets a RST. If the new server can set SO_REUSEADDR, that is the better solution: `twtool \
-bind-test PORT` shows whether it helps.
+and the TIME_WAIT socket acknowledges it (RFC 9293, section 3.10.7.4). If you remove the socket, that peer gets a RST. If the new \
+server can set SO_REUSEADDR, that is the better solution: `twtool bind-test PORT` shows whether it helps.
 
 Requirements: CAP_NET_ADMIN in the user namespace that owns the network namespace, and a kernel with \
 CONFIG_INET_DIAG_DESTROY. kill asks before it removes anything; --yes is required if stdin or stderr is not a terminal.
@@ -109,8 +109,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     }
     if !args.yes && found.seem_forbidden() {
         warnings.push(
-            "the kernel will probably refuse to remove them: removal needs CAP_NET_ADMIN, which this user seems to lack: \
-             the kernel hides the marks of sockets"
+            "the kernel will probably refuse to remove the sockets: removal needs CAP_NET_ADMIN. This user seems to lack it, \
+             because the kernel hides the marks of sockets"
                 .into(),
         );
     }
@@ -161,7 +161,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     })
 }
 
-/// Suggests each flag that would select sockets, with the command to run, or reports that this kernel cannot remove them.
+/// Suggests each flag that would select sockets: the command to run, or that this kernel cannot remove these sockets.
 fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
     let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
@@ -193,7 +193,7 @@ fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
     Ok(matches!(typed.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Returns an error if destroying an orphan would not end it.
+/// Returns an error if the selection contains an orphan, unless a test shows that SOCK_DESTROY ends orphans on this kernel.
 fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> {
     if !targets.iter().any(Target::is_orphan) {
         return Ok(());

@@ -30,9 +30,9 @@ an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine
 parentheses. Two tests without a word between them are combined with 'and'. As in ss, 'and' and 'or' have the same precedence \
 and are evaluated from left to right. Tests that ss does not have: expires < 10s, class = dynamic (of the local port; also \
 remote-class), direction = inbound, state = fin-wait-2, service = https, and mapped (an IPv4 connection of an IPv6 socket). \
-Flags are short forms of the same tests. A row must match the filter and every flag that you give. If you repeat a flag, the row must match one of its values. For a \
-TIME_WAIT socket, autobound means only that the local port lies in the ephemeral range, because the kernel does not store how \
-the port was chosen.
+Flags are short forms of the same tests. A row must match the filter and every flag that you give. If you repeat a flag, the row \
+must match one of its values. For a TIME_WAIT socket, autobound means only that the local port lies in the ephemeral range, because \
+the kernel does not store how the port was chosen.
 
 Exit codes: 0 the list is complete, even if it is empty. 2 the answer is missing or incomplete, or wrong usage. With --quiet: 0 if any \
 socket matches, 1 if none.
@@ -48,7 +48,7 @@ Examples:
   twtool list -o ndjson | jq -r .remote_addr | sort | uniq -c
   twtool list -o csv --columns local,remote,expires_ms
   twtool list --explain-filter 'sport = :443 and expires < 5s'
-  twtool list --owner --limit 20                   show which processes made them, as far as evidence shows it
+  twtool list --owner --limit 20                   show which processes made the sockets, as far as evidence shows it
   twtool list --netns web                          use the network namespace web of `ip netns`
   twtool list --netns 4711 --local-port 8080       use the network namespace of process 4711
   twtool list --all-netns -o ndjson | jq -r .netns_name | sort | uniq -c
@@ -160,7 +160,8 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
     } else if args.streams(format) {
         stream(&snapshot, &selection, args, format, context)
     } else {
-        // A table of all rows is measured while they arrive. With a limit, only the rows that are shown count.
+        // The widths of the columns of a table are measured while the rows arrive. With a limit, they are measured later, because
+        // only the rows that are shown count.
         let measured = format == Format::Table && args.limit.is_none();
         let survey =
             |buckets: &Buckets| measured.then(|| Survey::new(args.table_columns(buckets.with_state), &buckets.facts));
@@ -182,7 +183,7 @@ fn explain_filter(
     Ok(ExitStatus::Yes)
 }
 
-/// Writes rows as they arrive, and keeps none.
+/// Writes rows as they arrive, and keeps none in memory.
 fn stream(
     snapshot: &Snapshot,
     selection: &Selection,
@@ -315,12 +316,12 @@ impl ListArgs {
         }
     }
 
-    /// The number of rows to show, and the end of the order that they are taken from.
+    /// The number of rows to show, and whether to take them from the end of the order.
     fn shown(&self) -> RowLimit {
         RowLimit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 
-    /// The columns of a table. `with_state` is whether rows can be in another state than TIME_WAIT.
+    /// The columns of a table. `with_state` tells whether rows can be in a state other than TIME_WAIT.
     fn table_columns(&self, with_state: bool) -> Vec<&'static Column> {
         if self.columns.is_empty() {
             Column::of_table(self.namespaces.several(), with_state)

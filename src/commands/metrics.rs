@@ -23,8 +23,9 @@ Every metric is listed in docs/metrics.md. The label netns is the name of the ne
 The text format 0.0.4 is for node_exporter's textfile collector and for promtool. twtool exporter serves the same metrics to \
 Prometheus directly.
 
-With --textfile, twtool puts the file in place only when it is complete, so that a reader never sees half of it. An existing file keeps its owner and \
-its permissions. If some metrics are missing, twtool still writes the file, with twtool_collection_complete 0.
+With --textfile, twtool puts the file in place only when it is complete, so that a reader never sees an incomplete file. An existing \
+file keeps its owner and its permissions. If some metrics are missing, twtool still writes the file, with \
+twtool_collection_complete 0.
 
 Metrics have formats of their own and cover IPv4 and IPv6. So -4, -6, --json and -o json, ndjson and csv are errors.
 
@@ -67,12 +68,12 @@ pub struct CollectionArgs {
 }
 
 impl CollectionArgs {
-    /// The bounds of the number of samples.
+    /// The maximum numbers of destinations and of network namespaces in the metrics.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { destinations: self.max_destinations.into(), namespaces: self.max_netns as usize }
     }
 
-    /// Whether other network namespaces than the caller's own are read.
+    /// Whether an option selects network namespaces, so that the command enters namespaces other than its own.
     pub(super) fn enters_namespaces(&self) -> bool {
         self.namespaces.others()
     }

@@ -1,5 +1,5 @@
-//! Subcommands, one file each: the arguments, and a `run` that builds a question from them, asks the snapshot layer, calls
-//! `analysis` and passes the conclusions to `view`. This file contains what the subcommands share.
+//! The subcommands. Each file has the arguments of one subcommand, and a function `run`, which builds a question from the arguments,
+//! asks the snapshot layer, calls `analysis` and passes the conclusions to `view`. This file contains what the subcommands share.
 //!
 //! Argument parsing reads nothing from the machine. The snapshot layer resolves names (services, interfaces) with the facts
 //! of its source. A replay therefore resolves them as on the recorded machine.
@@ -90,8 +90,8 @@ impl GlobalArgs {
     }
 }
 
-/// Whether this kernel ends an orphan that is destroyed. The kernel is tested only if an orphan blocks the port. The result is
-/// unknown if no private network namespace can be created.
+/// Whether SOCK_DESTROY ends an orphan on this kernel. Tests the kernel only if an orphan blocks the port. Returns `None` without a
+/// test, or if the test cannot create a private network namespace.
 fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
     if next::is_blocked_by_orphan(holders) { lab::orphan::sock_destroy_works(facts).ok() } else { None }
 }
@@ -133,7 +133,7 @@ pub struct Context<'a> {
     pub err_terminal: bool,
     /// The interactive terminal, if there is one.
     pub prompt: Option<Prompt<'a>>,
-    /// The user that runs twtool: printed commands depend on it (sudo, the name of the program).
+    /// The user that runs twtool, and the name of the program. The commands that twtool prints depend on them.
     pub caller: Caller,
     /// System calls that commands make outside the snapshot layer.
     pub machine: Machine,
@@ -167,7 +167,7 @@ impl<'a> Prompt<'a> {
 
 impl<'a> Context<'a> {
     /// Creates a context for non-interactive use. `width` is the width of standard output in columns if it is a terminal;
-    /// `unicode` is whether the terminal shows characters beyond ASCII.
+    /// `unicode` tells whether the terminal shows characters beyond ASCII.
     pub fn new(
         out: &'a mut (dyn Write + Send),
         err: &'a mut (dyn Write + Send),
@@ -330,8 +330,8 @@ pub fn report_usage(
     err: &mut dyn Write,
 ) {
     let text = |error: &clap::Error| if color { error.render().ansi().to_string() } else { error.render().to_string() };
-    // clap quotes arguments in a coloured message. Escaping the message would destroy the colours, so clap parses escaped
-    // arguments again.
+    // clap quotes arguments in a colored message. Escaping the whole message would destroy the colors. So clap parses the arguments
+    // again, after they are escaped.
     let escaped = args.iter().map(|arg| human::escape(&text_of(arg.as_bytes())).into_owned()).collect();
     let message = match parse(escaped).filter(|again| again.kind() == error.kind()) {
         Some(error) => text(&without_misleading_tips(error)),
@@ -352,7 +352,7 @@ fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// What a user probably meant by a word that the command does not take.
+/// A tip about a word that the command does not accept: what the user probably meant.
 fn tip(args: &[OsString], error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
     if error.kind() != clap::error::ErrorKind::UnknownArgument || word.starts_with('-') {

@@ -29,7 +29,7 @@ pub struct NetnsArgs {
     selected: OnceLock<Vec<NetnsArg>>,
 }
 
-/// The selected namespaces. A container is searched once.
+/// The selected namespaces. Only the first call searches for containers.
 fn selected<'a>(
     found: &'a OnceLock<Vec<NetnsArg>>,
     netns: &[NetnsArg],
@@ -105,21 +105,21 @@ impl ManyNetnsArgs {
         self.all_netns || self.netns.len() + self.container.len() > 1
     }
 
-    /// Whether namespaces are selected by an option.
+    /// Whether an option selects network namespaces.
     #[cfg(feature = "exporter")]
     #[must_use]
     pub const fn others(&self) -> bool {
         self.all_netns || !self.netns.is_empty() || !self.container.is_empty()
     }
 
-    /// Whether the same selection can later be of other namespaces.
+    /// Whether the same selection can contain other namespaces later.
     #[cfg(feature = "exporter")]
     #[must_use]
     pub const fn can_change(&self) -> bool {
         self.all_netns || !self.container.is_empty()
     }
 
-    /// Whether every namespace is selected, also those that are made later.
+    /// Whether every namespace is selected, including namespaces that are made later.
     #[must_use]
     pub const fn are_all(&self) -> bool {
         self.all_netns
@@ -164,7 +164,7 @@ pub struct SomeNetnsArgs {
 
 #[cfg(feature = "trace")]
 impl SomeNetnsArgs {
-    /// Finds the selected namespaces; `None` if all are.
+    /// Finds the selected namespaces; `None` if no option selects one, which means every namespace.
     ///
     /// # Errors
     /// A selected namespace does not exist or cannot be opened.

@@ -29,7 +29,7 @@ pub struct PortArgs {
     netns: NetnsArgs,
 }
 
-/// Runs the command.
+/// Runs `twtool port`.
 ///
 /// # Errors
 /// See [`CommandError`].

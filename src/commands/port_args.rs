@@ -37,7 +37,7 @@ pub(super) struct ServerArgs {
     /// Bind as this user, a name in /etc/passwd or a number (needs CAP_SETUID and CAP_SETGID)
     #[arg(long, value_name = "NAME|UID", allow_negative_numbers = true)]
     user: Option<UserArg>,
-    /// Open and listen on all addresses at once, as a server does
+    /// Bind all addresses and listen on them at the same time, as a server with several addresses does
     #[arg(long)]
     together: bool,
 }
@@ -47,7 +47,7 @@ pub(super) fn one_port(text: &str) -> Result<PortArg, String> {
     text.parse::<PortArg>().map_err(|error| error.for_one_port())
 }
 
-/// The ids of these arguments, for conflicts with other ones.
+/// The clap ids of these arguments, so that other arguments can declare a conflict with them.
 pub(super) const SERVER_ARGS: [&str; 9] =
     ["addr", "with", "v6only", "dev", "freebind", "transparent", "mptcp", "user", "together"];
 
@@ -60,7 +60,7 @@ enum YesNo {
 }
 
 impl ServerArgs {
-    /// The question about a port.
+    /// Builds the question about the port: can the server that these arguments describe bind it?
     pub(super) fn question(&self, port: &PortArg, ipv4: Option<bool>) -> PortQuestion {
         let server = ServerQuestion {
             v6only: self.v6only.map(|value| value == YesNo::Yes),
@@ -74,7 +74,7 @@ impl ServerArgs {
         PortQuestion { port: port.clone(), addrs: self.addr.clone(), ipv4, server }
     }
 
-    /// The arguments besides `--addr` and `--with`, for printed commands.
+    /// The words of all these arguments except `--addr` and `--with`, for printed commands.
     pub(super) fn setup_words(&self) -> Vec<String> {
         let v6only = self.v6only.map(|value| if value == YesNo::Yes { "yes" } else { "no" });
         let user = self.user.as_ref().map(ToString::to_string);

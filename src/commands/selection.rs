@@ -49,7 +49,7 @@ pub(super) struct SelectionArgs {
 }
 
 impl SelectionArgs {
-    /// The selection. Names are still unresolved.
+    /// The selection. The names in it (services, interfaces) are not resolved yet.
     pub(super) fn selection(&self, global: &GlobalArgs) -> Selection {
         let ports = |argument, list: &[PortArg], ends: &[End]| Group {
             argument,

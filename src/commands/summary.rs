@@ -14,8 +14,9 @@ use crate::view;
 use crate::view::json::Envelope;
 use crate::view::summary::Content;
 
-/// The number of lines of a group in a table and in JSON, unless `--top` is given.
+/// The default of `--top` for a table.
 const TOP_ON_THE_SCREEN: usize = 5;
+/// The default of `--top` for JSON and ndjson.
 const TOP: usize = 10;
 
 /// Arguments of `twtool summary`.
@@ -34,7 +35,7 @@ Examples:
   twtool summary                               summarize on one screen
   twtool summary --by destination --top 20     show the 20 most frequent destinations
   twtool summary --by local-port,direction
-  twtool summary --by unit                     show which systemd units made them, as far as evidence shows it
+  twtool summary --by unit                     show which systemd units made the sockets, if there is evidence
   twtool summary --json | jq '.history.closes | add'
   twtool summary --json | jq '.groups.destination.top[] | [.remote_addr, .remote_port, .count]' -c
   twtool summary --netns web                   use the network namespace web of `ip netns`
@@ -105,7 +106,7 @@ impl From<ByArg> for By {
     }
 }
 
-/// Runs the command.
+/// Runs `twtool summary`.
 ///
 /// # Errors
 /// See [`CommandError`].
@@ -133,7 +134,8 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let source = summarized.origin.name();
     let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
     let summary = summarized.summary(args.top.unwrap_or(usual));
-    // The output has no commands for a recording, which may come from another machine, nor for several namespaces.
+    // For a recording, no commands are printed, because the recording may come from another machine. For several namespaces,
+    // none are printed, because a command works in one namespace only.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
     let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
     let several = args.namespaces.several();

@@ -34,7 +34,7 @@ const MOST_NAMES: usize = 8192;
 A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
 close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. twtool covers \
 every network namespace of the machine, and prints a line for each close when the connection has ended on this side. A BPF program \
-collects the closes; the kernel removes this program when twtool ends, however it ends.
+collects the closes. The kernel removes this program when twtool ends, even if SIGKILL ends twtool.
 
 OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
 connection, so there is no TIME_WAIT). ROLE is accepted or connected. The process is unknown if it called close() before \
@@ -153,7 +153,7 @@ impl From<ByArg> for By {
     }
 }
 
-/// Runs the command.
+/// Runs `twtool trace`.
 ///
 /// # Errors
 /// See [`CommandError`].
@@ -217,16 +217,16 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     Ok(ExitStatus::complete(complete && missing(totals).is_empty()))
 }
 
-/// Receives closes.
+/// Receives the closes that the selection contains.
 trait Sink {
-    /// Receives a selected close.
+    /// Receives one close.
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()>;
 
-    /// Is called after each batch of closes, and when there was none for some time.
+    /// Called after each batch of closes, and after a time without closes.
     fn pause(&mut self, elapsed: Duration) -> io::Result<()>;
 }
 
-/// Passes closes on until --count, --duration or a signal ends it. Returns the signal.
+/// Passes closes to `sink` until --count, --duration or a signal ends the trace. Returns the signal, if there was one.
 fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn Sink) -> Result<Option<Signal>, CommandError> {
     let mut left = args.count.unwrap_or(u64::MAX);
     loop {

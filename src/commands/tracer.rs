@@ -22,8 +22,8 @@ pub(super) struct TracerArgs {
 }
 
 impl TracerArgs {
-    /// Reads what the tracer has recorded. Call it after reading the buckets, so that the reply includes the newest ones. Without
-    /// `--tracer`, and if no tracer serves the default socket, the result is empty.
+    /// Reads what the tracer has recorded. Call this function after reading the buckets, so that the reply includes the newest
+    /// ones. The result is empty if `--tracer` is not given and no tracer serves the default socket.
     pub(super) fn read(&self) -> Result<Traced, CommandError> {
         match &self.tracer {
             Some(path) => Traced::read(path).map_err(|error| {
@@ -33,7 +33,7 @@ impl TracerArgs {
         }
     }
 
-    /// Prepares to ask the tracer again and again.
+    /// Returns a feed that asks the tracer repeatedly. Fails if no tracer serves the socket of `--tracer`.
     pub(super) fn feed(&self) -> Result<OwnerFeed, CommandError> {
         if self.tracer.is_some() {
             self.read()?;
@@ -41,7 +41,8 @@ impl TracerArgs {
         Ok(OwnerFeed::new(self.tracer.clone().unwrap_or_else(|| USUAL.into())))
     }
 
-    /// Prints how to learn the owners of later buckets, if no tracer has answered and most of these `all` buckets have no owner.
+    /// Prints how to learn the owners of later buckets, if no tracer has answered and more than half of the `all` buckets have an
+    /// unknown owner.
     pub(super) fn hint(traced: &Traced, unknown: u64, all: u64, context: &mut Context) {
         if traced.of_a_tracer() || unknown * 2 <= all {
             return;
@@ -55,7 +56,7 @@ impl TracerArgs {
         }
     }
 
-    /// Rejects the option without the other one that gives it a meaning.
+    /// Rejects `--tracer` if it is given without `other`, the argument that it needs.
     pub(super) fn needs(&self, other: &str, given: bool) -> Result<(), CommandError> {
         if self.tracer.is_some() && !given {
             return Err(CommandError::Usage(format!("'--tracer' needs {other}")));
@@ -64,7 +65,7 @@ impl TracerArgs {
     }
 }
 
-/// How the caller can get the capabilities for BPF.
+/// Explains how the caller can get the capabilities for BPF.
 pub(super) fn how_to_permit(caller: &Caller) -> String {
     if caller.root {
         return "the root user of a container or of a user namespace cannot use BPF; run twtool as root of the host"
@@ -77,7 +78,7 @@ pub(super) fn how_to_permit(caller: &Caller) -> String {
     } else {
         format!("\"$(command -v {program})\"")
     };
-    format!("BPF sees every close. Run twtool as root, or once: sudo setcap cap_bpf,cap_perfmon+ep {file}")
+    format!("BPF sees every close. Run twtool as root, or run once: sudo setcap cap_bpf,cap_perfmon+ep {file}")
 }
 
 #[cfg(test)]

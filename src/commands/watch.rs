@@ -21,8 +21,9 @@ use crate::watch::{Sample, Sampler, stream};
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 On a terminal, twtool shows a screen: totals, a chart of the closes per second, and tables of sockets, destinations, local ports, \
-remote addresses, network namespaces, events, and makers (the processes that made the sockets). Press ? for the keys: 1-7 choose the table, / filters, Enter shows a row with advice, \
-k proposes `twtool kill` for it, t traces who makes the sockets, w records, p pauses, q quits. Hold Shift to select text with the mouse.
+remote addresses, network namespaces, events, and makers (the processes that made the sockets). Press ? for the \
+keys: 1-7 choose the table, / filters, Enter shows a row with advice, k proposes `twtool kill` for the row, t traces the processes \
+that make the sockets, w records, p pauses, q quits. Hold Shift to select text with the mouse.
 
 While a tracer runs (twtool trace --serve, or the key t, which needs CAP_BPF and CAP_PERFMON), the screen shows the process that closed \
 each connection: in the column OWNER, and as a table of makers. It shows only processes that the tracer has recorded, never an inference.
@@ -87,13 +88,13 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Runs the command.
+/// Runs `twtool watch`.
 ///
 /// # Errors
 /// See [`CommandError`].
 pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let can_ask = global.format() == Format::Table && !args.recording.replays();
-    args.tracer.needs("the screen, and no --replay", can_ask)?;
+    args.tracer.needs("the live screen, without --replay", can_ask)?;
     match global.format() {
         Format::Ndjson => {}
         Format::Table => return show(args, global, context),
@@ -141,7 +142,7 @@ fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<
 
 /// Writes samples until the end. Returns whether all were complete.
 fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Result<bool, CommandError> {
-    // A recording has its own interval, and costs nothing.
+    // A recording has its own interval. So the warning about a longer interval must not appear.
     let asked = if args.recording.replays() { Duration::MAX } else { args.interval };
     let mut reporter = Reporter { asked, ..Reporter::default() };
     let (mut count, mut complete) = (0, true);
@@ -156,7 +157,7 @@ fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Res
                 count += 1;
                 next = sample.elapsed + sample.interval;
             }
-            // A lack of memory in the kernel may be temporary. An error of a file is permanent.
+            // An error of the kernel, such as a lack of memory, may be temporary. An error of a recording's file is permanent.
             Err(error) if count > 0 && !args.recording.records() && !args.recording.replays() => {
                 reporter.warn_once(&[error.to_string()], context);
                 complete = false;
@@ -171,7 +172,7 @@ fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Res
     Ok(complete)
 }
 
-/// Prints each warning when it begins to hold.
+/// Prints a warning only if the previous sample did not have it.
 #[derive(Default)]
 struct Reporter {
     asked: Duration,
@@ -180,7 +181,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Prints the warnings that the last sample did not have.
+    /// Prints the warnings that the previous sample did not have.
     fn warn_once(&mut self, warnings: &[String], context: &mut Context) {
         let is_new = |warning: &&String| !self.last.contains(warning);
         let new: Vec<String> = warnings.iter().filter(is_new).cloned().collect();
@@ -190,7 +191,7 @@ impl Reporter {
 
     fn warn(&mut self, sample: &Sample, context: &mut Context) {
         self.warn_once(&sample.warnings, context);
-        // The text and the records have whole milliseconds.
+        // Compare whole milliseconds, because the text and the records show whole milliseconds.
         if sample.interval.as_millis() > self.asked.as_millis() && !self.stretched {
             self.stretched = true;
             context.warn(&[format!(
@@ -209,7 +210,7 @@ impl WatchArgs {
         self.recording.replayed()
     }
 
-    /// Finds the namespaces again, for the destinations of the screen; `None` for a recorded series.
+    /// Returns a function that finds the namespaces again, for the screen's table of destinations. `None` for a recorded series.
     fn find_namespaces(&self) -> Option<FindNamespaces> {
         let arguments = self.namespaces.clone();
         let find = move || match arguments.namespaces() {

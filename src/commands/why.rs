@@ -26,16 +26,17 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 #[command(after_long_help = "\
 COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
 stops it only at bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
-twtool's seccomp filter, every system call stops the program, which slows it down a lot.) When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. It \
-prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. twtool itself \
-binds nothing. It relies on the errno that COMMAND got.
+twtool's seccomp filter, every system call stops the program, which slows it down a lot.) When a call fails, twtool reads the \
+sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
+socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
 
 twtool counts refused connections and timeouts, but does not explain them, because their cause is at the other end. It \
 explains equal failures once. At the end it prints where COMMAND listened and how many calls failed.
 
 The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
 listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \
-including daemons, and if SIGKILL ends twtool, the kernel ends them as well. (Exception: with --pid or --detach, twtool sets no filter.)
+including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. (Exception: with --pid or --detach, twtool \
+sets no filter.)
 
 If twtool runs without root, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
 (no_new_privs). twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
@@ -84,7 +85,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Runs the command.
+/// Runs `twtool why`.
 ///
 /// # Errors
 /// See [`CommandError`].
@@ -143,7 +144,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
     };
     let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
     let end = match watched {
-        // The stub has printed why.
+        // The stub (the second twtool process, which executes the program) has printed the reason.
         WatchEnd::NotStarted(end) => return Ok(ExitStatus::Code(end.code())),
         WatchEnd::Ended(end) => Some(end),
         WatchEnd::ProcessLeft | WatchEnd::Interrupted(_) => None,

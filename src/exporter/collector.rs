@@ -1,8 +1,9 @@
-//! Shares one collection among the scrapes that arrive within a short time.
+//! Shares one collection of samples among the scrapes (requests for the metrics) that arrive within a short time.
 //!
-//! A scrape gets the last result if that began less than the minimum interval ago. Otherwise it joins the collection that runs, or
-//! starts one. A collection runs on its own thread. If it takes longer than the deadline, its scrapes fail, and it goes on: a later
-//! scrape joins it instead of starting a second one beside it.
+//! 1. If the last collection began less than the minimum interval ago, a scrape gets the result of that collection.
+//! 2. Otherwise the scrape waits for the collection that runs. If none runs, the scrape starts one, on a thread of its own.
+//! 3. If a collection takes longer than the deadline, the scrapes that wait for it fail. The collection continues, and a later scrape
+//!    waits for the same collection instead of starting a second one beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The samples as text, encoded once.
+    /// The samples as text. They are encoded only once for each format.
     pub(super) fn text(&self, samples: &Samples, format: Format) -> Bytes {
         self.texts[format as usize].get_or_init(|| encoding::encode_part(samples, format).into()).clone()
     }
@@ -91,7 +92,8 @@ impl Collector {
         (samples, collections, failures)
     }
 
-    /// A result that is at most as old as the minimum interval.
+    /// The last result if its collection began less than the minimum interval ago, otherwise the result of a running or new
+    /// collection.
     pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<Outcome>, Late> {
         let mut running = {
             let mut state = self.state();
@@ -175,7 +177,7 @@ mod tests {
     use crate::exporter::log::LogFormat;
     use crate::exporter::start_jobs;
 
-    /// A collector, the sender that makes its collections end with a failure, and their number.
+    /// Returns a collector, a sender, and the number of collections so far. Each send ends one collection with a failure.
     fn collector(deadline: Duration) -> (Arc<Collector>, Sender<()>, Arc<AtomicU64>) {
         let (finish, wait) = channel();
         let wait = Mutex::new(wait);
@@ -205,7 +207,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(collector.latest().await.err(), Some(Late::Deadline));
             }
-            finish.send(()).expect("it waits");
+            finish.send(()).expect("the collection waits");
             let outcome = loop {
                 if let Ok(outcome) = collector.latest().await {
                     break outcome;
@@ -214,7 +216,7 @@ mod tests {
             assert_eq!(outcome.samples.as_ref().err().map(String::as_str), Some("no namespace"));
         });
         assert_eq!(count.load(Ordering::Relaxed), 1);
-        assert_eq!((collector.own().1, collector.own().2), (1, 1), "it is counted as a failure");
+        assert_eq!((collector.own().1, collector.own().2), (1, 1), "the collection counts as a failure");
     }
 
     #[test]
@@ -228,7 +230,7 @@ mod tests {
                 })
                 .collect();
             tokio::task::yield_now().await;
-            finish.send(()).expect("it waits");
+            finish.send(()).expect("the collection waits");
             let mut outcomes = vec![];
             for one in all {
                 outcomes.push(one.await.expect("no panic").expect("an outcome"));

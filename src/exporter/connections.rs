@@ -1,4 +1,4 @@
-//! The open connections of the exporter, and the numbers about them.
+//! The open connections of the exporter, and counts of closed connections and of responses.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,8 @@ impl Connections {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Registers a connection, and closes another one if there are too many.
+    /// Registers a connection. If there are too many, closes another one: an idle one before a busy one, and the one whose last
+    /// activity is the longest ago.
     pub(super) fn register(&self) -> (u64, Arc<Notify>) {
         let (id, close) = (self.now(), Arc::new(Notify::new()));
         let mut open = self.open();
@@ -54,7 +55,7 @@ impl Connections {
         (id, close)
     }
 
-    /// Notes that a request begins, or has its response.
+    /// Records that a request of the connection begins (`busy`), or that its response is complete.
     pub(super) fn set_busy(&self, id: u64, busy: bool) {
         let now = self.now();
         if let Some(one) = self.open().get_mut(&id) {
@@ -78,7 +79,7 @@ impl Connections {
         *responses.entry(status.as_u16()).or_default() += 1;
     }
 
-    /// Adds the samples.
+    /// Adds the samples about connections and responses.
     pub(super) fn add(&self, samples: &mut Samples) {
         samples.add(Family::ExporterConnections, NONE, self.open().len());
         let closed = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Requests and responses.
+//! Answers the HTTP requests to the exporter.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use super::page;
 use crate::metrics::survey::NONE;
 use crate::metrics::{Family, Format, encoding};
 
-/// A body of pieces in memory. The largest piece is shared by all responses of a collection.
+/// A response body that consists of pieces in memory. All responses of one collection share the largest piece.
 #[derive(Debug, Default)]
 pub(super) struct Pieces(VecDeque<Bytes>);
 
@@ -44,7 +44,7 @@ impl Body for Pieces {
     }
 }
 
-/// Answers one request.
+/// Answers one request, and counts the response.
 pub(super) async fn respond(
     request: Request<Incoming>,
     permitted: bool,
@@ -103,7 +103,7 @@ async fn answer(
     with_type(StatusCode::OK, format.content_type(), pieces)
 }
 
-/// The response to a client without the right user and password.
+/// The response to a client that did not send a correct user and password.
 fn refused() -> Response<Pieces> {
     let mut response = text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"twtool\""));

@@ -47,9 +47,10 @@ impl fmt::Display for Address {
 /// An open listener.
 #[derive(Debug)]
 pub enum Listener {
-    /// TCP.
+    /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// A Unix socket. The file is removed at the end if the exporter created it.
+    /// A Unix socket. The path is given only if the exporter created the socket file; then the file is removed when the listener
+    /// is dropped.
     Unix(std::os::unix::net::UnixListener, Option<PathBuf>),
 }
 
@@ -68,7 +69,7 @@ impl Listener {
 }
 
 impl Listener {
-    /// The folder from which the file is removed at the end.
+    /// The folder of the socket file that is removed when the listener is dropped; `None` if there is no such file.
     #[must_use]
     pub fn folder(&self) -> Option<PathBuf> {
         let Self::Unix(_, Some(path)) = self else { return None };
@@ -110,13 +111,14 @@ impl Address {
     }
 }
 
-/// Whether the path is a socket on which no process listens. connect() to a regular file is ECONNREFUSED, too (unix(7)).
+/// Whether the path is a socket on which no process listens. The function checks the type of the file first, because connect() to a
+/// regular file fails with ECONNREFUSED, too (unix(7)).
 fn is_abandoned(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// The sockets that systemd has passed to this process.
+/// The listeners that systemd has passed to this process.
 ///
 /// # Errors
 /// One of them is not a listening stream socket.

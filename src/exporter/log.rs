@@ -15,7 +15,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The seriousness of an event.
+/// The severity of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Normal operation.
@@ -36,7 +36,7 @@ impl Level {
     }
 }
 
-/// Writes events.
+/// Writes the events of the exporter to standard error.
 #[derive(Clone, Copy, Debug)]
 pub struct Log(pub LogFormat);
 
@@ -59,7 +59,7 @@ fn line<'a>(format: LogFormat, pairs: impl Iterator<Item = &'a (&'a str, &'a str
         LogFormat::Logfmt => {
             let mut text = String::new();
             for (key, value) in pairs {
-                // Names of processes and namespaces may have any character.
+                // Names of processes and namespaces may contain any character.
                 let value = human::escape(value);
                 let plain = !value.is_empty() && !value.contains([' ', '"', '=', '\\']);
                 let separator = if text.is_empty() { "" } else { " " };

@@ -1,4 +1,5 @@
-//! `twtool exporter`: serves metrics to Prometheus by HTTP.
+//! `twtool exporter`: serves metrics to Prometheus by HTTP. A *scrape* is one request of Prometheus for the metrics. A *collection*
+//! reads the data for them, and can serve several scrapes.
 //!
 //! ```text
 //!  scrape ----> server ----> http ----> collector ----> a thread that collects (snapshot)
@@ -12,17 +13,19 @@
 //! | `server` | accepts connections, limits their number and their time, and ends them at a signal |
 //! | `stream` | one connection, with a time limit for writing |
 //! | `http` | requests and responses |
-//! | `connections` | the open connections, and the numbers about them |
+//! | `connections` | the open connections, and counts of closed connections and of responses |
 //! | `collector` | one collection for all scrapes of a short time |
 //! | `web_config`, `security` (feature `tls`) | TLS and basic authentication |
 //! | `tracing` | counts closes by program, with a BPF program (`--trace`) |
 //! | `page` | the page at `/` |
 //! | `log` | one line per event |
 //!
-//! One thread serves all connections. It is confined by landlock and seccomp, because it reads what strangers send
-//! (`sys::confinement`). The main thread starts a thread for each collection, because a thread that the server starts would be
-//! confined, too, and could not read the files of other processes. The idle exporter waits in two system calls, without a timer;
-//! the threads of the pool that helps with long lists sleep.
+//! One thread serves all connections. landlock and seccomp confine this thread, because any client can send it bytes
+//! (`sys::confinement`). The main thread starts a thread for each collection: a thread that the server starts would be confined, too,
+//! and could not read the files of other processes.
+//!
+//! An idle exporter sets no timer. Each of these two threads waits in a system call, and the threads that help with long lists
+//! (`parallel`) sleep. With `--trace`, a third thread reads the closes every 50 ms.
 
 mod collector;
 mod connections;
@@ -55,13 +58,13 @@ pub use log::LogFormat;
 pub use tracing::Trace;
 use tracing::Tracing;
 
-/// What the exporter does.
+/// The settings of the exporter.
 pub struct Options {
     /// The addresses to listen on, besides the sockets of systemd.
     pub listen: Vec<Address>,
-    /// Whether the addresses are the default, which the sockets of systemd replace.
+    /// Whether `listen` is the default address. If so, sockets of systemd replace it.
     pub default_listen: bool,
-    /// A collection serves all scrapes that begin within this time.
+    /// A collection serves all scrapes that begin within this time after its start.
     pub min_interval: Duration,
     /// A scrape waits at most this long for a collection.
     pub deadline: Duration,
@@ -69,23 +72,25 @@ pub struct Options {
     pub log: LogFormat,
     /// The upper bounds of the number of samples.
     pub bounds: Bounds,
-    /// Whether other network namespaces are entered.
+    /// Whether a collection enters other network namespaces.
     pub enters_namespaces: bool,
     /// The web configuration file, with TLS and basic authentication.
     #[cfg(feature = "tls")]
     pub web_config: Option<std::path::PathBuf>,
 }
 
-/// How long a thread that has compared a password waits for another one. An idle exporter has two threads.
+/// How long a thread that has compared a password waits for the next password. After this time the thread ends, so that an idle
+/// exporter keeps only its own threads.
 const SPARE_THREAD: Duration = Duration::from_millis(100);
 
-/// Reads the network namespaces.
+/// A function that reads the network namespaces for one collection.
 pub type Collect = dyn Fn() -> Result<Collected, String> + Send + Sync;
 
-/// Work for a thread that is not confined. `None` is the end.
+/// Sends jobs to the main thread, which runs each job on a thread without the confinement of the server. `None` ends the
+/// loop of the main thread.
 type Jobs = Sender<Option<Box<dyn FnOnce() + Send>>>;
 
-/// Starts each job on a thread of its own, until the end.
+/// Starts each job on a thread of its own, until `None` arrives.
 fn start_jobs(jobs: &Receiver<Option<Box<dyn FnOnce() + Send>>>) {
     while let Ok(Some(job)) = jobs.recv() {
         // If no thread can be started, the job is dropped, and the scrapes that wait for it fail.
@@ -123,7 +128,7 @@ pub enum ExporterError {
 }
 
 impl ExporterError {
-    /// What the user can do about it.
+    /// Advice for the user about this error, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         if let Self::Trace(error) = self { error.hint() } else { None }
@@ -185,7 +190,7 @@ fn list(words: &[&str]) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(",") }
 }
 
-/// What confines the thread that handles requests; `None` if whoever started the exporter confines it.
+/// Names what confines the thread that handles requests. `None` means that the exporter was already confined when it started.
 fn names(confined: Option<InForce>) -> String {
     let Some(InForce { landlock, seccomp }) = confined else { return "inherited".to_owned() };
     let words = landlock.map(|_| "landlock").into_iter().chain(seccomp.then_some("seccomp"));

@@ -1,4 +1,4 @@
-//! The page at `/`: the present state in a few tables, made of the same samples as the metrics.
+//! The HTML page at `/`: the present state in a few tables, from the same samples as the metrics.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ table { border-collapse: collapse; margin: 0.5em 0 1.5em } th, td { padding: 0.2
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { color: #a00; font-weight: bold }\n\
 </style>\n</head>\n<body>\n<h1>twtool exporter</h1>\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/-/healthy\">health</a></p>\n";
 
-/// The page.
+/// Builds the page from the samples of a collection.
 pub(super) fn of(samples: &Samples) -> String {
     let mut page = HEAD.to_owned();
     let complete = samples.of(Family::CollectionComplete).iter().all(|(_, value)| *value == Value::Integer(1));
@@ -68,7 +68,7 @@ fn destinations(page: &mut String, samples: &Samples) {
         };
         let exhausted = match same(Family::DestinationExhaustion) {
             Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s"),
-            // As in `twtool capacity`: the model says nothing about connections that are opened and not closed.
+            // As in `twtool capacity`: the model covers only connections that close. So without closes it predicts nothing.
             Some(_) if same(Family::DestinationCloses) == Some(0.0) => "no closes".into(),
             Some(_) => "not at this rate".into(),
             None => "unknown".into(),
@@ -117,7 +117,7 @@ fn warnings(page: &mut String, samples: &Samples) {
 enum Cell<'a> {
     Text(&'a str),
     Warning(&'a str),
-    /// `None`: unknown.
+    /// `None` means that the number is unknown.
     Number(Option<f64>),
 }
 
@@ -136,7 +136,7 @@ fn row(page: &mut String, cells: &[Cell]) {
     page.push_str("</tr>\n");
 }
 
-/// Text for HTML.
+/// Escapes a text for HTML.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_becomes_markup() {
+    fn names_are_escaped_in_the_page() {
         let mut samples = Samples::default();
         let evil = "<script>alert('x')</script>&\"";
         samples.add(Family::NetnsInfo, [evil, "1", evil], true);

@@ -1,7 +1,7 @@
 //! TLS and basic authentication, as the web configuration file of Prometheus defines them.
 //!
-//! rustls with ring: ring is built by the C compiler that links Rust programs anyway. aws-lc-rs, the other provider, is larger and
-//! needs more tools on some targets.
+//! The TLS library is rustls, with ring for the cryptography. To build ring, a C compiler is enough, and Rust needs one for linking
+//! anyway. aws-lc-rs, the alternative to ring, is larger and needs more tools on some targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,25 +16,27 @@ use tokio_rustls::TlsAcceptor;
 use super::web_config::{TlsFiles, WebConfig};
 use crate::sys;
 
-/// The maximum size of the file in bytes.
+/// The maximum size of the web configuration file in bytes.
 const MOST: u64 = 1 << 20;
 
-/// The maximum number of cached headers. A client that varies the blanks or the case of a right header adds further ones.
+/// The maximum number of cached headers. There must be a maximum, because a client with a correct password can send variants of its
+/// header (more blanks, `BASIC` for `Basic`), and each variant is cached.
 const MOST_VERIFIED: usize = 1000;
 
-/// What a client must do before it is served.
+/// The access control of the exporter: TLS, and users with passwords.
 #[derive(Default)]
 pub(super) struct Security {
     pub(super) acceptor: Option<TlsAcceptor>,
     users: BTreeMap<String, String>,
-    /// The Authorization headers that were right. A comparison of a hash with the usual cost of 10 takes about 50 ms of processor time.
+    /// The Authorization headers whose password was correct. They are cached, because the comparison of a password with a hash of the
+    /// usual cost 10 takes about 50 ms of processor time.
     verified: Mutex<BTreeSet<Vec<u8>>>,
     /// Held during a comparison, so that wrong passwords use at most one core.
     comparing: tokio::sync::Mutex<()>,
 }
 
 impl Security {
-    /// Reads the file and the files that it names.
+    /// Reads the web configuration file, and the certificates and the key that it names.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let failed = |why: String| format!("{}: {why}", path.display());
         let text = sys::file::read(path, MOST).map_err(|error| failed(error.to_string()))?;
@@ -56,11 +58,11 @@ impl Security {
             return true;
         }
         let Some((user, password)) = credentials(header) else { return false };
-        // For an unknown user, twtool compares the most expensive hash of the file. So if all hashes have the same cost, the time of
-        // the response does not show which users exist. Bytes 4 and 5 of a hash are its cost.
+        // If the user is unknown, twtool compares the password with the most expensive hash of the file. So if all hashes have the
+        // same cost, the response time does not show which users exist. Bytes 4 and 5 of a hash are its cost.
         let known = self.users.contains_key(&user);
-        let dearest = || self.users.values().max_by_key(|hash| hash.get(4..6));
-        let Some(hash) = self.users.get(&user).or_else(dearest).cloned() else { return false };
+        let costliest = || self.users.values().max_by_key(|hash| hash.get(4..6));
+        let Some(hash) = self.users.get(&user).or_else(costliest).cloned() else { return false };
         let _one = self.comparing.lock().await;
         let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
         let right = known && compared.unwrap_or(false);

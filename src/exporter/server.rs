@@ -1,10 +1,11 @@
 //! Accepts connections, limits their number and their time, and ends them at a signal.
 //!
 //! Limits against clients that are slow, silent or many:
-//! - A head of a request must be complete 30 s after the connection became idle, and must fit into 16 KiB.
+//! - The head of a request (its first line and its header fields) must be complete 30 s after the connection became idle, and must fit
+//!   into 16 KiB.
 //! - A write fails if the client reads nothing for 10 s.
-//! - At most 512 connections are open. A further one replaces the connection that has been idle longest, or, if every one has a
-//!   request in progress, the connection whose request began first.
+//! - At most 512 connections are open. A further connection replaces the one that has been idle longest. If every connection has a
+//!   request in progress, it replaces the one whose request began first.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +31,8 @@ use super::stream::{LimitedStream, Transport};
 use super::tracing::Tracing;
 use super::{Collect, Jobs, Options, http};
 
-/// The time for the head of a request, and for an idle connection. Prometheus opens a new connection if it scrapes less often.
+/// The time for the head of a request. An idle connection is closed after this time, too. If Prometheus scrapes less often, it opens a
+/// new connection for each scrape.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 
 /// The time that a write may wait without progress.
@@ -39,13 +41,13 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 /// The maximum size of the head of a request in bytes.
 const MOST_HEAD: usize = 16 * 1024;
 
-/// The time for requests that are in progress at the end.
+/// The time for the requests that are in progress when a signal ends the exporter.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept(2), for example because there is no free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client must do before it is served. SIGHUP replaces it.
+/// The access control that is in force. SIGHUP replaces it by the present content of the web configuration file.
 #[cfg(feature = "tls")]
 #[derive(Clone)]
 pub(super) struct Secured {
@@ -64,7 +66,7 @@ impl Secured {
         })
     }
 
-    /// Reads the file again. If that fails, the last one stays in force.
+    /// Reads the web configuration file again. If that fails, the previous configuration stays in force.
     fn reload(&self) -> Result<(), String> {
         if let Some(path) = &self.path {
             let new = Arc::new(Security::read(path)?);
@@ -77,7 +79,7 @@ impl Secured {
         Arc::clone(&self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Makes the TLS handshake, if the file asks for TLS.
+    /// Makes the TLS handshake, if the web configuration file requires TLS.
     async fn accept(&self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
         let Some(acceptor) = self.current().acceptor.clone() else { return Ok(stream) };
         let accepted = tokio::time::timeout(HEAD_TIME, acceptor.accept(stream)).await;
@@ -85,25 +87,25 @@ impl Secured {
     }
 }
 
-/// In a build without TLS, every client is served.
+/// The access control of a build without TLS: every client is served.
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Copy)]
 pub(super) struct Secured;
 
 #[cfg(not(feature = "tls"))]
 impl Secured {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same form as with TLS")]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same signature as with TLS")]
     fn reload(self) -> Result<(), String> {
         Ok(())
     }
 
-    #[expect(clippy::unused_async, reason = "the same form as with TLS")]
+    #[expect(clippy::unused_async, reason = "the same signature as with TLS")]
     async fn accept(self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
         Ok(stream)
     }
 }
 
-/// What every connection needs.
+/// The state that all connections share.
 #[derive(Clone)]
 struct Shared {
     collector: Arc<Collector>,
@@ -126,9 +128,9 @@ pub(super) async fn serve(
     let collector =
         Collector::new(collect, tracing, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
     let (end, ending) = watch::channel(false);
-    #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
+    #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
     let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };
-    // The handlers are installed before the first connection.
+    // Install the signal handlers before the first connection.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut accepting = JoinSet::new();
@@ -154,7 +156,7 @@ pub(super) async fn serve(
     };
     log.event(Level::Info, "ending", &[("signal", signal)]);
     let _ = end.send(true);
-    // The tasks close their listeners, answer the requests in progress, and end.
+    // Each task closes its listener, answers the requests that are in progress, and ends.
     let drained = tokio::time::timeout(DRAIN_TIME, async { while accepting.join_next().await.is_some() {} }).await;
     log.event(Level::Info, "ended", &[("requests", if drained.is_ok() { "all answered" } else { "some cut off" })]);
     Ok(())
@@ -163,13 +165,13 @@ pub(super) async fn serve(
 /// Reads the web configuration file again, on a thread that may read files.
 async fn reload(security: &Secured, jobs: &Jobs) -> Result<(), String> {
     let (send, reloaded) = oneshot::channel();
-    #[allow(clippy::clone_on_copy, reason = "it is a copy only without TLS")]
+    #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
     let security = security.clone();
     let _ = jobs.send(Some(Box::new(move || drop(send.send(security.reload())))));
     reloaded.await.unwrap_or_else(|_| Err("no thread can be started".to_owned()))
 }
 
-/// Accepts connections until the exporter ends, and waits for their end.
+/// Accepts connections until the exporter ends. Then it waits until these connections have ended.
 async fn accept(listener: Listener, shared: Shared, log: Log) {
     let mut tasks = JoinSet::new();
     let mut ending = shared.ending.clone();
@@ -207,7 +209,7 @@ async fn accept(listener: Listener, shared: Shared, log: Log) {
 
 /// Waits until the exporter ends.
 async fn ended(ending: &mut watch::Receiver<bool>) {
-    // The wait fails if the sender is gone, which is the end, too.
+    // The wait fails if the sender is gone. That also means that the exporter ends.
     let _ = ending.wait_for(|ending| *ending).await;
 }
 
@@ -232,7 +234,7 @@ impl Accepting {
     }
 }
 
-/// Serves one connection until it ends, or is replaced, or the exporter ends.
+/// Serves one connection until it ends, until another connection replaces it, or until the exporter ends.
 async fn connection(stream: Box<dyn Transport>, shared: Shared) {
     let Shared { collector, connections, security, mut ending } = shared;
     let (id, close) = connections.register();

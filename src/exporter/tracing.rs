@@ -1,9 +1,10 @@
-//! Counts closes by program on a thread of its own (`--trace`).
+//! Counts closes by program, on a thread of its own (`--trace`).
 //!
-//! 1. The thread loads the BPF program while it has the capabilities of the exporter. The exporter waits for that.
-//! 2. It drops its capabilities, and confines itself. Since Linux 5.19, reading the counters of BPF needs no capability; before, and if
-//!    kernel.unprivileged_bpf_disabled is set, it needs CAP_BPF. The thread tries, and keeps CAP_BPF only if that fails.
-//! 3. It reads the ring buffer each 50 ms and counts. A collection copies the counts.
+//! 1. The thread loads the BPF program while it has the capabilities of the exporter. The exporter waits until that is done.
+//! 2. The thread drops its capabilities, and confines itself. Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, the thread
+//!    needs CAP_BPF to read the counters of its BPF program. So it first tries to read them without CAP_BPF, and keeps CAP_BPF only if
+//!    that fails.
+//! 3. The thread reads the ring buffer every 50 ms, and counts the closes. A collection copies the counts.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,10 +22,10 @@ use crate::snapshot::closes::Closes;
 use crate::sys::capabilities::{self, Need};
 use crate::sys::confinement;
 
-/// Starts to trace closes.
+/// A function that starts to trace closes.
 pub type Trace = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
 
-/// The longest time between two looks at the signals.
+/// The maximum time between two checks for signals.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The closes that the thread has counted.
@@ -38,7 +39,7 @@ struct State {
 }
 
 impl Tracing {
-    /// Starts the thread, and waits until it traces. With `confine`, it confines itself.
+    /// Starts the thread, and waits until it traces. If `confine` is true, the thread confines itself.
     pub(super) fn start(trace: Trace, options: &Options, confine: bool) -> Result<Arc<Self>, ExporterError> {
         let counts = CloseCounts::new(options.bounds.destinations, options.bounds.namespaces);
         let tracing = Arc::new(Self(Mutex::new(State { counts, elapsed: Duration::ZERO, failed: None })));
@@ -60,7 +61,8 @@ impl Tracing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Traces until a signal ends the exporter, or until it fails. Returns the failure, unless the exporter has not started yet.
+    /// Traces until a signal ends the exporter, or until tracing fails. Sends the result of the start to `started`. Returns a later
+    /// failure.
     fn run(
         &self,
         trace: Trace,
@@ -93,15 +95,15 @@ impl Tracing {
         loop {
             match self.read(&mut closes, PAUSE) {
                 Ok(None) => {}
-                // The kernel may give a signal for the process to the descriptor of this thread. Then the handlers of the server
-                // have not run yet.
+                // The kernel may report a signal to this thread instead of running the signal handlers of the server. So deliver
+                // the signal again.
                 Ok(Some(signal)) => return closes.let_through(signal).err().map(|error| error.to_string()),
                 Err(error) => return Some(error.to_string()),
             }
         }
     }
 
-    /// Waits for at most this time, and counts the closes.
+    /// Waits for closes, at most this time, and counts them. Returns a signal, if one arrived.
     fn read(
         &self,
         closes: &mut Closes,
@@ -119,7 +121,8 @@ impl Tracing {
         Ok(signal)
     }
 
-    /// The counts, after forgetting the namespaces that do not exist any more, and why they are incomplete.
+    /// Returns the counts, and the reason if they are incomplete. First forgets the namespaces that do not exist any more: `inodes` has
+    /// the existing ones.
     pub(super) fn counts(&self, inodes: &BTreeSet<u64>) -> (CloseCounts, Option<String>) {
         let mut state = self.state();
         let elapsed = state.elapsed;

@@ -1,7 +1,7 @@
 //! The web configuration file of Prometheus (exporter-toolkit, docs/web-configuration.md): TLS and basic authentication.
 //!
-//! The file is YAML. This parser reads the part of YAML that the file needs: top-level keys, keys below them that are indented, and
-//! plain or quoted values on the same line. Anything else is an error, so that no setting is silently ignored.
+//! The file is YAML. This parser reads only the part of YAML that the file needs: top-level keys, indented keys below them, and plain or
+//! quoted values on the line of their key. Anything else is an error, so that no setting is silently ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ impl WebConfig {
                         return Err(wrong("the user occurs twice"));
                     }
                 }
-                // It has no effect: the exporter serves HTTP/1.1 alone.
+                // This setting has no effect, because the exporter serves only HTTP/1.1.
                 ("http_server_config", "http2", _) if matches!(value.as_str(), "true" | "false") => {}
                 ("tls_server_config", "cert_file", Some(tls)) => tls.cert = path(),
                 ("tls_server_config", "key_file", Some(tls)) => tls.key = path(),
@@ -98,7 +98,7 @@ impl WebConfig {
     }
 }
 
-/// The indentation, the key and the value of a line; `None` for an empty line and for a comment.
+/// Parses a line: whether it is indented, its key, and its value. `None` for an empty line and for a comment.
 fn entry(line: &str) -> Result<Option<(bool, String, String)>, String> {
     let text = line.trim();
     if text.is_empty() || text.starts_with('#') {
@@ -119,7 +119,7 @@ fn entry(line: &str) -> Result<Option<(bool, String, String)>, String> {
     Ok(Some((line.starts_with(' '), key, value)))
 }
 
-/// A plain or quoted scalar, and the text after it. A plain key ends at a colon.
+/// Parses a plain or quoted YAML scalar, and returns it with the text after it. A plain key ends at a colon.
 fn scalar(text: &str, is_key: bool) -> Result<(String, &str), String> {
     for quote in ['\'', '"'] {
         let Some(inner) = text.strip_prefix(quote) else { continue };
@@ -137,8 +137,8 @@ fn scalar(text: &str, is_key: bool) -> Result<(String, &str), String> {
     Ok((value.trim_end().to_owned(), rest))
 }
 
-/// Whether a text has the form of a bcrypt hash: `$2y$10$`, and 53 characters of salt and hash. The maximum cost is 14: one comparison
-/// takes about a second then.
+/// Whether a text has the form of a bcrypt hash: the version and the cost (`$2y$10$`), then 53 characters of salt and hash. The maximum
+/// cost is 14, because one comparison then takes about 1 s.
 fn is_bcrypt(text: &str) -> bool {
     let version = ["$2a$", "$2b$", "$2y$"].iter().any(|version| text.starts_with(version));
     let cost = text.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
@@ -166,7 +166,7 @@ mod tests {
             "# comment\ntls_server_config:\n  cert_file: server.crt # here\n  key_file: \"/k/server.key\"\n  min_version: TLS13\n\n\
              http_server_config:\n  http2: false\nbasic_auth_users:\n  prometheus: {HASH}\n  'a b': \"{HASH}\"\n"
         );
-        let config = parse(&text).expect("it is right");
+        let config = parse(&text).expect("a valid configuration");
         let tls = config.tls.expect("TLS");
         assert_eq!((tls.cert, tls.key), ("/etc/twtool/server.crt".into(), "/k/server.key".into()));
         assert!(tls.only_tls13 && tls.client_ca.is_none());

@@ -36,7 +36,7 @@ pub enum ComparisonOperator {
 /// A token with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token<'a> {
-    /// The kind.
+    /// The kind of the token.
     pub kind: TokenKind<'a>,
     /// The range of its bytes in the expression.
     pub span: Range<usize>,
@@ -58,7 +58,7 @@ const SIGNS: [(&str, TokenKind); 13] = [
     (")", TokenKind::Close),
 ];
 
-/// Splits an expression into tokens. This works for every text.
+/// Splits an expression into tokens. Every text can be split, so this function has no error.
 #[must_use]
 pub fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = vec![];

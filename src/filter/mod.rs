@@ -61,13 +61,13 @@ impl Filter {
     /// Accepts no row.
     pub const FALSE: Self = Self::Any(vec![]);
 
-    /// Combines tests with "and". A single test needs no list.
+    /// Combines tests with "and". Returns a single test unchanged.
     #[must_use]
     pub fn all(mut tests: Vec<Self>) -> Self {
         if tests.len() == 1 { tests.remove(0) } else { Self::All(tests) }
     }
 
-    /// Combines tests with "or". A single test needs no list.
+    /// Combines tests with "or". Returns a single test unchanged.
     #[must_use]
     pub fn any(mut tests: Vec<Self>) -> Self {
         if tests.len() == 1 { tests.remove(0) } else { Self::Any(tests) }
@@ -82,20 +82,21 @@ impl Filter {
         }
     }
 
-    /// Accepts rows with IPv4 on the wire, which includes IPv4-mapped sockets; or else rows with IPv6.
+    /// If `ipv4` is true, accepts rows with IPv4 on the wire, which include IPv4-mapped sockets. Otherwise accepts rows with IPv6 on the
+    /// wire.
     #[must_use]
     pub fn ipv4_on_the_wire(ipv4: bool) -> Self {
         let any_ipv4 = Self::Addr(End::Local, Prefix::ANY_IPV4);
         if ipv4 { any_ipv4 } else { any_ipv4.negated() }
     }
 
-    /// Whether the row passes with certainty.
+    /// Whether the row certainly passes the filter.
     #[must_use]
     pub fn accepts(&self, row: &Row) -> bool {
         self.judge(row) == Some(true)
     }
 
-    /// Whether the row passes; `None` if that depends on a mark or an interface that the source does not report.
+    /// Whether the row passes the filter; `None` if that depends on a mark or an interface that the source does not report.
     #[must_use]
     pub fn judge(&self, row: &Row) -> Option<bool> {
         let bucket = &row.bucket;
@@ -127,8 +128,8 @@ impl Filter {
     }
 }
 
-/// Combines tests: the first result equal to `decisive` is the result. Otherwise an unknown test makes the result
-/// unknown.
+/// Combines the results of tests. If one of them is `decisive` (false for "and", true for "or"), it is the result. Otherwise, an unknown
+/// result makes the whole result unknown.
 fn decide(tests: &[Filter], row: &Row, decisive: bool) -> Option<bool> {
     let mut known = true;
     for test in tests {
@@ -209,7 +210,7 @@ mod tests {
     use crate::model::row::tests::row;
 
     #[test]
-    fn a_filter_without_tests_accepts_every_row_and_an_empty_choice_accepts_none() {
+    fn an_and_without_tests_accepts_every_row_and_an_or_without_tests_accepts_none() {
         let row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         assert!(Filter::TRUE.accepts(&row));
         assert!(!Filter::FALSE.accepts(&row));
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_unknown_only_if_it_depends_on_an_unknown_value() {
+    fn a_result_is_unknown_only_if_it_depends_on_an_unknown_value() {
         let mut row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         let port = |n| Filter::Port(End::Local, PortRange::one(Port(n)));
         let mark = Filter::Mark { value: 1, mask: 3 };

@@ -1,5 +1,5 @@
-//! Parses filter expressions: the language of ss, and tests that apply only to buckets. Names are resolved from the
-//! facts.
+//! Parses filter expressions: the language of ss, with more tests for buckets. The parser resolves names (services, interfaces) with
+//! the facts of the network namespace.
 //!
 //! ```text
 //! list    = test { ["and" | "or"] test }        left to right, with equal precedence; without a word it means "and"
@@ -52,16 +52,16 @@ pub fn words() -> impl Iterator<Item = &'static str> {
     TESTS.iter().map(|(word, _)| *word).chain(["not", "and", "or"])
 }
 
-/// What can begin a test.
+/// The words and the sign that can begin a test, for an error message.
 fn any_test() -> String {
     let words: Vec<_> = TESTS.iter().map(|(word, _)| *word).collect();
     format!("a test: {}, 'not' or '('", words.join(", "))
 }
 
-/// The deepest nesting of parentheses and nots.
+/// The maximum depth of nested parentheses and "not".
 const DEEPEST: usize = 100;
 
-/// How often one list may change between "and" and "or". Each change nests the preceding tests one level deeper.
+/// The maximum number of changes in one list between "and" and "or". Each change nests the preceding tests one level deeper.
 const MOST_CHANGES: usize = 100;
 
 /// A mistake in an expression. Its text points at the word with carets.
@@ -76,8 +76,8 @@ pub struct FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, span, message } = self;
-        // Control characters become blanks, so that the expression stays on one line. A width in a format string has 16
-        // bits, and an expression may be longer.
+        // Control characters become blanks, so that the expression stays on one line. The carets are built without a width in the
+        // format string, because such a width has only 16 bits, and an expression may be longer.
         let shown = |text: &str| -> String { text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect() };
         let width = |range: Range<usize>| shown(&text[range]).width();
         let (blanks, carets) = (" ".repeat(width(0..span.start)), "^".repeat(width(span.clone()).max(1)));
@@ -92,7 +92,7 @@ impl std::error::Error for FilterError {}
 pub struct Parsed {
     /// The parsed filter.
     pub filter: Filter,
-    /// Sentences about parts of the expression whose meaning may differ from what its author expects.
+    /// Sentences about parts of the expression that may not mean what its author expects.
     pub warnings: Vec<String>,
 }
 
@@ -244,7 +244,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `[= | !=] VALUE`.
+    /// Parses `[= | !=] VALUE`.
     fn equality(
         &mut self,
         read: impl FnOnce(&mut Self, &'a str, &Range<usize>) -> Result<Filter>,
@@ -297,10 +297,10 @@ impl<'a> Parser<'a> {
         self.facts.ports(&arg).map_err(|why| self.error(span, why))
     }
 
-    /// `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT`, `*`.
+    /// Parses one of `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT` and `*`.
     fn host(&mut self, end: End, word: &'a str, span: &Range<usize>) -> Result<Filter> {
         let mut tests = vec![];
-        // The prefix tests the address family of the socket. So `inet:` excludes IPv4-mapped sockets.
+        // `inet6:` and `inet:` test the address family of the socket, not of its packets. So `inet:` excludes IPv4-mapped sockets.
         let word = if let Some(rest) = word.strip_prefix("inet6:") {
             tests.push(Filter::Addr(end, Prefix::ANY_IPV6));
             rest
@@ -383,7 +383,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Resolves one of these names. The error lists all of them.
+    /// Returns the value that belongs to the name `word`. The error lists all names.
     fn name<T: Copy>(&self, word: &str, span: &Range<usize>, names: &[(&str, T)], what: &str) -> Result<T> {
         let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
         found.ok_or_else(|| self.error(span, format!("expected {what}, found '{word}'")))
@@ -423,7 +423,7 @@ const STATES: &str = "time-wait or fin-wait-2";
 /// shortened to the first value that no timer can reach.
 ///
 /// # Errors
-/// Why the text is not a duration, and what one is.
+/// The reason why the text is not a duration, and examples of durations.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     const BEYOND: Duration = Duration::from_millis(1 << 32);
     let parse = |text: &str| text.parse::<jiff::SignedDuration>().ok();

@@ -1,5 +1,6 @@
-//! TIME_WAIT that ends early: the bucket answers an old segment with an ACK, the peer answers that with a RST, and the RST
-//! removes the bucket (RFC 1337). No segment is forged. `tcp_rfc1337` decides whether the kernel obeys the RST.
+//! An old segment ends TIME_WAIT early (RFC 1337 calls this assassination). The bucket answers the old segment with an ACK. The peer
+//! answers the ACK with a RST, and the RST removes the bucket. No segment is forged. The setting `tcp_rfc1337` decides whether the
+//! kernel obeys the RST.
 
 use std::io::{Read as _, Write as _};
 

@@ -1,7 +1,7 @@
 //! The experiment of `bind-test --demo`: a server closes a connection first, and new sockets bind its port at once.
 //!
-//! There are two runs: the old server without SO_REUSEADDR, and with it. Each has its own network namespace, so that the
-//! bucket of the first run does not disturb the second.
+//! There are two runs. In the first one, the old server does not set SO_REUSEADDR; in the second one, it does. Each run has its own
+//! network namespace, so that the bucket of the first run does not disturb the second run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::model::socket::{Socket, TcpState, TimeWaitBucket};
 use crate::sys;
 use crate::sys::sandbox;
 
-/// Plays both runs. It moves the process permanently into new namespaces, so the process must have a single thread.
+/// Plays both runs. This moves the process permanently into new namespaces, so the process must have a single thread.
 pub fn run(port: Port) -> Result<Vec<DemoRun>, LabError> {
     sandbox::enter_user_namespace()?;
     [ReuseOptions::NONE, ReuseOptions::REUSEADDR]

@@ -1,4 +1,5 @@
-//! Exhaustion of the ephemeral ports: it affects one destination only, and ends when a bucket ends or can be taken over.
+//! Exhaustion of the ephemeral ports: connect() to one destination finds no free port, until a bucket ends or can be taken over. Other
+//! destinations are not affected.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const RANGE: &str = "40000 40007";
 const PORTS: u32 = 8;
 const CLIENT: Actor = Actor::Side(Side::Client);
 
-/// How long the lab waits until connect() works again.
+/// The maximum time that the lab waits until connect() works again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
@@ -90,7 +91,7 @@ fn connect(
     Ok(result)
 }
 
-/// Repeats connect() until it works, at most [`PATIENCE`].
+/// Repeats connect() until it works, for at most [`PATIENCE`].
 fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
     let began = Instant::now();
     loop {
@@ -168,9 +169,7 @@ fn recovery(
     )?;
     let expected = match setting {
         Some(delay) => format!("ok when the first bucket is {} ms old", delay.as_millis()),
-        None => {
-            "ok when the kernel's clock begins the next second after the first bucket, or the second after that".into()
-        }
+        None => "ok within 2 s of the first bucket, when the kernel's clock begins a new second".into(),
     };
     let observed = format!("{result} after {} ms", after.as_millis());
     let in_time = setting.is_none_or(|delay| after >= delay);

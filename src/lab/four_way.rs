@@ -38,7 +38,7 @@ fn check(
     wire.check(transcript, [&client, &server], &format!("SYN, SYN ACK, ACK, {segments}"))
 }
 
-/// Closes with four segments. `first` closes first.
+/// Closes both directions one after the other, with four segments. `first` is the side that closes first.
 fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
     let second = first.other();
     let (title, why) = match first {
@@ -68,7 +68,7 @@ fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
     check(transcript, &mut wire, client, server, "FIN ACK, ACK, FIN ACK, ACK")
 }
 
-/// Both FINs are under way before either arrives.
+/// Closes both ends at the same time: both FINs are sent before one of them arrives.
 fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript
         .part("Both close at the same time", "Each side sends its FIN before the FIN of the other side arrives.")?;
@@ -86,7 +86,7 @@ fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
     check(transcript, &mut wire, states, states, "FIN ACK, FIN ACK, ACK, ACK")
 }
 
-/// One direction ends, and the other stays open.
+/// Closes one direction, while the other direction stays open.
 fn half(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("Half-close", "shutdown(SHUT_WR) ends one direction. The other direction stays open.")?;
     let mut wire = Wire::create()?;
@@ -119,7 +119,7 @@ fn half(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.check("read by the client after its FIN", "more", text)
 }
 
-/// SO_LINGER with 0 s.
+/// Closes with a reset: SO_LINGER with 0 s.
 fn reset(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("A reset", "With SO_LINGER and 0 s, close() drops the connection at once.")?;
     let mut wire = Wire::create()?;

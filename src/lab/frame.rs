@@ -8,7 +8,7 @@ use crate::sys::packet::Frame;
 /// The offset of the checksum in the TCP header (RFC 9293, section 3.1).
 const CHECKSUM: usize = 16;
 
-/// The initial sequence number of each side. Events show other numbers relative to it.
+/// The initial sequence number of each side. Events show sequence numbers relative to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Numbers {
     client: u32,
@@ -26,7 +26,7 @@ impl Numbers {
         }
     }
 
-    /// Reads the segment in an IPv4 frame; `None` if it has none. A SYN sets the initial number of its sender.
+    /// Reads the TCP segment in an IPv4 frame; `None` if the frame has none. A SYN sets the initial number of its sender.
     pub(super) fn read(&mut self, frame: Frame, sender: impl Fn(u16) -> Side) -> Option<Segment> {
         let Frame { at, mut bytes, .. } = frame;
         complete_checksum(&mut bytes)?;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_count_from_the_syn_also_across_the_wrap() {
+    fn sequence_numbers_are_relative_to_the_syn_even_if_they_wrap_around() {
         let mut numbers = Numbers::default();
         let syn = numbers.read(frame(u32::MAX, true, b""), sender).expect("a segment");
         assert_eq!((syn.seq, syn.raw_seq, syn.flags.to_string().as_str()), (0, u32::MAX, "SYN ACK"));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_completed() {
+    fn an_incomplete_checksum_is_completed() {
         let whole = frame(1, false, b"odd");
         let mut partial = whole.clone();
         partial.bytes[34 + CHECKSUM..34 + CHECKSUM + 2].fill(0xaa);

@@ -1,4 +1,5 @@
-//! A host of the lab: a network namespace with one Ethernet interface, whose other end the lab reads and writes.
+//! A host of the lab: a network namespace with a veth pair. One end is the host's Ethernet interface. At the other end, the lab receives
+//! the frames that the host sends, and sends frames to it.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,7 +17,7 @@ const CABLE: u32 = 101;
 /// The name of the lab's end.
 const CABLE_NAME: &str = "cable";
 
-/// The prefix of the lab's network: RFC 5737's TEST-NET-1.
+/// The length of the prefix of the lab's network: 192.0.2.0/24, which RFC 5737 reserves for examples (TEST-NET-1).
 const PREFIX: u8 = 24;
 
 /// The addresses of a host on the lab's network.
@@ -26,7 +27,7 @@ pub(super) struct HostAddress {
     pub(super) mac: [u8; 6],
 }
 
-/// A namespace with a veth pair. The kernel has its address on one end; the lab sends and receives on the other.
+/// A host of the lab.
 #[derive(Debug)]
 pub(super) struct Host {
     netns: PrivateNetns,
@@ -35,15 +36,15 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes a host, and moves the calling thread into its namespace. It knows the neighbour's MAC address, so it
-    /// sends no ARP requests.
+    /// Makes a host, and moves the calling thread into its namespace. The host knows the neighbour's MAC address, so the host sends
+    /// no ARP requests.
     pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
         let netns = PrivateNetns::create()?;
         let card = VethEnd { index: CARD, name: "eth0", mac: place.mac };
         let outside = VethEnd { index: CABLE, name: CABLE_NAME, mac: [2, 0, 0, 0, 0, 0xff] };
         rtnetlink::create_veth(card, outside).map_err(LabError::Veth)?;
         let plugged = || -> io::Result<_> {
-            // The host's interface comes up last, so that it has a carrier and can send at once.
+            // Raise the host's interface last: it then has a carrier, and can send at once.
             rtnetlink::raise(CABLE)?;
             rtnetlink::raise(CARD)?;
             rtnetlink::add_address(CARD, place.address, PREFIX)?;
@@ -59,10 +60,10 @@ impl Host {
         Ok(self.netns.enter()?)
     }
 
-    /// The next frame that the host sends within this time.
+    /// Returns the next frame that the host sends; `None` if it sends none within this time.
     pub(super) fn sent(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
         let frame = self.packets.receive(wait).map_err(super::step("receiving from a packet socket"))?;
-        // The socket also sees the delivered frames, on the host's interface.
+        // The socket also receives the frames that the lab delivers, on the host's interface. Leave them out.
         Ok(frame.filter(|frame| frame.interface == CABLE))
     }
 

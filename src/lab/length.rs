@@ -1,5 +1,5 @@
-//! The length of TIME_WAIT: a constant timer (`TCP_TIMEWAIT_LEN`, 60 s), which the timer wheel ends some seconds late.
-//! tcp_fin_timeout does not change it.
+//! Measures how long TIME_WAIT lasts. Its timer has a constant length (`TCP_TIMEWAIT_LEN`, 60 s), and the timer wheel ends it some
+//! seconds late. tcp_fin_timeout does not change the length.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::sys;
 const LENGTH: Duration = Duration::from_secs(60);
 
 /// How late the timer wheel may end TIME_WAIT. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and
-/// 4096 jiffies if it is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
+/// 4096 jiffies if HZ is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
 /// The lab may first see a bucket this long after the kernel has created it.
 const FIRST_SEEN_AFTER: Duration = Duration::from_millis(500);
 
-/// How long the lab waits for the end of the buckets.
+/// The maximum time that the lab waits for the end of the buckets.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A bucket whose end the lab waits for.
@@ -50,7 +50,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
         let left = observe_buckets(transcript, &mut watched, &mut blocked_when_due)?;
         transcript.waiting(left)?;
-        // The end is measured in milliseconds, so poll faster near it.
+        // The time of the end is measured in milliseconds, so poll faster when the end is near.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
     let free = bind(transcript, Port(8080), "The bucket is gone, so the port is free again.")?;
@@ -66,7 +66,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.check("bind() after the bucket is gone", "ok", free)
 }
 
-/// Makes a connection that the server closes first.
+/// Makes a connection that the server closes first, so that a bucket stays on the server's port.
 fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<WatchedBucket, LabError> {
     let at = SocketAddr::from((LOCALHOST, port));
     let server = Server::listen(at, ReuseOptions::NONE)?;
@@ -134,7 +134,7 @@ fn observe_buckets(
     Ok(least)
 }
 
-/// The result of a plain bind() of the port.
+/// Binds the port without socket options. Returns `ok`, or the name of the errno.
 fn bind(transcript: &mut Transcript, port: Port, note: &str) -> Result<&'static str, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, port.0)).into());

@@ -1,4 +1,4 @@
-//! A single host: a network namespace whose connections run over `lo`. The lab captures every segment there.
+//! A single host: a network namespace whose connections run over `lo`. The lab captures every segment on `lo`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::sys;
 use crate::sys::packet::PacketSocket;
 use crate::sys::sandbox;
 
-/// Servers of the lab use ports below this one; clients use it and higher ports.
+/// The first port for clients. Servers of the lab use lower ports.
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
 pub(super) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -23,7 +23,7 @@ pub(super) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The namespace of the calling thread, with a capture of its segments.
 pub(super) struct Loopback {
     packets: PacketSocket,
-    /// By the client's port.
+    /// The initial sequence numbers of each connection, by the client's port.
     numbers: BTreeMap<u16, Numbers>,
 }
 
@@ -35,10 +35,10 @@ impl Loopback {
         Ok(Self { packets, numbers: BTreeMap::new() })
     }
 
-    /// Reports the segments since the last call. A page may leave out `routine` ones.
+    /// Reports the segments since the last call. The text output may shorten `routine` segments.
     pub(super) fn report_segments(&mut self, transcript: &mut Transcript, routine: bool) -> Result<(), LabError> {
         while let Some(frame) = self.packets.receive(Duration::ZERO).map_err(step("receiving from a packet socket"))? {
-            // The ports are the first two words of the TCP header, behind Ethernet's 14 bytes and IPv4's 20.
+            // The ports are the first two fields of the TCP header (16 bits each), behind 14 bytes of Ethernet and 20 bytes of IPv4.
             let ports = |at: usize| frame.bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
             let client = [34, 36].into_iter().filter_map(ports).map(u16::from_be_bytes).max().unwrap_or_default();
             let sender = |port| if port >= FIRST_CLIENT_PORT { Side::Client } else { Side::Server };
@@ -52,14 +52,14 @@ impl Loopback {
     }
 }
 
-/// Changes a setting, and reports that.
+/// Changes a setting of the calling thread's namespace, and reports the change.
 pub(super) fn set(transcript: &mut Transcript, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
     sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))?;
     let name = setting.rsplit('.').next().unwrap_or(setting);
     transcript.call(Actor::Lab, &format!("{name} = {value}"), note)
 }
 
-/// A server on every address.
+/// Starts a server that listens on every IPv4 address.
 pub(super) fn listen(port: u16) -> Result<Server, LabError> {
     Server::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), ReuseOptions::NONE)
 }
@@ -67,14 +67,14 @@ pub(super) fn listen(port: u16) -> Result<Server, LabError> {
 /// The result of a call for which the kernel chooses a port: the socket and its port, or the errno.
 pub(super) type Chosen = Result<(OsSocket, u16), Errno>;
 
-/// connect() from a port of the kernel's choice.
+/// Calls connect() on a new socket. The kernel chooses the local port.
 pub(super) fn connect(to: SocketAddr) -> Result<Chosen, LabError> {
     let socket = sys::bind::socket(to.ip(), ReuseOptions::NONE).map_err(step("socket()"))?;
     let connected = socket.connect(&to.into());
     chosen(socket, connected)
 }
 
-/// bind() to port 0.
+/// Calls bind() with port 0 on a new socket.
 pub(super) fn bind_to_zero() -> Result<Chosen, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, 0)).into());
@@ -89,7 +89,7 @@ fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabEr
     Ok(Ok((socket, port)))
 }
 
-/// The result as an event shows it.
+/// Converts the result of a call to the form that events show.
 pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
     match chosen {
         Ok((_, port)) => ReturnValue::Value(format!("port {port}")),
@@ -97,7 +97,7 @@ pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
     }
 }
 
-/// `ok`, or the errno's name.
+/// Returns `ok`, or the name of the errno.
 pub(super) fn word(chosen: &Chosen) -> &'static str {
     chosen.as_ref().map_or_else(|errno| errno.name(), |_| "ok")
 }

@@ -1,7 +1,7 @@
 //! Experiments on the real kernel, in private network namespaces. The lab controls both ends of each connection.
 //!
 //! `demo` is the experiment of `bind-test --demo`. [`run`] plays the scenarios of `twtool demo`, in the user namespace that
-//! [`enter`] makes. The tests use the same functions to create situations.
+//! [`enter`] makes. The tests use the same functions to make connections and buckets.
 //!
 //! If the order of single segments matters, two namespaces act as two hosts (`host`), and this program carries the segments
 //! between them (`wire`). Every scenario reports its events to a `transcript`.
@@ -22,7 +22,7 @@ mod stale_segment;
 mod transcript;
 mod wire;
 
-/// The file of a capture.
+/// A file to which captured segments are written.
 pub use crate::sys::file::NewFile as CaptureFile;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +43,7 @@ use crate::sock_diag::transport::Netlink;
 use crate::sys;
 use crate::sys::sandbox::{self, SandboxError};
 
-/// How long the lab waits for the kernel before it gives up. Loopback needs microseconds.
+/// The maximum time that the lab waits for the kernel. On loopback, the kernel needs microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An error in an experiment.
@@ -74,13 +74,13 @@ pub enum LabError {
     /// The private namespace could not be made.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The veth pair between two hosts could not be made.
+    /// The veth pair of a host could not be made.
     #[error("a veth pair cannot be made in a private network namespace: {0}")]
     Veth(io::Error),
     /// A host did not send an expected segment.
     #[error("the {} sent nothing within 5 s", side.name())]
     Silent {
-        /// The side that should have sent it.
+        /// The side that should have sent the segment.
         side: Side,
     },
     /// The events could not be written.
@@ -88,8 +88,8 @@ pub enum LabError {
     Report(io::Error),
 }
 
-/// Moves the process permanently into a new user namespace, which [`run`] needs. The process must have a single thread. After
-/// that it may access only files that its user may access, even if it is root.
+/// Moves the process permanently into a new user namespace, which [`run`] needs. The process must have a single thread. In the new
+/// namespace, root has no capabilities over the files of the host, so the mode bits of a file apply to root, too.
 pub fn enter() -> Result<(), LabError> {
     Ok(sandbox::enter_user_namespace()?)
 }
@@ -137,11 +137,11 @@ pub enum ActiveCloser {
     Client,
 }
 
-/// A listening socket.
+/// A server of the lab: a socket that listens.
 pub struct Server(OsSocket);
 
 impl Server {
-    /// Binds with these options and listens.
+    /// Creates a socket with these options, binds it, and listens.
     pub fn listen(at: SocketAddr, options: ReuseOptions) -> Result<Self, LabError> {
         Self::listen_on(sys::bind::socket(at.ip(), options).map_err(step("socket()"))?, at)
     }
@@ -153,7 +153,7 @@ impl Server {
         Ok(Self(socket))
     }
 
-    /// The address that it listens on.
+    /// The address on which the server listens.
     pub fn addr(&self) -> Result<SocketAddr, LabError> {
         inet(&self.0.local_addr().map_err(step("getsockname()"))?)
     }
@@ -187,7 +187,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Closes both ends, `first` first, and waits until the kernel lists its bucket in TIME_WAIT.
+    /// Closes both ends, and waits until the kernel lists a bucket in TIME_WAIT for the end that closes first.
     pub fn close(self, first: ActiveCloser) -> Result<(), LabError> {
         let (first, second) = match first {
             ActiveCloser::Server => (self.server, self.client),
@@ -215,7 +215,7 @@ impl Connection {
     }
 }
 
-/// Both ends of one connection, to find it in the kernel's list.
+/// The addresses and ports of one connection, to find its socket in the kernel's list.
 #[derive(Clone, Copy, Debug)]
 struct Endpoints {
     local: (IpAddr, Port),
@@ -247,7 +247,7 @@ impl Endpoints {
         Ok(found)
     }
 
-    /// Waits until the kernel lists this end in the state.
+    /// Waits until the kernel lists the local end in this state.
     fn wait_for(self, end: &'static str, state: TcpState) -> Result<Socket, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {

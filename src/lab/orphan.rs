@@ -1,6 +1,7 @@
-//! A test whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace.
+//! Tests whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace. An orphan is a socket that no process has
+//! open any more, and whose connection has not ended yet.
 //!
-//! Before Linux 6.11 `tcp_abort` (net/ipv4/tcp.c) emptied the write queue of such a socket and left it in its state. A socket
+//! Before Linux 6.11, `tcp_abort` (net/ipv4/tcp.c) only emptied the write queue of an orphan, and did not change its state. An orphan
 //! in FIN_WAIT_1 then has no timer any more, and stays until its peer sends a segment (measured on Debian's 5.10.0-32).
 //! Distributions have the fix in some older kernels (Debian's 6.1.176), so the version number alone is not enough.
 
@@ -17,19 +18,19 @@ use crate::sock_diag::destroy;
 use crate::sock_diag::transport::Netlink;
 use crate::sys::{sandbox, sysctl};
 
-/// Whether SOCK_DESTROY ends an orphan. It ends orphans since Linux 6.11. An older kernel is tested, because it may have the
-/// fix.
+/// Whether SOCK_DESTROY ends an orphan on this kernel. This is true since Linux 6.11. An older kernel is tested, because it may have
+/// the fix.
 ///
 /// # Errors
-/// As [`test_sock_destroy`].
+/// See [`test_sock_destroy`].
 pub fn sock_destroy_works(facts: &Facts) -> Result<bool, LabError> {
     if facts.kernel_since(6, 11) == Some(true) { Ok(true) } else { test_sock_destroy() }
 }
 
-/// Tests this kernel with an orphan in FIN_WAIT_2 that is a full socket.
+/// Tests whether SOCK_DESTROY ends an orphan in FIN_WAIT_2 that is a full socket (not a bucket).
 ///
 /// # Errors
-/// A step that failed, such as making the namespace, which needs CAP_SYS_ADMIN.
+/// A step failed. For example, making the namespace fails without CAP_SYS_ADMIN.
 pub fn test_sock_destroy() -> Result<bool, LabError> {
     thread::scope(|scope| {
         let experiment = scope.spawn(|| {
@@ -41,7 +42,7 @@ pub fn test_sock_destroy() -> Result<bool, LabError> {
 }
 
 fn experiment() -> Result<bool, LabError> {
-    // If tcp_fin_timeout is above the length of TIME_WAIT, an orphan in FIN_WAIT_2 is a full socket first.
+    // If tcp_fin_timeout is above 60 s (the length of TIME_WAIT), an orphan in FIN_WAIT_2 is a full socket at first.
     sysctl::write("ipv4.tcp_fin_timeout", "120").map_err(step("setting tcp_fin_timeout"))?;
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let server = Server::listen(at, ReuseOptions::NONE)?;

@@ -1,4 +1,4 @@
-//! The port that the kernel chooses for bind() to port 0, and for connect() of an unbound socket
+//! Shows which port the kernel chooses for bind() to port 0, and for connect() of an unbound socket
 //! (`inet_csk_find_open_port` in net/ipv4/inet_connection_sock.c, `__inet_hash_connect` in net/ipv4/inet_hashtables.c).
 
 use std::net::SocketAddr;
@@ -75,7 +75,7 @@ fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<
     Ok((ports, failed))
 }
 
-/// Whether the ports are even, odd or both.
+/// Whether the ports are even, odd or both, as text.
 fn parity(ports: &[u16]) -> &'static str {
     match (ports.iter().any(|port| port % 2 == 0), ports.iter().any(|port| port % 2 == 1)) {
         (true, true) => "even and odd ports",

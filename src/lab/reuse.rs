@@ -1,5 +1,5 @@
-//! The matrix of bind results: the options of the old socket against the options of the new one (socket(7)). `bind-test
-//! --demo` shows two rows of it.
+//! The table of bind results (socket(7)): a row for each set of options of the old socket, and a column for each set of options of the
+//! new socket. `bind-test --demo` shows two of these rows.
 
 use super::loopback::Loopback;
 use super::transcript::{Details, Transcript};
@@ -15,7 +15,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         let first = old == ReuseOptions::NONE;
         transcript.routine = !first;
         let note = "A server on port 8080 closes first, which leaves TIME_WAIT on its port. Then a new socket binds the port. \
-                    A row is a set of options of the old socket, and a column is a set of the new one.";
+                    A row is a set of options of the old socket, and a column is a set of options of the new one.";
         transcript.part(&old.to_string(), if first { note } else { "" })?;
         row(transcript, old)?;
         transcript.routine = false;
@@ -23,7 +23,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// One old socket, and a new one with each set of options.
+/// Plays one row of the table: an old socket with the options `old`, then a new socket with each set of options.
 fn row(transcript: &mut Transcript, old: ReuseOptions) -> Result<(), LabError> {
     let mut lo = Loopback::enter()?;
     let run = demo::play_run(PORT, old, &mut |stage, bucket| {

@@ -20,7 +20,8 @@ const NEW: &str = "new-bytes.";
 /// The server's response. It has the length of the new data; [`new_connection`] explains why.
 const ANSWER: &str = "an-answer.";
 
-/// How often a new connection is tried until its numbers match. One in a thousand does not match, on a slow machine one in 40.
+/// The maximum number of new connections until the sequence numbers of one match. The numbers do not match in one of 1000 connections
+/// (on a slow machine in one of 40).
 const TRIES: u32 = 5;
 
 const FIRST: &str = "SYN, SYN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK, FIN ACK, ACK";
@@ -30,7 +31,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// Reads as the server's application.
+/// Reads from the server's socket, as the server's application does.
 fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<String, LabError> {
     let mut buffer = [0; 64];
     let length = socket.read(&mut buffer).map_err(step("read()"))?;
@@ -110,9 +111,9 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Delivers the old segment when the new connection expects exactly its numbers: client and server have each sent as many
-/// bytes as lie between the two initial numbers. (A kernel drops a segment that acknowledges data that was never sent in this
-/// connection, RFC 5961, section 5.2.)
+/// Delivers the old segment when its numbers are exactly those that the new connection expects. For that, client and server first each
+/// send as many bytes as the initial numbers of the two connections differ. The server must send, too, because a kernel drops a
+/// segment that acknowledges data that was never sent in the connection (RFC 5961, section 5.2).
 fn new_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,

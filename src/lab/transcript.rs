@@ -1,4 +1,4 @@
-//! The transcript of an experiment: it reports each event at once and in order, and collects the comparisons of expected and
+//! The transcript of an experiment. It reports each event at once and in order, and collects the comparisons of expected and
 //! observed results.
 
 use std::io;
@@ -27,7 +27,7 @@ pub(super) struct Transcript<'a> {
     step: u32,
     /// Whether the current step already has a segment.
     has_segment: bool,
-    /// Whether the events only prepare the part, so that a page may shorten them.
+    /// Whether the events only prepare the part of the experiment, so that the text output may shorten them.
     pub(super) routine: bool,
     sink: LabEventSink<'a>,
     checks: Vec<Comparison>,
@@ -72,7 +72,7 @@ impl<'a> Transcript<'a> {
         self.has_segment = false;
     }
 
-    /// Begins a part.
+    /// Begins a part of the experiment.
     pub(super) fn part(&mut self, title: &str, note: &str) -> Result<(), LabError> {
         self.next_step();
         self.has_segment = true;
@@ -107,13 +107,13 @@ impl<'a> Transcript<'a> {
         self.event(at, actor, EventKind::Segment { segment, fate }, seen)
     }
 
-    /// Reports a captured segment that the lab did not deliver itself, so that the states are unknown.
+    /// Reports a captured segment that the lab did not deliver itself. So the states are unknown.
     pub(super) fn captured(&mut self, segment: Segment) -> Result<(), LabError> {
         let (at, actor) = (segment.at, Actor::Side(segment.from));
         self.event(at, actor, EventKind::Segment { segment, fate: Fate::Arrived }, Details::default())
     }
 
-    /// Reports an observation of the kernel's list.
+    /// Reports an observation of the kernel's list of sockets.
     pub(super) fn observe(&mut self, actor: Actor, seen: Details) -> Result<(), LabError> {
         self.next_step();
         self.event(clock::now(), actor, EventKind::Observation, seen)
@@ -136,7 +136,7 @@ impl<'a> Transcript<'a> {
         self.report_comparison(what, expected, observed, agrees)
     }
 
-    /// Reports a comparison whose result is not mere equality.
+    /// Reports a comparison for which the caller decides whether the results agree.
     pub(super) fn report_comparison(
         &mut self,
         what: impl Into<String>,

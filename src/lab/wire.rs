@@ -1,7 +1,7 @@
 //! Two hosts and the wire between them. This program is the wire: a segment arrives only when the lab delivers it. So the lab
 //! can read the states of both kernels while a segment is under way, drop the segment, or deliver a copy much later.
 //!
-//! Both ends are real kernels, and no segment is forged: every delivered segment was sent by one of them.
+//! Both ends are real kernels, and no segment is forged: one of the kernels has sent every segment that the lab delivers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,30 +21,31 @@ use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::sys;
 
-/// How long the lab waits for an expected state. After that, the present state is the result.
+/// The maximum time that the lab waits for an expected state. After that, the present state is the result.
 const SETTLING: Duration = Duration::from_secs(3);
 
 const CLIENT: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
 const SERVER: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
 
-/// The ports of the lab. The client's is fixed, so that a second connection can have the same addresses and ports.
+/// The ports of both ends. The client's port is fixed, so that a second connection can have the same addresses and ports.
 const SERVER_PORT: u16 = 8080;
 const CLIENT_PORT: u16 = 40_000;
 
-/// The expected states of both ends: the sender's while its segment is under way, the receiver's after it has arrived. `None`
-/// means that the socket is gone.
+/// The expected states: of the sender while the segment is under way, and of the receiver after the segment has arrived. `None` means
+/// that the socket is gone.
 pub(super) type Expected = (Option<TcpState>, Option<TcpState>);
 
 /// The sequence of states of a side, without repetitions.
 type Path = Vec<Option<TcpState>>;
 
+/// The two hosts, and the segments between them.
 pub(super) struct Wire {
     client: Host,
     server: Host,
     numbers: Numbers,
     /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
-    /// The last segment of each side that used sequence numbers.
+    /// The last segment of each side that used sequence numbers: with SYN, FIN or data.
     last: [Option<Identity>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
@@ -105,14 +106,14 @@ impl Wire {
         if side == Side::Client { client } else { client.reversed() }
     }
 
-    /// The socket that the kernel of this side lists for the connection. It leaves out a socket in state CLOSED: kernels that
-    /// list bound sockets list it if a program still has it open after the connection ended.
+    /// The socket that the kernel of this side lists for the connection. A socket in state CLOSED counts as gone: kernels that list
+    /// bound sockets also list a socket that a program still has open after its connection has ended.
     pub(super) fn find(&self, side: Side) -> Result<Option<Socket>, LabError> {
         self.host(side).enter()?;
         Ok(Self::ends(side).find()?.filter(|socket| socket.state() != TcpState::Closed))
     }
 
-    /// Waits until this side is in the expected state, at most [`SETTLING`], and returns its socket.
+    /// Waits until this side is in the expected state, for at most [`SETTLING`], and returns its socket.
     fn settle(&mut self, side: Side, expected: Option<TcpState>) -> Result<Option<Socket>, LabError> {
         let deadline = Instant::now() + SETTLING;
         let found = loop {
@@ -130,7 +131,7 @@ impl Wire {
         Ok(found)
     }
 
-    /// Makes a listener on the server, and begins a connect() of a client, so that the SYN is on the wire.
+    /// Makes a listener on the server, and begins a connect() of the client. After that, the SYN is on the wire.
     pub(super) fn begin_connection(&mut self, initial_sequence: u32) -> Result<(Server, OsSocket), LabError> {
         self.server.enter()?;
         let at = SocketAddr::from((SERVER.address, SERVER_PORT));
@@ -153,7 +154,7 @@ impl Wire {
 
     /// Connects with the three-way handshake. The listener closes after accept(), so that only the connection remains.
     ///
-    /// A page may shorten the handshake unless it is reported `in_full`.
+    /// The text output may shorten the handshake, unless `in_full` is true.
     pub(super) fn connect(
         &mut self,
         transcript: &mut Transcript,
@@ -177,8 +178,8 @@ impl Wire {
         Ok(Connection { client, server })
     }
 
-    /// Delivers the server's FIN and all that follows, until the server is `left` in TIME_WAIT, or gone if it makes no
-    /// buckets. The client closes in between.
+    /// Delivers the server's FIN and all later segments of the close. The client closes in between. `left` is the expected state of
+    /// the server after that: TIME_WAIT, or `None` if the server makes no buckets.
     pub(super) fn finish_close(
         &mut self,
         transcript: &mut Transcript,
@@ -195,14 +196,14 @@ impl Wire {
         Ok(())
     }
 
-    /// The next segment that this side has sent. It is under way until it is delivered.
+    /// Takes the next segment that this side has sent, without delivering it. The segment is under way until the lab delivers it.
     pub(super) fn take(&mut self, transcript: &mut Transcript, from: Side) -> Result<Segment, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
                 let segment = self.under_way.remove(at).ok_or(LabError::Silent { side: from })?;
                 if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
-                    // On a slow machine a retransmission timer can end in the meantime.
+                    // On a slow machine, a retransmission timer can end before the lab delivers the segment.
                     let note = "Sent again, because this machine was slow. The wire drops it.";
                     transcript.segment(segment, Fate::Lost, Details { note, ..Details::default() })?;
                     continue;
@@ -242,14 +243,14 @@ impl Wire {
     ) -> Result<Segment, LabError> {
         let segment = self.take(transcript, from)?;
         let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
-        // The other side will retransmit the segment that this one acknowledges, so the retransmission is expected.
+        // If the lost segment is an ACK, the other side retransmits the acknowledged segment. That retransmission is expected.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
         transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
         Ok(segment)
     }
 
-    /// Delivers one segment of each side after both were sent, the client's first.
+    /// Waits until each side has sent a segment. Then delivers both segments, the client's first.
     pub(super) fn cross(
         &mut self,
         transcript: &mut Transcript,
@@ -329,7 +330,7 @@ impl Wire {
         Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
 
-    /// Makes a host close without TIME_WAIT. Unlike SOCK_DESTROY, this works on kernels before 6.1 too.
+    /// Makes a host close without TIME_WAIT. SOCK_DESTROY would not be enough, because it cannot remove a bucket on Linux 5.10.
     pub(super) fn make_no_buckets(&self, transcript: &mut Transcript, side: Side) -> Result<(), LabError> {
         self.set(side, "ipv4.tcp_max_tw_buckets", "0")?;
         let call = format!("tcp_max_tw_buckets = 0 at the {}", side.name());
@@ -356,10 +357,11 @@ impl Wire {
     }
 }
 
-/// The first sequence number and the sequence length of a segment. A retransmission has the same.
+/// The first sequence number of a segment, and how many sequence numbers it uses: one for each byte of data, for SYN and for FIN. A
+/// retransmission has the same identity.
 type Identity = (u32, usize);
 
-/// `None` for a segment without sequence length: no timer retransmits it.
+/// The identity of a segment; `None` if it uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
 fn identity(segment: &Segment) -> Option<Identity> {
     let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
     (length > 0).then_some((segment.raw_seq, length))

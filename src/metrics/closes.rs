@@ -1,12 +1,12 @@
 //! Counts the closes that a tracer reports, by network namespace, program and role.
 //!
-//! A counter of Prometheus may only grow, so a program cannot move between a series of its own and the sum `others` whenever another
-//! program overtakes it:
+//! A counter of Prometheus may only grow. So closes cannot move between the counter of a program and the sum `others` whenever another
+//! program closes more connections. The rules are:
 //!
 //! 1. In each network namespace, the first N programs that close a connection get a counter each.
-//! 2. If there are N, a further program takes the place of the program that has been idle longest, but only if that one has
-//!    closed nothing for 10 minutes. The counter of the replaced program disappears, and starts at 0 if the program returns.
-//! 3. If none is idle, the close of a further program counts for `others`, which keeps it.
+//! 2. If there are N such programs, a further program replaces the one that has been idle longest, but only if that one has closed
+//!    nothing for 10 minutes. The counter of the replaced program disappears, and starts at 0 if the program returns.
+//! 3. If no program has been idle that long, the close of a further program counts for `others`, and stays there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::model::close::{Close, MakerFacts, Role};
 /// The time without a close after which another program can take the place of a program.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A program for the labels of a sample: the container or the unit of its process, or the name if there is neither. The number of the
-/// process is not part of it, because it changes with every restart.
+/// A program for the labels of a sample: the container or the unit of its process, or the name if there is neither. The pid is
+/// not part of it, because the pid changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Program {
     /// The name of the process.
@@ -34,7 +34,7 @@ impl Program {
         let container = facts.container().map(|container| container.id.to_owned()).unwrap_or_default();
         let process = match (unit.is_empty() && container.is_empty(), facts.kernel) {
             (false, _) => String::new(),
-            // The name of a worker has a number that changes.
+            // The name of a kernel worker, like kworker/0:1, has numbers that change.
             (true, true) => "kernel worker".to_owned(),
             (true, false) => facts.comm.clone(),
         };
@@ -66,7 +66,7 @@ struct Count {
     last: Duration,
 }
 
-/// Whose closes a counter has.
+/// The program or the group of programs whose closes a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose<'a> {
     /// A program.
@@ -101,7 +101,7 @@ impl NetnsCloses {
         count.last = elapsed;
     }
 
-    /// Removes the program that has been idle longest, if it has been idle long enough.
+    /// Removes the program that has been idle longest, if it has been idle for 10 minutes. Returns whether it did.
     fn replaces(&mut self, elapsed: Duration) -> bool {
         if elapsed < self.full_until {
             return false;
@@ -119,7 +119,7 @@ impl NetnsCloses {
         self.programs.remove(&program).is_some()
     }
 
-    /// The counters.
+    /// The counters of the network namespace.
     pub fn rows(&self) -> impl Iterator<Item = (Whose<'_>, Role, u64)> {
         let programs = self.programs.iter().map(|(program, count)| (Whose::Program(program), count.closes));
         let all = programs.chain([(Whose::Unknown, self.unknown), (Whose::Others, self.others)]);
@@ -133,27 +133,27 @@ pub struct CloseCounts {
     namespaces: HashMap<u64, NetnsCloses>,
     most_programs: usize,
     most_namespaces: usize,
-    /// Closes that were not read in time.
+    /// Closes that are missing because twtool did not read them in time.
     pub lost: u64,
     /// An upper bound of the closes that the BPF program missed.
     pub skipped: u64,
 }
 
 impl CloseCounts {
-    /// No closes yet.
+    /// Creates counts without closes, with the maximum numbers of programs in each namespace and of namespaces.
     #[must_use]
     pub fn new(most_programs: usize, most_namespaces: usize) -> Self {
         Self { namespaces: HashMap::new(), most_programs, most_namespaces, lost: 0, skipped: 0 }
     }
 
-    /// Adds a close that was seen at this time after the start.
+    /// Adds a close. `elapsed` is the time from the start of tracing to this close.
     pub fn add(&mut self, close: &Close, elapsed: Duration) {
         if self.namespaces.len() < self.most_namespaces || self.namespaces.contains_key(&close.netns) {
             self.namespaces.entry(close.netns).or_default().add(close, elapsed, self.most_programs);
         }
     }
 
-    /// Removes the namespaces that do not exist any more: none of these inode numbers, and no close for a while.
+    /// Removes the namespaces that do not exist any more: `inodes` does not contain them, and they had no close for 10 minutes.
     pub fn keep(&mut self, inodes: &BTreeSet<u64>, elapsed: Duration) {
         self.namespaces.retain(|inode, closes| inodes.contains(inode) || elapsed < closes.last + IDLE);
     }
@@ -244,7 +244,7 @@ mod tests {
         let expected = |rows: &[(&str, u64)]| rows.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect::<Vec<_>>();
         add("a", 0);
         add("b", 1);
-        // However many closes a further program has, it takes no place that is in use.
+        // However many connections a further program closes, it does not replace a program that is not idle.
         (2..500).for_each(|second| drop(add("c", second)));
         assert_eq!(add("b", 500), expected(&[("a", 1), ("b", 1 + 1), ("others", 498)]));
         assert_eq!(add("c", 599), expected(&[("a", 1), ("b", 2), ("others", 499)]));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_limited_and_forgotten() {
+    fn the_number_of_namespaces_is_limited_and_ended_ones_are_removed() {
         let mut counts = CloseCounts::new(2, 2);
         for netns in [7, 8, 9, 7] {
             counts.add(&close(netns, Role::Accepted, None), Duration::ZERO);

@@ -1,4 +1,5 @@
-//! The text formats: 0.0.4, which every Prometheus and the textfile collector read, and OpenMetrics 1.0.0.
+//! Encodes samples in two text formats: 0.0.4, which every Prometheus and the textfile collector of node_exporter read, and
+//! OpenMetrics 1.0.0.
 
 use std::fmt::Write as _;
 
@@ -24,17 +25,17 @@ impl Format {
         }
     }
 
-    /// The format that a client with this Accept header prefers: by RFC 9110, the most specific range that covers a format decides.
-    /// Without a header, or if the client has no preference, it is 0.0.4.
+    /// The format that a client with this Accept header prefers. By RFC 9110, section 12.5.1, the most specific media range that matches a
+    /// format decides. Without a header, or without a preference, the format is 0.0.4.
     #[must_use]
     pub fn accepted(header: Option<&str>) -> Self {
         let ranges: Vec<Range> = header.unwrap_or_default().split(',').map(Range::parse).collect();
-        let quality = |ranges_of_it: [&str; 3], version: fn(&str) -> bool| {
-            let of = |name: &str| {
+        let quality = |matching: [&str; 3], version: fn(&str) -> bool| {
+            let stated = |name: &str| {
                 let covers = |range: &&Range| range.name == name && range.version.is_none_or(version);
                 ranges.iter().filter(covers).map(|range| range.quality).reduce(f32::max)
             };
-            ranges_of_it.into_iter().find_map(of).unwrap_or(0.0)
+            matching.into_iter().find_map(stated).unwrap_or(0.0)
         };
         let text = quality(["text/plain", "text/*", "*/*"], |version| version == "0.0.4");
         let open =
@@ -43,11 +44,11 @@ impl Format {
     }
 }
 
-/// One part of an Accept header.
+/// A media range of an Accept header, like `text/*;q=0.5`.
 struct Range<'a> {
     name: String,
     version: Option<&'a str>,
-    /// From 0 (not acceptable) to 1.
+    /// The preference of the client, from 0 (not acceptable) to 1.
     quality: f32,
 }
 
@@ -72,7 +73,7 @@ pub fn encode(samples: &Samples, format: Format) -> String {
     text
 }
 
-/// Encodes all families that have a sample, without the mark of OpenMetrics for the end, so that further families can follow.
+/// Encodes all families that have a sample, without the line `# EOF` that ends OpenMetrics, so that further families can follow.
 #[must_use]
 pub fn encode_part(samples: &Samples, format: Format) -> String {
     let mut text = String::with_capacity(samples.count() * 120);
@@ -88,7 +89,8 @@ pub fn encode_part(samples: &Samples, format: Format) -> String {
     text
 }
 
-/// The lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`. In OpenMetrics these have the name without `_total` or `_info`.
+/// Appends the lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`. In OpenMetrics, these lines have the name without `_total` or
+/// `_info`.
 fn head(text: &mut String, family: Family, format: Format) {
     let (name, kind, help) = (family.name(), family.kind(), family.help());
     let (name, type_name) = match (format, kind) {
@@ -201,7 +203,7 @@ mod tests {
             let mut samples = Samples::default();
             samples.add(Family::Complete, [value.clone()], 1_u64);
             let text = encode(&samples, Format::Text);
-            // A carriage return is no line feed to a parser of this format.
+            // Only a line feed ends a line of this format. A carriage return does not.
             prop_assert_eq!(text.matches('\n').count(), 3);
             let line = text.lines().last().unwrap_or_default();
             prop_assert!(line.starts_with("twtool_complete") && text.ends_with(" 1\n"));

@@ -1,6 +1,6 @@
-//! Every family: its name, type, labels and help. docs/metrics.md has the same table, and a test compares them.
+//! Every metric family: its name, type, labels and help. docs/metrics.md has the same table, and a test compares both.
 
-/// The type of a family.
+/// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A number that goes up and down.
@@ -35,13 +35,13 @@ macro_rules! families {
             /// Every family, in the order of the output.
             pub const ALL: [Self; [$($name),*].len()] = [$(Self::$family),*];
 
-            /// The name.
+            /// The name of the family.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$family => $name,)* }
             }
 
-            /// The type.
+            /// The type of the family.
             #[must_use]
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$family => Kind::$kind,)* }
@@ -53,7 +53,7 @@ macro_rules! families {
                 match self { $(Self::$family => &[$($label),*],)* }
             }
 
-            /// The help, without line feeds, backslashes and quotation marks.
+            /// The help text, without line feeds, backslashes and quotation marks.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$family => $help,)* }
@@ -198,7 +198,7 @@ mod tests {
                     label.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !label.starts_with("__"),
                     "{label}"
                 );
-                // Prometheus adds these to every series.
+                // Prometheus adds `job` and `instance` to every series, and reserves `le` and `quantile` for histograms and summaries.
                 assert!(!["job", "instance", "le", "quantile"].contains(label), "{label}");
             }
         }

@@ -1,4 +1,5 @@
-//! Metrics of Prometheus: families with their samples, from surveys of network namespaces, as text.
+//! Turns surveys of network namespaces into metrics of Prometheus, as text. A *survey* is what twtool has read about one namespace
+//! (`snapshot::survey`). A *family* is a metric with one name; its *samples* differ in the values of their labels.
 //!
 //! | file | contents |
 //! |---|---|
@@ -10,7 +11,7 @@
 //! | `encoding` | the text formats 0.0.4 and OpenMetrics |
 //! | `textfile` | writes a file for the textfile collector of node_exporter |
 //!
-//! The encoder is part of twtool, because the crate `prometheus-client` writes OpenMetrics alone. promtool 2.42 and node_exporter
+//! The encoder is part of twtool, because the crate `prometheus-client` writes only OpenMetrics. promtool 2.42 and node_exporter
 //! 1.5 (Debian 12) refuse OpenMetrics: a counter has another name in its `# TYPE` line, and the types `info` and `unknown` do not
 //! exist in 0.0.4. Both formats together are 100 lines.
 

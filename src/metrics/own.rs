@@ -8,7 +8,7 @@ use super::survey::{NONE, seconds_since_1970};
 use crate::snapshot::survey::Surveys;
 use crate::sys;
 
-/// Numbers that grow as long as the process runs.
+/// What twtool counts about itself since it started.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
     started: SystemTime,
@@ -17,13 +17,13 @@ pub struct Own {
 }
 
 impl Own {
-    /// A process that starts now.
+    /// Starts to count. The process counts as started now.
     #[must_use]
     pub fn start() -> Self {
         Self { started: sys::clock::now(), repeats: 0, recovered: 0 }
     }
 
-    /// Adds the numbers of a collection.
+    /// Adds the repeated reads and the recovered sockets of a collection to the counts.
     pub fn count(&mut self, surveys: &Surveys) {
         for survey in &surveys.namespaces {
             self.repeats += u64::from(survey.repeats);
@@ -31,7 +31,7 @@ impl Own {
         }
     }
 
-    /// Adds the samples.
+    /// Adds the samples about twtool itself to `samples`.
     pub fn add(&self, samples: &mut Samples) {
         samples.add(Family::BuildInfo, [env!("CARGO_PKG_VERSION")], true);
         samples.add(Family::DumpRepeats, NONE, self.repeats);

@@ -41,7 +41,7 @@ impl From<f64> for Value {
     }
 }
 
-/// The samples of all families.
+/// The samples of all families, each with the values of its labels.
 #[derive(Clone, Debug)]
 pub struct Samples(Vec<Vec<(Vec<String>, Value)>>);
 
@@ -52,7 +52,7 @@ impl Default for Samples {
 }
 
 impl Samples {
-    /// Adds a sample. The labels have the order of [`Family::labels`].
+    /// Adds a sample. `labels` has the values of the labels in the order of [`Family::labels`].
     pub fn add<L: Into<String>>(
         &mut self,
         family: Family,
@@ -76,7 +76,7 @@ impl Samples {
         }
     }
 
-    /// The families that have a sample, in their order.
+    /// The families that have a sample, in the order of [`Family::ALL`].
     pub fn families(&self) -> impl Iterator<Item = (Family, &[(Vec<String>, Value)])> {
         let all = Family::ALL.into_iter().zip(&self.0);
         all.filter(|(_, rows)| !rows.is_empty()).map(|(family, rows)| (family, rows.as_slice()))

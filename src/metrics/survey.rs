@@ -1,5 +1,6 @@
-//! Turns surveys into samples. The number of samples per network namespace has an upper bound, whatever the machine does:
-//! remote hosts choose addresses, and programs choose ports, so only the most important of them get samples of their own.
+//! Turns surveys into samples. The number of samples of each network namespace has an upper bound. Otherwise remote hosts, which choose
+//! addresses, and programs, which choose ports, could make any number of samples. So only the most important addresses and ports get
+//! samples of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 use crate::snapshot::survey::{Survey, Surveys};
 use crate::snapshot::{Answer, Capacity};
 
-/// The label of a sample that combines all entries without a sample of their own: their sum, minimum or maximum.
+/// The value of a label for all entries that have no sample of their own. Their sample is the sum, the minimum or the maximum.
 const OTHERS: &str = "others";
 
 /// The upper bounds of the number of samples.
@@ -34,7 +35,7 @@ pub struct Bounds {
     pub namespaces: usize,
 }
 
-/// What one collection read.
+/// The data that one collection has read.
 #[derive(Debug)]
 pub struct Collected {
     /// The surveys.
@@ -62,8 +63,8 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
     let mut labels = BTreeSet::new();
     for survey in namespaces.iter().take(bounds.namespaces) {
         let facts = &survey.checkup.health.facts;
-        // Two names can have the same text: a byte that is not UTF-8, and the characters of its escape (`\xff`). Prometheus refuses
-        // equal samples.
+        // Two namespaces can have the same label: one name has a byte that is not UTF-8, and another name has the characters of the
+        // escape for this byte (`\xff`). Prometheus refuses two samples with equal labels.
         let mut netns = label(facts);
         if !labels.insert(netns.clone()) {
             netns = inode(facts);
@@ -91,7 +92,7 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
     samples
 }
 
-/// No labels.
+/// The labels of a family without labels.
 pub const NONE: [&str; 0] = [];
 
 /// A time in seconds since 1970, as Prometheus expects it.
@@ -100,8 +101,8 @@ pub fn seconds_since_1970(time: SystemTime) -> Option<f64> {
     Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
-/// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. The name of a process would change with every
-/// restart, and each value of a label is a new series.
+/// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. A name like `PID:COMM` is not used, because the pid
+/// changes with every restart, and each new value of a label makes a new series.
 fn label(facts: &Facts) -> String {
     facts.netns_name.clone().filter(|name| first_process(name).is_none()).unwrap_or_else(|| inode(facts))
 }
@@ -110,7 +111,7 @@ fn inode(facts: &Facts) -> String {
     facts.netns.map_or_else(|| "unknown".into(), |inode| format!("net:[{inode}]"))
 }
 
-/// The command name in `PID:COMM`. The pid changes with every restart, too.
+/// The command name of a name like `PID:COMM`, which consists of the first process of a namespace. `None` for other names.
 fn first_process(name: &str) -> Option<&str> {
     let (pid, comm) = name.split_once(':')?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(comm)
@@ -334,7 +335,7 @@ impl<'a> Namespace<'a> {
     }
 }
 
-/// The labels of a process that has a socket open. The pid is not one of them, because it changes with every restart.
+/// The labels of a process that has a socket open. The pid is not a label, because it changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Owner {
     process: String,
@@ -375,7 +376,7 @@ mod tests {
     use crate::model::facts::tests::facts;
 
     #[test]
-    fn the_label_of_a_namespace_survives_a_restart() {
+    fn the_label_of_a_namespace_does_not_depend_on_a_process() {
         let named = |name: Option<&str>| label(&Facts { netns_name: name.map(str::to_owned), ..facts() });
         assert_eq!(named(Some("web")), "web");
         assert_eq!(named(Some("4711:nginx")), "net:[4026531840]");
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_are_kept_and_the_rest_is_a_sum() {
+    fn the_largest_entries_are_kept_and_the_others_are_summed() {
         let counts = BTreeMap::from([("a", 1), ("b", 5), ("c", 5), ("d", 2)]);
         assert_eq!(largest(counts.clone(), 2), (vec![("b", 5), ("c", 5)], 3));
         assert_eq!(largest(counts, 9).1, 0);

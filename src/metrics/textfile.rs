@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::sys::file::NewFile;
 
-/// Replaces the file. A new file may be read by every user that the umask allows, because node_exporter has its own user. An
+/// Replaces the file. Every user can read a new file, unless the umask prevents this, because node_exporter runs as its own user. An
 /// existing file keeps its owner and mode.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ fn parse_addr(text: &str) -> Result<IpAddr, AddrError> {
 
 /// Splits `fe80::1%eth0` into its address and scope; a scope needs an IPv6 address and a name.
 fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
-    // The brackets may stand around the address alone, or around the scope too.
+    // The brackets may enclose the address alone, or the address and its scope.
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).filter(|text| text.contains('%'));
     let Some((addr, scope)) = bare.unwrap_or(text).split_once('%') else { return Ok((parse_addr(text)?, None)) };
     let addr = parse_addr(addr)?;
@@ -104,8 +104,8 @@ impl fmt::Display for ScopedEnd {
     }
 }
 
-/// A prefix, or a single address, to compare the addresses of sockets with. It follows the kernel's rule (`inet_diag_bc_run`
-/// in net/ipv4/inet_diag.c):
+/// An address prefix, or a single address, that the addresses of sockets are compared with. The comparison follows the kernel's rule
+/// (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
 /// - An IPv4 prefix contains IPv4 and IPv4-mapped addresses.
 /// - An IPv6 prefix contains addresses of `AF_INET6` sockets, and compares mapped addresses in their mapped form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Prefix {
         family_fits && bits & mask(self.length) == self.bits
     }
 
-    /// The prefix's address.
+    /// The address of the prefix.
     #[must_use]
     pub fn addr(&self) -> IpAddr {
         let v6 = Ipv6Addr::from_bits(self.bits);
@@ -188,7 +188,7 @@ impl FromStr for ScopedPrefix {
     }
 }
 
-/// `10.0.0.0/8`, `[2001:db8::1]`.
+/// Prints the prefix as a filter expression has it: `10.0.0.0/8`, `[2001:db8::1]`.
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.addr() {
@@ -199,7 +199,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// `10.0.0.0/8`, `fe80::1%eth0`: in the typed notation, but with host bits of zero.
+/// Prints the prefix as a user types it: `10.0.0.0/8`, `fe80::1%eth0`. The host bits are zero.
 impl fmt::Display for ScopedPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.prefix.addr())?;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scoped_address_keeps_its_scope_and_prints_back() {
+    fn a_scoped_address_is_parsed_and_printed_with_its_scope() {
         let addr: ScopedAddr = "fe80::1%eth0".parse().expect("scoped");
         assert_eq!((addr.scope.as_deref(), addr.to_string().as_str()), (Some("eth0"), "fe80::1%eth0"));
         assert_eq!("[::1]".parse::<ScopedAddr>().map(|a| a.to_string()), Ok("::1".into()));
@@ -282,8 +282,9 @@ mod tests {
             assert!(bad.parse::<ScopedAddr>().is_err(), "{bad}");
         }
     }
+
     #[test]
-    fn an_end_is_an_address_with_or_without_a_port_and_prints_back() {
+    fn an_address_with_or_without_a_port_is_parsed_and_printed() {
         for text in
             ["192.0.2.1", "192.0.2.1:443", "2001:db8::1", "[2001:db8::1]:443", "[fe80::1%eth0]:https", "::1:443"]
         {

@@ -1,4 +1,4 @@
-//! The vocabulary of a bind test: options, addresses, attempts and their results, holders of the port, verdict and cause.
+//! The types of a bind test: options, addresses, attempts and their results, holders of the port, verdict and cause.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,17 +23,17 @@ pub struct ReuseOptions {
 impl ReuseOptions {
     /// No option: a plain bind.
     pub const NONE: Self = Self { reuseaddr: false, reuseport: false };
-    /// `SO_REUSEADDR` alone, what most servers set.
+    /// `SO_REUSEADDR` alone, as most servers set it.
     pub const REUSEADDR: Self = Self { reuseaddr: true, reuseport: false };
     /// `SO_REUSEPORT` alone.
     pub const REUSEPORT: Self = Self { reuseaddr: false, reuseport: true };
-    /// Both.
+    /// Both options.
     pub const BOTH: Self = Self { reuseaddr: true, reuseport: true };
     /// Every set, in the order in which they are tried and shown.
     pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
 
-    /// The documented result of bind() and listen() with these options on a port with a TIME_WAIT bucket whose socket had
-    /// `old`: both sockets must have the same option (socket(7)).
+    /// The documented result of bind() and listen() with these options, if the port has a TIME_WAIT bucket and `old` are the options
+    /// of the socket that the bucket replaced. It works only if both sockets have the same option (socket(7)).
     #[must_use]
     pub const fn over_time_wait_of(self, old: Self) -> CallResult {
         if self.reuseaddr && old.reuseaddr || self.reuseport && old.reuseport {
@@ -60,7 +60,7 @@ impl fmt::Display for ReuseOptions {
     }
 }
 
-/// The options of a server other than the reuse options and the addresses. The default is a server without such options.
+/// The options of a server, except its reuse options and its addresses. The default is a server without such options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub struct ServerSetup {
@@ -80,7 +80,7 @@ pub struct ServerSetup {
     pub together: bool,
 }
 
-/// The numbers of a user.
+/// The uid and the gid of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserIds {
     /// The user.
@@ -89,7 +89,7 @@ pub struct UserIds {
     pub gid: Option<u32>,
 }
 
-/// An option that a bind test need not specify.
+/// An option that the user did not specify for a bind test, so that twtool also tests the port with another value of the option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenOption {
     /// `IPV6_V6ONLY` with this value.
@@ -99,7 +99,7 @@ pub enum OpenOption {
 }
 
 impl OpenOption {
-    /// The arguments that select the option.
+    /// The arguments that select this value of the option.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
@@ -110,7 +110,7 @@ impl OpenOption {
     }
 }
 
-/// The verdict with another value of an option.
+/// The verdict and the cause with another value of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherVerdict {
     /// The option.
@@ -143,7 +143,7 @@ pub enum Errno {
 }
 
 impl Errno {
-    /// The symbolic name, `EADDRINUSE`.
+    /// The symbolic name, for example `EADDRINUSE`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -186,7 +186,7 @@ impl BindAddr {
         }
     }
 
-    /// Whether it is a link-local IPv6 address that names no interface. The kernel needs one (ipv6(7)).
+    /// Whether this is a link-local IPv6 address without an interface. The kernel needs an interface for such an address (ipv6(7)).
     #[must_use]
     pub fn lacks_scope(&self) -> bool {
         self.scope.is_none() && matches!(self.addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
@@ -204,7 +204,7 @@ pub struct Attempt {
     pub v6only: bool,
     /// The device that the socket was bound to, by its option or by the scope of its address.
     pub device: Option<NonZeroU32>,
-    /// Whether it fails only because the same server already has another of its addresses open.
+    /// Whether the bind fails only because the same server already has another of its addresses open.
     pub own: bool,
     /// The result of bind(); of socket() if the family is not supported.
     pub bind: CallResult,
@@ -234,7 +234,7 @@ pub enum ReuseportNote {
     /// A bind with SO_REUSEPORT worked because of the note of a server on the port. The test cleared that note, and the same
     /// bind fails now.
     Lost,
-    /// No bind could clear the note of the test. Until a bind without SO_REUSEPORT works on the port, the kernel may allow a
+    /// The test left a note, and no bind could clear it. Until a bind without SO_REUSEPORT works on the port, the kernel may allow a
     /// second server of the same user.
     Left,
 }
@@ -252,7 +252,7 @@ impl ReuseportNote {
             ),
             Self::Left => Some(
                 "the kernel keeps the note of a SO_REUSEPORT bind of the test on this port (fastreuseport), because \
-                 no bind that clears the note works beside the sockets on the port. Until a bind without SO_REUSEPORT \
+                 the sockets on the port prevent every bind that would clear the note. Until a bind without SO_REUSEPORT \
                  works, the kernel may allow a second server of this user, and the results for SO_REUSEPORT may be \
                  wrong (with CAP_NET_ADMIN twtool can clear the note)",
             ),
@@ -265,16 +265,16 @@ impl ReuseportNote {
 pub struct Holder {
     /// The socket as the kernel reports it.
     pub socket: Socket,
-    /// Which end opened its connection; an inference.
+    /// Which end opened the connection of the socket; an inference.
     pub direction: Direction,
     /// The processes that have the socket open.
     pub owners: Owners,
-    /// The user that created it; `None` for a bucket, and if the user is unknown.
+    /// The user that created the socket; `None` for a bucket, and if the user is unknown.
     pub user: Option<User>,
-    /// The cgroup in which the socket was created. It is looked up only if the processes are unknown, or if a systemd manager
+    /// The cgroup in which the socket was created. twtool looks it up only if the processes are unknown, or if a systemd manager
     /// holds the socket.
     pub created_in: Option<String>,
-    /// Whether it blocks the plain bind on at least one of the addresses.
+    /// Whether the socket blocks the plain bind on at least one of the addresses.
     pub blocks: bool,
 }
 

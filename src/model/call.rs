@@ -1,6 +1,7 @@
 //! A bind, listen or connect call of a watched program: its address, the socket, and the result.
 //!
-//! All values were read before the program continued. `None` means "could not be read".
+//! All values were read before the program continued. `None` means that a value could not be read, unless its field says something
+//! else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -147,7 +148,7 @@ pub struct CalledSocket {
     pub transparent: bool,
     /// IP_BIND_ADDRESS_NO_PORT.
     pub bind_address_no_port: bool,
-    /// The interface of SO_BINDTODEVICE.
+    /// The interface of SO_BINDTODEVICE; `None` if the socket has none.
     pub device: Option<String>,
     /// The local address, if the socket was bound.
     pub local: Option<SocketAddr>,
@@ -202,7 +203,8 @@ pub struct CallingProcess {
     pub comm: String,
     /// The effective user.
     pub uid: Option<u32>,
-    /// Whether it runs a set-user-ID program, or one with file capabilities, that has no privilege because it is watched.
+    /// Whether the process runs a set-user-ID program, or a program with file capabilities, that has no privilege because twtool
+    /// watches it.
     pub lost_privilege: bool,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
@@ -215,9 +217,9 @@ pub struct CallingProcess {
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramEnd {
-    /// With this exit status.
+    /// The program exited with this status.
     Exited(u8),
-    /// By this signal.
+    /// This signal ended the program.
     Signaled(i32),
 }
 
@@ -237,7 +239,7 @@ impl ProgramEnd {
 pub struct Unwatchable {
     /// What the kernel refused, and why.
     pub why: String,
-    /// What would allow it.
+    /// What would allow twtool to watch the program.
     pub hint: &'static str,
 }
 
@@ -246,16 +248,16 @@ pub struct Unwatchable {
 pub enum WatchNote {
     /// A process uses io_uring. twtool does not see its bind, listen and connect calls.
     IoUring(CallingProcess),
-    /// A set-user-ID program, or one with file capabilities, runs without its privilege because it is watched.
+    /// A set-user-ID program, or a program with file capabilities, runs without its privilege because twtool watches it.
     PrivilegeLost {
-        /// The process that executed it.
+        /// The process that executed the program.
         process: CallingProcess,
         /// The path of the program.
         program: String,
-        /// Whether it has file capabilities (else it is a set-user-ID or set-group-ID program).
+        /// Whether the program has file capabilities. Otherwise it is a set-user-ID or set-group-ID program.
         capabilities: bool,
     },
-    /// The command has ended, and other processes that it started have not.
+    /// The command has ended, but other processes that it started still run.
     RunsOn {
         /// How the command ended.
         end: ProgramEnd,
@@ -284,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_named_as_in_the_manual_of_their_family() {
+    fn options_have_the_names_of_the_address_family() {
         let socket = CalledSocket {
             ipv6: true,
             kind: "stream",

@@ -9,7 +9,7 @@ use super::process::unit_of_cgroup;
 use super::socket::{Cookie, FourTuple};
 use super::user::User;
 
-/// What a socket leaves when it ends.
+/// What a socket leaves in the kernel when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// A bucket in TIME_WAIT.
@@ -39,9 +39,9 @@ impl Outcome {
 /// Which end opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The peer: a listener accepted it here.
+    /// The peer opened it, and a listener on this machine accepted it.
     Accepted,
-    /// This end, with connect(): an inference from listeners and ports.
+    /// This end opened it with connect(): an inference from listeners and ports.
     Connected,
     /// Not known.
     Unknown,
@@ -59,12 +59,12 @@ impl Role {
     }
 }
 
-/// How the process was found.
+/// How the process that closed a connection was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// A BPF program saw the close.
     Bpf,
-    /// The process had the socket open in one of many samples.
+    /// A sample of the open sockets, which twtool takes repeatedly, contained the socket and its process.
     Sampled,
 }
 
@@ -88,7 +88,7 @@ pub struct MakerFacts {
     pub own_pid_namespace: bool,
     /// Its name. The process chooses it, so escape it for a terminal.
     pub comm: String,
-    /// Its arguments, if it still ran and the caller may read them.
+    /// Its arguments, if the process still ran and the caller may read them.
     pub cmdline: Option<Vec<String>>,
     /// The path of its cgroup, or at least the last component.
     pub cgroup: Option<String>,
@@ -113,7 +113,7 @@ impl MakerFacts {
 /// The process that closed a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker {
-    /// What it has in common with the other closes of the process.
+    /// The facts that are the same for all closes of the process.
     pub facts: Arc<MakerFacts>,
     /// The number of the thread, which can be a worker of io_uring.
     pub tid: u32,
@@ -123,10 +123,10 @@ pub struct Maker {
     pub user: User,
 }
 
-/// A close.
+/// One close of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
-    /// When this end closed. If the process is not known: when the socket ended.
+    /// When this end closed. If the process is not known, when the socket ended.
     pub at: SystemTime,
     /// The inode number of the network namespace.
     pub netns: u64,
@@ -148,7 +148,7 @@ pub struct Close {
     pub method: Method,
 }
 
-/// How many closes were seen.
+/// The numbers of closes that a trace has seen and missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CloseTotals {
     /// The closes that were seen in the selected network namespaces, whether the filter accepts them or not.
@@ -157,6 +157,6 @@ pub struct CloseTotals {
     pub named: u64,
     /// Closes that twtool could not read in time.
     pub lost: u64,
-    /// An upper bound for the closes that the BPF program could not see, because it was already running on the core.
+    /// An upper bound of the closes that the BPF program missed, because it was already running on the same core.
     pub skipped: u64,
 }

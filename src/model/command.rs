@@ -1,8 +1,9 @@
 //! The commands that twtool suggests, and how they are quoted for the shell.
 //!
-//! Every printed command works when it is pasted into the shell in which twtool ran. So a command about another network namespace
-//! enters it with `ip netns exec` or `nsenter`, a command of twtool selects it with `--netns` or `--container`, and a command that
-//! needs root begins with `sudo` unless the caller is root.
+//! Every printed command works when it is pasted into the shell in which twtool ran:
+//! - A command about another network namespace enters that namespace with `ip netns exec` or `nsenter`.
+//! - A command that starts twtool selects the namespace with `--netns` or `--container`.
+//! - A command that needs root begins with `sudo`, unless the caller is root.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -19,11 +20,11 @@ use super::port::{LocalReservedPorts, Port, PortRange};
 pub enum SettingsLock {
     /// The folder is mounted read-only, as in most containers. No user can write there.
     ReadOnly,
-    /// The kernel refuses the caller.
+    /// The kernel does not let the caller write there.
     Refused,
 }
 
-/// What root can do in the caller's shell: the caller itself, or what `sudo` starts there.
+/// What root can do in the caller's shell. Root is the caller itself, or a command that the caller starts with `sudo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootPower {
     /// The capabilities that root has; `None` if they are unknown.
@@ -34,15 +35,15 @@ pub struct RootPower {
     pub settings: Option<SettingsLock>,
 }
 
-/// The user that ran twtool, and the command line.
+/// The user who ran twtool, and the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Whether the caller is root.
     pub root: bool,
     /// What root can do here.
     pub power: RootPower,
-    /// Whether the caller's network namespace is the initial one, whose settings come from files of sysctl.d(5). `false` if
-    /// that is unknown.
+    /// Whether the caller's network namespace is the initial one. Only its settings come from files of sysctl.d(5). `false` if it is
+    /// unknown.
     pub in_initial_netns: bool,
     /// The word that starts twtool here: its name, or the path that the user typed.
     pub twtool: String,
@@ -80,9 +81,9 @@ pub struct Shell {
 pub struct Step {
     /// The line to type.
     pub command: String,
-    /// What it does, as an imperative without a full stop: `wait until the port is free`.
+    /// What the command does, as an imperative without a full stop: `wait until the port is free`.
     pub purpose: String,
-    /// Why it fails in the caller's shell, if that is known: `needs CAP_NET_ADMIN, which root lacks here`.
+    /// Why the command fails in the caller's shell, if that is known: `needs CAP_NET_ADMIN, which root lacks here`.
     pub obstacle: Option<String>,
 }
 
@@ -98,11 +99,11 @@ impl Step {
 pub struct Line {
     /// The words, quoted.
     pub text: String,
-    /// Why it fails in the caller's shell, if that is known.
+    /// Why the line fails in the caller's shell, if that is known.
     pub obstacle: Option<String>,
 }
 
-/// A line of a file of sysctl.d(5).
+/// A line for a file of sysctl.d(5), so that a setting keeps its value after a restart of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lasting {
     /// The file.
@@ -111,10 +112,10 @@ pub struct Lasting {
     pub line: String,
 }
 
-/// Help for a problem: commands for now, lines that keep a change after a restart, then advice and reasons.
+/// Help for a problem: commands, lines of files that keep a change after a restart, then advice and reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Help {
-    /// Commands for now, the most useful first.
+    /// Commands that help at once, the most useful first.
     pub commands: Vec<Step>,
     /// Lines of files that keep a setting after a restart.
     pub lasting: Vec<Lasting>,
@@ -136,27 +137,27 @@ const RESERVED: &str = super::setting::IP_LOCAL_RESERVED_PORTS.name;
 /// The maximum number of port ranges in a command. A longer command is unreadable.
 const MOST_RANGES: usize = 100;
 
-/// The maximum length in bytes of a line to copy by hand. For a longer list a command writes the file.
+/// The maximum length in bytes of a line that a user copies into a file. For a longer line, twtool prints a command that writes the file.
 pub const LONGEST_LINE: usize = 1000;
 
-/// Bytes of a line that sysctl(8) reads from a file (procps 4.0.2).
+/// The number of bytes that sysctl(8) reads of a line in a file (procps 4.0.2).
 const SYSCTL_READS: usize = 4096;
 
-/// What a command needs. Every variant but `None` needs root. In a container, root may lack the capability or the permission.
+/// The privilege that a command needs. Every variant but `None` needs root. In a container, root may lack the capability or the permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// Any user may run it.
     None,
-    /// The user root, without any capability.
+    /// The user root. No capability is necessary.
     Root,
     /// Root with this capability.
     Capability(Capability),
-    /// Root that can write below /proc/sys/net.
+    /// Root with the permission to write below /proc/sys/net.
     Settings,
 }
 
 impl Shell {
-    /// The line that runs a program in the namespace. Entering another namespace also needs root.
+    /// The line that runs a program in the namespace. To enter another namespace, the line also needs root.
     #[must_use]
     pub fn run(&self, privilege: Privilege, words: &[&str]) -> Line {
         let enter: Vec<OsString> = match &self.netns {
@@ -262,9 +263,10 @@ impl Shell {
     /// The command that adds ports to the reserved ones, until the next restart.
     ///
     /// A write at the beginning of the file replaces the list; a write behind the beginning adds to it
-    /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line reads first, and then writes through the same descriptor.
-    /// The list itself is not in the line, which therefore is short and never out of date. `sysctl -w` would replace the
-    /// list, and keeps about 4 KB of a longer one. Each range is a write(2) of its own, so that no shell splits a number.
+    /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line first reads from the file, and then writes through the same
+    /// descriptor. The line does not contain the present list. So it is short, and it cannot be out of date. `sysctl -w` would replace
+    /// the list, and would keep only about 4 KB of a longer list. The line writes each range with its own write(2), so that no shell
+    /// splits a number.
     fn add_reserved(&self, ports: &[PortRange]) -> Line {
         let ranges: Vec<String> = ports.iter().map(ToString::to_string).collect();
         let write = match ranges.as_slice() {
@@ -275,8 +277,8 @@ impl Shell {
         self.run(Privilege::Settings, &["sh", "-c", &script])
     }
 
-    /// The line of a file that gives a setting this value at each start of the machine. Only for the initial namespace: no file
-    /// of sysctl.d(5) is about another one.
+    /// The line of a file that gives a setting this value at each start of the machine. `None` if the namespace is not the initial
+    /// one, because files of sysctl.d(5) apply only to the initial namespace.
     #[must_use]
     pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
         let last = name.rsplit('.').next().unwrap_or(name);
@@ -286,8 +288,8 @@ impl Shell {
         initial.then(|| Lasting { file, line: format!("{name} = {value}") })
     }
 
-    /// The line that writes the list of reserved ports, as the kernel has it then, to a file: for a list that is too long to
-    /// copy. dd(1) reads it whole with one read(2) of 1 MiB; cat(1) reads 128 KiB.
+    /// The line that copies the kernel's list of reserved ports to a file, for a list that is too long to copy by hand. dd(1) gets the
+    /// whole list, because it calls read(2) with 1 MiB; cat(1) calls read(2) with only 128 KiB.
     fn save_reserved(&self, file: &str) -> Line {
         let script = format!(
             "{{ printf '{RESERVED} = '; dd bs=1M count=1 2>/dev/null </proc/sys/net/ipv4/ip_local_reserved_ports; }} >{file}"
@@ -305,7 +307,7 @@ impl Shell {
         Line { text: words.join(" "), obstacle: self.obstacle(privilege) }
     }
 
-    /// Why a command that needs this fails here.
+    /// Why a command that needs this privilege fails here; `None` if no reason is known.
     ///
     /// A write to a setting needs no capability from uid 0 of the initial user namespace (`test_perm` in fs/proc/proc_sysctl.c), so
     /// twtool asks the kernel with access(2) whether the caller may write. The result is valid only for the caller itself in its
@@ -332,8 +334,8 @@ impl Shell {
     }
 }
 
-/// Quotes a word for bash: without quotes if that is safe, otherwise with quotes. A word gets ANSI-C quotes if it has bytes that
-/// are not UTF-8, or characters that a terminal interprets or does not show, so that the line can be read and pasted.
+/// Quotes a word for bash, unless the word is safe without quotes. A word gets ANSI-C quotes (`$'...'`) if it has bytes that are not
+/// UTF-8, or characters that a terminal interprets or does not show, so that the line can be read and pasted.
 #[must_use]
 pub fn quoted(word: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
     let word = word.as_ref();

@@ -1,4 +1,4 @@
-//! Containers, as the names of cgroups show them.
+//! Finds the container of a process: the name of a cgroup shows it.
 //!
 //! Each runtime gives the cgroup of a container a name with the container's id. The form depends on the runtime and on its
 //! cgroup driver (systemd or cgroupfs):
@@ -11,7 +11,7 @@
 //! | cri-o | `crio-ID.scope` or `crio-ID` |
 //! | kubelet with cgroupfs, and others | `ID`: the path does not name the runtime |
 //!
-//! conmon watches a container from `libpod-conmon-ID.scope` or `crio-conmon-ID.scope`, outside the container.
+//! `libpod-conmon-ID.scope` and `crio-conmon-ID.scope` do not count: they contain conmon, which watches a container from outside.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -40,19 +40,19 @@ impl Runtime {
     }
 }
 
-/// A container. An inference from the name of a cgroup.
+/// A container, inferred from the name of a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Container<'a> {
-    /// What runs it, if the name shows that.
+    /// The runtime that runs the container, if the name of the cgroup shows it.
     pub runtime: Option<Runtime>,
-    /// Its id: 64 hexadecimal digits.
+    /// The id of the container: 64 hexadecimal digits.
     pub id: &'a str,
 }
 
-/// The length of an id.
+/// The length of an id in digits.
 const ID: usize = 64;
 
-/// The length of the ids that `docker ps` and `podman ps` show.
+/// The length in digits of the ids that `docker ps` and `podman ps` show.
 const SHORT_ID: usize = 12;
 
 /// The names of cgroups that consist of a prefix and an id, with or without the suffix `.scope`.
@@ -115,7 +115,7 @@ fn is_hexadecimal(text: &str) -> bool {
 pub struct ContainerArg(String);
 
 impl ContainerArg {
-    /// Whether it selects this container.
+    /// Whether the typed id selects this container.
     #[must_use]
     pub fn selects(&self, container: Container) -> bool {
         container.id.starts_with(&self.0)
@@ -144,7 +144,7 @@ impl fmt::Display for ContainerArg {
 /// The address of a container to which docker-proxy forwards connections, from its arguments.
 #[must_use]
 pub fn forward_target(comm: &str, cmdline: &[String]) -> Option<SocketAddr> {
-    // `rootlesskit-doc` is rootlesskit-docker-proxy, because a comm has at most 15 bytes.
+    // `rootlesskit-doc` is the comm of rootlesskit-docker-proxy, because a comm has at most 15 bytes.
     if !matches!(comm, "docker-proxy" | "rootlesskit-doc") {
         return None;
     }
@@ -162,7 +162,7 @@ mod tests {
     const B: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
     const POD: &str = "kubepods-burstable-pod2c48913c_b29f_11e7_9350_020968147796.slice";
 
-    /// Paths as the runtimes make them, with the id in place of ID.
+    /// Paths as the runtimes make them, with `A` instead of ID, and the runtime that each path shows.
     fn recorded() -> Vec<(String, Option<Runtime>)> {
         use Runtime::{Containerd, CriO, Docker, Podman};
         let user = "/user.slice/user-1000.slice/user@1000.service";
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_path_names_the_container_and_its_runtime_if_it_has_one() {
+    fn the_container_and_its_runtime_are_found_in_a_cgroup_path() {
         for (path, runtime) in recorded() {
             assert_eq!(Container::of_cgroup(&path), Some(Container { runtime, id: A }), "{path}");
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_of_nested_containers_is_named() {
+    fn the_innermost_of_nested_containers_is_found() {
         let path = format!("/docker/{A}/docker/{B}/system.slice/x.service");
         let container = Container::of_cgroup(&path).expect("a container");
         assert_eq!(container, Container { runtime: Some(Runtime::Docker), id: B });

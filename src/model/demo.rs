@@ -21,7 +21,7 @@ pub struct DemoRun {
     pub old_socket: ReuseOptions,
     /// The states of the connection after each step.
     pub stages: Vec<Stage>,
-    /// The buckets that it left on the port.
+    /// The buckets that the connection left on the port.
     pub buckets: Vec<TimeWaitBucket>,
     /// The bind attempts of a new server, one for each set of options.
     pub attempts: Vec<Attempt>,

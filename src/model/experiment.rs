@@ -1,4 +1,4 @@
-//! The vocabulary of the lab: scenarios, the two sides, events, and comparisons of expected and observed results.
+//! The types of the lab: scenarios, the two sides, events, and comparisons of expected and observed results.
 //!
 //! All values are observed: segments are captured, and the kernel reports states and timers.
 
@@ -35,7 +35,7 @@ impl Scenario {
         Self::PortZero,
     ];
 
-    /// Its name on the command line and in JSON.
+    /// The name of the scenario on the command line and in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Scenario {
         }
     }
 
-    /// Its title, in one line.
+    /// The title of the scenario, in one line.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// Its name.
+    /// The name of the side.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl Side {
         }
     }
 
-    /// The one at the other end.
+    /// The side at the other end.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -113,7 +113,7 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// Its name.
+    /// The name of the actor.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -155,13 +155,14 @@ impl fmt::Display for Flags {
 /// A TCP segment as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The side that sent it.
+    /// The side that sent the segment.
     pub from: Side,
     /// Its control bits.
     pub flags: Flags,
-    /// Its sequence number, relative to the first number of the sender in this connection.
+    /// Its sequence number, relative to the first number of the sender in this connection. In `stale-segment`, the client's numbers
+    /// are not relative.
     pub seq: u32,
-    /// The acknowledgement number, relative to the first number of the other side; `None` without ACK.
+    /// The acknowledgement number, relative to the first number of the other side as in `seq`; `None` without ACK.
     pub ack: Option<u32>,
     /// The sequence number on the wire.
     pub raw_seq: u32,
@@ -169,9 +170,9 @@ pub struct Segment {
     pub raw_ack: Option<u32>,
     /// Its data.
     pub payload: Vec<u8>,
-    /// When it was captured.
+    /// When the segment was captured.
     pub at: SystemTime,
-    /// The whole Ethernet frame, its TCP checksum computed.
+    /// The whole Ethernet frame, with a computed TCP checksum.
     pub frame: Vec<u8>,
 }
 
@@ -188,17 +189,17 @@ pub struct States {
 pub struct Comparison {
     /// The part of the scenario.
     pub part: String,
-    /// The compared thing.
+    /// What is compared.
     pub what: String,
     /// The result according to RFCs, man pages and earlier measurements.
     pub expected: String,
     /// The result on this kernel.
     pub observed: String,
-    /// Whether they agree.
+    /// Whether both results agree.
     pub agrees: bool,
 }
 
-/// What a wire does to a segment.
+/// What the wire does to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It arrived.
@@ -256,7 +257,7 @@ pub enum EventKind {
     Observation,
     /// The remaining time of a pause, for a countdown. It is not an event of the experiment.
     Waiting(Duration),
-    /// A part's result.
+    /// A comparison of an expected result with the observed one.
     Comparison(Comparison),
 }
 
@@ -267,11 +268,12 @@ pub struct LabEvent {
     pub scenario: Scenario,
     /// The title of the part.
     pub part: String,
-    /// The number of its step. A step is a call with its consequences, or one more segment.
+    /// The number of its step. A call or an observation begins a step, which includes the first segment after it. Each further
+    /// segment is a step of its own.
     pub step: u32,
     /// Time since the experiment began.
     pub since: Duration,
-    /// Whether it only prepares the part, so that a page may shorten it.
+    /// Whether the event only prepares the part, so that the text output may shorten it.
     pub routine: bool,
     /// The source of the event.
     pub actor: Actor,

@@ -1,6 +1,6 @@
 //! The facts of a network namespace that an answer needs in addition to the sockets: kernel, time, port ranges, names.
 //!
-//! `None` means "could not be read", never a default.
+//! `None` means that a fact is unknown, never that a default applies.
 
 use std::num::NonZeroU32;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ pub const SERVICES: &str = "/etc/services";
 pub struct Facts {
     /// When the sockets were read.
     pub taken_at: SystemTime,
-    /// `uname -r`.
+    /// The release of the kernel, as `uname -r` prints it.
     pub kernel: String,
     /// Inode number of the network namespace.
     pub netns: Option<u64>,
@@ -28,7 +28,7 @@ pub struct Facts {
     pub local_port_range: Option<LocalPortRange>,
     /// `net.ipv4.ip_local_reserved_ports`.
     pub local_reserved_ports: Option<LocalReservedPorts>,
-    /// `net.ipv4.ip_unprivileged_port_start`: below it bind() needs CAP_NET_BIND_SERVICE.
+    /// `net.ipv4.ip_unprivileged_port_start`: for a port below this number, bind() needs CAP_NET_BIND_SERVICE.
     pub unprivileged_port_start: Option<u32>,
     /// Names of /etc/services.
     pub services: Services,
@@ -38,12 +38,13 @@ pub struct Facts {
     pub unread: Unread,
 }
 
-/// The names of facts that could not be read although they may exist, each with the reason. Absent facts are not in it.
+/// The names of facts that could not be read although they may exist, each with the reason. It does not contain facts that this kernel
+/// or namespace does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread(pub Vec<(String, String)>);
 
 impl Unread {
-    /// Adds the name of something and the reason.
+    /// Adds the name of a fact, and the reason why it could not be read.
     pub fn add(&mut self, what: &str, why: &impl ToString) {
         self.0.push((what.to_owned(), why.to_string()));
     }
@@ -72,7 +73,7 @@ impl Setting {
     /// Every setting.
     pub const ALL: [Self; 3] = [Self::LocalPortRange, Self::LocalReservedPorts, Self::UnprivilegedPortStart];
 
-    /// Its name in sysctl(8).
+    /// The name of the setting in sysctl(8).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -116,22 +117,23 @@ impl Facts {
         Some(version >= (major, minor))
     }
 
-    /// Whether the counter TW of TcpExt counts buckets when the kernel makes them. Linux 5.10 counts them when they end, 6.1 when they
-    /// are made (both measured).
+    /// Whether the counter TW of TcpExt counts a bucket when the kernel makes it, as Linux 6.1 does. Linux 5.10 counts a bucket when it
+    /// ends. (Both were measured.)
     #[must_use]
     pub fn counts_made_buckets(&self) -> Option<bool> {
         self.as_6_1_and_not_as_5_10()
     }
 
     /// Whether a negative tcp_max_tw_buckets means that there is no maximum. `inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c
-    /// compares the count and the setting as unsigned numbers on 6.1 and later, and as signed numbers on 5.10, so that the kernel
-    /// keeps no bucket there.
+    /// compares the count and the setting as unsigned numbers on 6.1 and later. Linux 5.10 compares them as signed numbers, so with a
+    /// negative setting it keeps no bucket.
     #[must_use]
     pub fn negative_maximum_is_none(&self) -> Option<bool> {
         self.as_6_1_and_not_as_5_10()
     }
 
-    /// For behaviour that was measured on 6.1 and, the opposite, on 5.10. Between them it is unknown.
+    /// Whether the kernel behaves like Linux 6.1, for behaviour that was measured on 6.1 and is the opposite on 5.10. `None` for the
+    /// versions between them, which were not measured.
     fn as_6_1_and_not_as_5_10(&self) -> Option<bool> {
         match (self.kernel_since(6, 1)?, self.kernel_since(5, 11)?) {
             (true, _) => Some(true),
@@ -141,7 +143,7 @@ impl Facts {
     }
 
     /// Whether SOCK_DESTROY removes timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured). The versions between
-    /// them were not measured. This function takes them for kernels that do not remove buckets, so it is no proof.
+    /// them were not measured. For these, the function returns false, which is not a proof.
     #[must_use]
     pub fn destroys_buckets(&self) -> Option<bool> {
         self.kernel_since(6, 1)
@@ -173,7 +175,7 @@ impl Facts {
         self.unprivileged_port_start.map(|start| port.0 != 0 && u32::from(port.0) < start)
     }
 
-    /// The name of an interface, or `if7` if the index no longer has a name (as ss does).
+    /// The name of an interface, or `if` and the index (`if7`) if the interface does not exist any more, as in ss.
     #[must_use]
     pub fn interface_name(&self, index: NonZeroU32) -> String {
         self.interfaces.name(index).unwrap_or_else(|| format!("if{index}"))
@@ -207,7 +209,7 @@ impl Facts {
     /// The one port that an argument names.
     ///
     /// # Errors
-    /// As [`Self::ports`], and if the argument is a range.
+    /// The same as for [`Self::ports`]. It is also an error if the argument is a range.
     pub fn one_port(&self, arg: &PortArg) -> Result<Port, String> {
         let range = self.look_up(arg, ONE_PORT_FORMS)?;
         if range.first() != range.last() {
@@ -265,7 +267,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_interface_is_found_by_name_and_number_and_an_unknown_one_is_named() {
+    fn an_interface_is_found_by_name_or_number_and_the_error_names_an_unknown_one() {
         let facts = facts();
         assert_eq!(facts.interface_index("lo"), facts.interface_index("1"));
         assert!(facts.interface_index("nosuch").is_err_and(|e| e.contains("'nosuch'") && e.contains("lo")));

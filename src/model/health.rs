@@ -1,6 +1,6 @@
-//! The data of `twtool doctor`: everything that it read in one network namespace. `analysis::doctor` judges it.
+//! The data of `twtool doctor`: everything that the command has read in one network namespace. `analysis::doctor` judges the data.
 //!
-//! "It could not be read" and "this kernel does not have it" are different, and neither is a value.
+//! A setting that could not be read and a setting that this kernel does not have are different cases. In neither case is there a value.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,11 @@ pub enum Reading {
     Value(String),
     /// The file does not exist: this kernel, or this network namespace, does not have the setting.
     Absent,
-    /// The reason why it could not be read.
+    /// The setting could not be read, for this reason.
     Unreadable(String),
 }
 
-/// Settings below /proc/sys/net by their names there, `ipv4.tcp_tw_reuse`.
+/// Settings below /proc/sys/net by their names there, for example `ipv4.tcp_tw_reuse`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub BTreeMap<&'static str, Reading>);
 
@@ -65,7 +65,7 @@ impl Capability {
     pub const ALL: [Self; 5] =
         [Self::DacReadSearch, Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 
-    /// The kernel's name.
+    /// The kernel's name of the capability.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl Capabilities {
     }
 }
 
-/// A listener, and whether its port is the kernel's choice or the program's.
+/// A listener, its owners, and whether the kernel or the program chose its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenListener {
     /// The socket.
@@ -99,8 +99,8 @@ pub struct OpenListener {
     /// Whether the kernel chose its port (bind() to port 0, or listen() without bind()); `None` if the source does not report
     /// it.
     pub autobound: Option<bool>,
-    /// The processes that have it open. They are searched only if the port lies in `ip_local_port_range`; otherwise the value
-    /// is [`Owners::Nobody`].
+    /// The processes that have the socket open. twtool searches for them only if the port lies in `ip_local_port_range`. Otherwise
+    /// the value is [`Owners::Nobody`].
     pub owners: Owners,
 }
 
@@ -109,9 +109,9 @@ pub struct OpenListener {
 pub struct CloseWait {
     /// The socket. It has been in CLOSE_WAIT for at least `last_ack_ms`, because the peer's FIN carries an ACK.
     pub socket: FullSocket,
-    /// The processes that have it open.
+    /// The processes that have the socket open.
     pub owners: Owners,
-    /// The user that created it; `None`: unknown.
+    /// The user that created the socket; `None` if the user is unknown.
     pub user: Option<User>,
 }
 
@@ -124,7 +124,7 @@ pub struct OpenSockets {
     pub close_wait: Vec<CloseWait>,
     /// Why the sockets come from /proc/net/tcp instead of sock_diag; `None` if they come from sock_diag.
     pub fallback: Option<String>,
-    /// Whether the list is complete, as far as the kernel reports.
+    /// Whether both lists are complete, as far as the kernel reports it.
     pub complete: bool,
 }
 

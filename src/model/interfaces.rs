@@ -1,8 +1,8 @@
 //! The names of the interfaces of a network namespace: from a recording, or from the kernel, one at a time when needed.
 //!
-//! They are not listed in advance, because few sockets are bound to an interface, and a machine with containers has hundreds of
-//! interfaces. Listing takes 8 µs for each interface (measured), and needs the kernel's RTNL lock, which can be held for a long
-//! time while containers start and stop.
+//! twtool does not list the interfaces in advance, because few sockets are bound to an interface, and a machine with containers has
+//! hundreds of interfaces. Listing takes 8 µs for each interface (measured). It also needs the kernel's RTNL lock, which other
+//! processes can hold for a long time while containers start and stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,10 +12,11 @@ use std::sync::Arc;
 /// Access to the kernel's interfaces of one network namespace. It has no look-up by name, because the kernel takes `eth0:80`
 /// for eth0, and loads a module for an unknown name (`dev_ioctl` in net/core/dev_ioctl.c).
 pub trait KernelInterfaces: fmt::Debug + Send + Sync {
-    /// The name of an index, from any thread; `None` if there is no such interface, or the request failed.
+    /// The name of the interface with this index; `None` if there is no such interface, or if the request failed. Any thread may call
+    /// this function.
     fn name(&self, index: NonZeroU32) -> Option<String>;
 
-    /// All interfaces. The calling thread must be in the namespace. Empty if they cannot be listed.
+    /// All interfaces; empty if they cannot be listed. The calling thread must be in the namespace.
     fn list(&self) -> BTreeMap<NonZeroU32, String>;
 
     /// Why names are missing, if a request to the kernel failed.
@@ -59,8 +60,8 @@ impl Interfaces {
         }
     }
 
-    /// Looks up these names and drops the connection to the kernel, so that facts of many namespaces do not keep a socket open
-    /// in each.
+    /// Looks up these names and drops the connection to the kernel. So the facts of many namespaces do not keep a socket open for each
+    /// namespace.
     pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             if let Some(name) = self.name(index) {
@@ -77,8 +78,8 @@ impl Interfaces {
         self.failure.clone().or_else(|| self.kernel.as_ref()?.failure())
     }
 
-    /// Adds names that only other namespaces have, under numbers that the kernel never assigns (it uses positive ints). A
-    /// filter that names such an interface can then be evaluated here too, and matches no socket.
+    /// Adds names that only other namespaces have, with indices that the kernel never assigns (above 2^31 - 1). A filter that names such
+    /// an interface can then be evaluated in this namespace, too, and matches no socket.
     pub fn add_absent<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
         let here: BTreeSet<String> = self.list().into_values().collect();
         for (below, name) in (0..).zip(names) {

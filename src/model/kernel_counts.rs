@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-/// The `TcpExt` counters of one network namespace since it was made (/proc/net/netstat; names as in `snmp4_net_list` of
+/// The `TcpExt` counters of one network namespace since the namespace was made (/proc/net/netstat; names as in `snmp4_net_list` of
 /// net/ipv4/proc.c).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpExt(pub BTreeMap<String, u64>);
@@ -46,7 +46,7 @@ impl Counters {
         self.0.get(name).copied()
     }
 
-    /// By how much a counter has grown since an earlier reading; `None` if it is unknown in one of them.
+    /// By how much a counter has grown since an earlier reading; `None` if one of the readings does not have it.
     #[must_use]
     pub fn growth(&self, since: &Self, name: &str) -> Option<u64> {
         self.count(name)?.checked_sub(since.count(name)?)
@@ -57,7 +57,7 @@ impl Counters {
 /// field differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSockstat {
-    /// Sockets in the table that are neither in TIME_WAIT nor orphaned in FIN_WAIT_2; IPv4 alone.
+    /// Full sockets (not timewait buckets) in the kernel's tables; only IPv4.
     pub inuse: u64,
     /// Full sockets that no process has open any more, on the whole machine (measured on Linux 6.18).
     pub orphan: u64,
@@ -65,7 +65,7 @@ pub struct TcpSockstat {
     pub tw: u64,
     /// TCP sockets of the whole machine.
     pub alloc: u64,
-    /// Pages of their buffers, of the whole machine.
+    /// Memory pages of the buffers of TCP sockets, of the whole machine.
     pub mem: u64,
 }
 
@@ -88,8 +88,8 @@ pub struct BucketFacts {
 
 impl BucketFacts {
     /// Merges the facts of two network namespaces. A fact that one of them lacks becomes unknown, except the size of a bucket,
-    /// which is the same on the whole machine. The maximum becomes unknown, because each namespace has its own. Of sockstat
-    /// only `tw` is summed; the rest is from the first namespace.
+    /// which is the same on the whole machine. The maximum becomes unknown, because each namespace has its own. In sockstat, only
+    /// `tw` is summed; the other counts are those of the first namespace.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let tcp_ext = self.tcp_ext.as_ref().zip(other.tcp_ext.as_ref()).map(|(a, b)| {

@@ -12,7 +12,7 @@ use super::socket::{Family, FourTuple, FullSocket};
 #[derive(Clone, Debug, Default)]
 pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
-    /// The ports that have a listener. Most rows of a list are on other ports, and need no look-up in the map.
+    /// The ports that have a listener. Most rows of a list have other ports, and need no look-up in the map.
     ports: PortSet,
     /// Whether the source does not report IPV6_V6ONLY of a listener on `::`. procfs does not report it.
     v6only_unknown: bool,
@@ -28,19 +28,19 @@ impl Listeners {
         self.by_port.entry(port).or_default().push(listener);
     }
 
-    /// Whether a listener would take connections to the local end of this tuple: same port, its address or a wildcard that
-    /// covers it (`::` without IPV6_V6ONLY covers IPv4 too), and not bound to another interface. `None` if the answer depends
-    /// on an IPV6_V6ONLY that the source does not report.
+    /// Whether a listener covers the local end of this tuple, which means that it would take connections to this end. Such a listener
+    /// has the same port. It has the same address, or a wildcard address that includes it (`::` without IPV6_V6ONLY includes IPv4). It
+    /// is not bound to another interface. `None` if the result depends on an IPV6_V6ONLY that the source does not report.
     #[must_use]
     #[inline]
     pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
         if self.ports.contains(tuple.local_port()) { self.cover_on_port(tuple, interface) } else { Some(false) }
     }
 
-    /// Whether a listener here would take connections to the remote end of this tuple, because that end is local as well.
+    /// Whether a listener of this namespace covers the remote end of this tuple, because that end is in this namespace, too.
     ///
     /// An address is known to be local if it is a loopback address, the local address of the same connection, or the address of
-    /// a listener. A wildcard listener is not evidence for any other address.
+    /// a listener. A listener on a wildcard address does not show that any other address is local.
     #[must_use]
     #[inline]
     pub fn cover_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
@@ -56,7 +56,7 @@ impl Listeners {
         if local { self.cover_on_port(&tuple.reversed(), interface) } else { Some(false) }
     }
 
-    /// Whether it is unknown if a listener covers an end of this tuple, because the source does not report IPV6_V6ONLY.
+    /// Whether [`Self::cover`] or [`Self::cover_remote`] has no result for this tuple, because the source does not report IPV6_V6ONLY.
     #[must_use]
     #[inline]
     pub fn lack_v6only(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> bool {

@@ -1,4 +1,4 @@
-//! The vocabulary: ports, addresses, sockets, and the facts of a network namespace, as plain values.
+//! The types of the domain: ports, addresses, sockets, and the facts of a network namespace, as plain values.
 //!
 //! These types do no I/O and read no clock. They format single values, and phrases that several layers need. The module imports
 //! only std, so that every other layer can use it.

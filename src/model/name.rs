@@ -17,8 +17,8 @@ pub fn text_of(name: &[u8]) -> String {
     text
 }
 
-/// Replaces hidden characters in a compact JSON document by `\u` escapes. They can occur only inside strings. serde_json
-/// already escapes the control characters below U+0020.
+/// Replaces hidden characters in a compact JSON document by `\u` escapes. This is correct, because such characters occur only inside
+/// strings. serde_json already escapes the control characters below U+0020.
 #[must_use]
 pub fn json_escaped(json: String) -> String {
     // The fast path: most documents have nothing to escape.
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn visible_characters_are_not_hidden() {
+    fn only_characters_that_a_terminal_interprets_or_hides_count_as_hidden() {
         for c in ['a', ' ', '~', 'ö', '中', '\u{a0}', '\u{fffd}', '🙂'] {
             assert!(!is_hidden(c), "{c:?}");
         }

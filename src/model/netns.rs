@@ -16,13 +16,13 @@ pub const NETNS_ARG_FORMS: &str =
 /// A namespace as the user typed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsArg {
-    /// Digits only: the namespace of the process with this pid in our pid namespace.
+    /// Digits only: the namespace of the process with this pid in the pid namespace of twtool.
     Process(u32),
-    /// With a slash: a file of the namespace, `/proc/1/ns/net`, `/run/netns/web`.
+    /// With a slash: a file of the namespace, for example `/proc/1/ns/net` or `/run/netns/web`.
     Path(PathBuf),
-    /// A name of ip-netns(8), which is the name of a file.
+    /// A name of ip-netns(8). It is the name of a file, so it may have bytes that are not UTF-8.
     Name(OsString),
-    /// The namespace of a container, through a process of it.
+    /// The namespace of a container: the typed id, and the pid of a process in the container.
     Container(ContainerArg, u32),
 }
 
@@ -64,7 +64,7 @@ impl NetnsArg {
         if let Self::Container(..) = self { "--container" } else { "--netns" }
     }
 
-    /// The value of that option.
+    /// The value of the option that selects the namespace.
     #[must_use]
     pub fn word(&self) -> OsString {
         match self {
@@ -96,9 +96,9 @@ pub struct NetnsId {
 pub enum NetnsName {
     /// The name in ip-netns(8).
     Given(OsString),
-    /// The process with the lowest pid that was found in it. The process chooses its comm, so escape it for a terminal.
+    /// The process with the lowest pid that was found in the namespace. The process chooses its comm, so escape it for a terminal.
     FirstProcess {
-        /// Its pid in our pid namespace.
+        /// Its pid in the pid namespace of twtool.
         pid: u32,
         /// Its command name.
         comm: String,
@@ -114,17 +114,17 @@ impl fmt::Display for NetnsName {
     }
 }
 
-/// A namespace.
+/// A network namespace: its identity and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netns {
-    /// Which one.
+    /// The identity of the namespace.
     pub id: NetnsId,
     /// Its name, if it is known.
     pub name: Option<NetnsName>,
 }
 
 impl Netns {
-    /// Its name in ip-netns(8), if it has one.
+    /// The name of the namespace in ip-netns(8), if it has one.
     #[must_use]
     pub fn given_name(&self) -> Option<&OsStr> {
         match &self.name {
@@ -134,7 +134,7 @@ impl Netns {
     }
 }
 
-/// Its name, or its number if it has no name.
+/// Prints the name of the namespace, or `net:[INODE]` if the name is unknown.
 impl fmt::Display for Netns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_without_a_name_is_named_by_its_number() {
+    fn a_namespace_without_a_name_is_printed_with_its_inode_number() {
         let id = NetnsId { device: 4, inode: 4_026_531_840 };
         let text = |name| Netns { id, name }.to_string();
         assert_eq!(text(Some(NetnsName::Given("web".into()))), "web");

@@ -1,4 +1,4 @@
-//! The process that probably or certainly made a bucket, with the evidence. A bucket itself belongs to no process.
+//! The owner of a bucket: the process that certainly or probably made it, with the evidence. A bucket itself belongs to no process.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Evidence {
         }
     }
 
-    /// Whether it is a fact. Otherwise it is an inference.
+    /// Whether the evidence is a fact. Otherwise it is an inference.
     #[must_use]
     pub const fn is_certain(self) -> bool {
         matches!(self, Self::Traced | Self::Sampled)
@@ -42,14 +42,14 @@ impl Evidence {
 /// The owner of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The processes that it could be, at least one, by number. Owners of many buckets share them.
+    /// The processes that can be the owner: at least one, the lowest pid first. The owners of many buckets can share this list.
     pub candidates: Arc<[MakerFacts]>,
-    /// How it was found.
+    /// How the owner was found.
     pub evidence: Evidence,
 }
 
 impl Owner {
-    /// The process. Among several candidates, the one with the lowest number.
+    /// The candidate with the lowest pid.
     #[must_use]
     pub fn process(&self) -> &MakerFacts {
         &self.candidates[0]

@@ -1,7 +1,7 @@
 //! Port numbers, and two separate facts about a port: its RFC 6335 class, and the ranges that Linux configures.
 //!
 //! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). They are separate
-//! types because mixing them up (49152-65535 as "Linux's ephemeral range") is a classic error.
+//! types, because people often confuse them: they take the class 49152-65535 for the ephemeral range of Linux.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -93,31 +93,31 @@ impl PortRange {
         Self { first: port, last: port }
     }
 
-    /// The lowest port in it.
+    /// The lowest port of the range.
     #[must_use]
     pub const fn first(self) -> Port {
         self.first
     }
 
-    /// The highest port in it.
+    /// The highest port of the range.
     #[must_use]
     pub const fn last(self) -> Port {
         self.last
     }
 
-    /// Whether the port lies in it.
+    /// Whether the port lies in the range.
     #[must_use]
     pub fn contains(self, port: Port) -> bool {
         self.first <= port && port <= self.last
     }
 
-    /// How many ports it has; at least one.
+    /// The number of ports in the range; at least one.
     #[must_use]
     pub fn count(self) -> u32 {
         u32::from(self.last.0 - self.first.0) + 1
     }
 
-    /// Its ports, lowest first.
+    /// The ports of the range, the lowest first.
     pub fn ports(self) -> impl Iterator<Item = Port> {
         (self.first.0..=self.last.0).map(Port)
     }
@@ -135,7 +135,7 @@ impl fmt::Display for PortRange {
 pub struct LocalPortRange(pub PortRange);
 
 impl LocalPortRange {
-    /// Whether the kernel may choose this port by itself (reserved ports aside).
+    /// Whether the port lies in the range. The kernel may choose it by itself, unless it is reserved ([`LocalReservedPorts`]).
     #[must_use]
     pub fn contains(self, port: Port) -> bool {
         self.0.contains(port)
@@ -151,7 +151,7 @@ impl LocalReservedPorts {
     /// Whether the port is in the list.
     #[must_use]
     pub fn contains(&self, port: Port) -> bool {
-        // The list can have 32,768 ranges, and callers ask for every port.
+        // A binary search, because the list can have 32,768 ranges, and some callers test every port.
         let at = self.0.partition_point(|range| range.last() < port);
         self.0.get(at).is_some_and(|range| range.contains(port))
     }
@@ -180,14 +180,14 @@ impl LocalReservedPorts {
     }
 }
 
-/// The sysctl's own notation: `8080,9000-9010`, empty for none.
+/// Prints the list in the kernel's notation: `8080,9000-9010`, or nothing if the list is empty.
 impl fmt::Display for LocalReservedPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_ranges(f, &self.0)
     }
 }
 
-/// Ranges with commas between them.
+/// Writes ranges with commas between them.
 pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> fmt::Result {
     for (i, range) in ranges.iter().enumerate() {
         if i > 0 {
@@ -207,7 +207,7 @@ pub enum PortArg {
     Name(String),
 }
 
-/// A text that parses to the same argument.
+/// Prints a text that parses to the same argument.
 impl fmt::Display for PortArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

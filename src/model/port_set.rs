@@ -1,4 +1,4 @@
-//! A set of ports with a bit for each of the 65,536 numbers. A test needs no hash, and the set prints in the kernel's
+//! A set of ports with a bit for each of the 65,536 numbers. A look-up needs no hash, and the set is printed in the kernel's
 //! notation.
 
 use std::fmt;
@@ -15,19 +15,19 @@ impl Default for PortSet {
     }
 }
 
-/// The word and the bit of a port.
+/// The index of the word that has the bit of a port, and the mask of this bit.
 const fn bit(port: Port) -> (usize, u64) {
     ((port.0 >> 6) as usize, 1 << (port.0 & 63))
 }
 
 impl PortSet {
-    /// Adds a port.
+    /// Adds a port to the set.
     pub fn insert(&mut self, port: Port) {
         let (word, bit) = bit(port);
         self.0[word] |= bit;
     }
 
-    /// Removes a port.
+    /// Removes a port from the set.
     pub fn remove(&mut self, port: Port) {
         let (word, bit) = bit(port);
         self.0[word] &= !bit;
@@ -41,18 +41,18 @@ impl PortSet {
         self.0[word] & bit != 0
     }
 
-    /// The number of ports.
+    /// The number of ports in the set.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// The ports, lowest first.
+    /// The ports of the set, the lowest first.
     pub fn iter(&self) -> impl Iterator<Item = Port> + '_ {
         (0..=u16::MAX).map(Port).filter(|port| self.contains(*port))
     }
 
-    /// The ports as ranges, the lowest first. Adjacent ports are in one range.
+    /// The ports of the set as ranges, the lowest first. Adjacent ports are in one range.
     #[must_use]
     pub fn ranges(&self) -> Vec<PortRange> {
         let mut ranges: Vec<PortRange> = vec![];
@@ -65,7 +65,7 @@ impl PortSet {
     }
 }
 
-/// A set of ports that returns the index of a port among them in constant time.
+/// A set of ports that finds the position of a port in the sorted set in constant time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortIndex {
     set: PortSet,
@@ -87,7 +87,8 @@ impl From<PortSet> for PortIndex {
 }
 
 impl PortIndex {
-    /// The number of ports of the set that are lower than this one; `None` if the set does not contain it.
+    /// The position of a port in the sorted set, which is the number of lower ports in the set; `None` if the set does not contain the
+    /// port.
     #[must_use]
     #[inline]
     pub fn place(&self, port: Port) -> Option<usize> {
@@ -105,7 +106,7 @@ impl FromIterator<Port> for PortSet {
     }
 }
 
-/// The notation of `ip_local_reserved_ports`: `8080,9000-9010`, empty for no port.
+/// Prints the set in the notation of `ip_local_reserved_ports`: `8080,9000-9010`, or nothing for an empty set.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         super::port::write_ranges(f, &self.ranges())
@@ -119,7 +120,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_set_prints_as_the_kernel_writes_lists_of_ports() {
+    fn a_set_is_printed_in_the_kernels_notation() {
         let set: PortSet = [0, 1, 2, 80, 65534, 65535].map(Port).into_iter().collect();
         assert_eq!((set.to_string().as_str(), set.count()), ("0-2,80,65534-65535", 6));
         assert_eq!(PortSet::default().to_string(), "");

@@ -9,7 +9,7 @@ use super::user::User;
 /// A process that has a socket open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// Its pid in our pid namespace.
+    /// Its pid in the pid namespace of twtool.
     pub pid: i32,
     /// The command name of /proc/PID/stat (at most 15 bytes). The process chooses it, so escape it for a terminal.
     pub comm: String,
@@ -46,25 +46,25 @@ impl Process {
         self.socket_unit.as_deref().or_else(|| unit_of_cgroup(self.cgroup.as_deref()?))
     }
 
-    /// The container in which it runs, if its cgroup path names one.
+    /// The container in which the process runs, if its cgroup path names one.
     #[must_use]
     pub fn container(&self) -> Option<Container<'_>> {
         Container::of_cgroup(self.cgroup.as_deref()?)
     }
 
-    /// The address to which it forwards connections, if it is docker-proxy.
+    /// The address to which the process forwards connections, if it is docker-proxy.
     #[must_use]
     pub fn forwards_to(&self) -> Option<SocketAddr> {
         container::forward_target(&self.comm, self.cmdline.as_deref()?)
     }
 
-    /// Whether it is a systemd manager, which holds the sockets of its socket units.
+    /// Whether the process is a systemd manager, which holds the sockets of its socket units.
     #[must_use]
     pub fn is_manager(&self) -> bool {
         self.comm == "systemd"
     }
 
-    /// Its container or unit, and the address to which it forwards connections, for a sentence.
+    /// The container or the unit of the process, and the address to which it forwards connections, for a sentence.
     #[must_use]
     pub fn details(&self) -> Vec<String> {
         let place = match (&self.socket_unit, self.cgroup.as_deref()) {
@@ -92,7 +92,7 @@ impl Process {
     }
 }
 
-/// Services that run containers, cron jobs or sessions. Stopping such a service stops all of these.
+/// Services that run containers, cron jobs or sessions. `systemctl stop` would end all processes of such a service.
 const SHARED_SERVICES: [&str; 10] = [
     "atd.service",
     "containerd.service",
@@ -149,7 +149,7 @@ pub enum KernelPart {
     MptcpEndpoint,
     /// Inferred: no process has the socket open, this module is loaded, and it uses this port.
     Module {
-        /// What the module does, `NFS server`.
+        /// What the module does, for example `NFS server`.
         does: &'static str,
         /// Its name in /sys/module.
         module: &'static str,
@@ -169,9 +169,9 @@ impl fmt::Display for KernelPart {
 /// The owners of a socket, or the reason why they are unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owners {
-    /// The kernel reports that no process has it open: a bucket, an orphan, a connection that is not accepted yet.
+    /// The kernel reports that no process has the socket open: a bucket, an orphan, or a connection that is not accepted yet.
     Nobody,
-    /// These processes have it open. The port is free only when all of them have closed it.
+    /// These processes have the socket open. The port is free only when all of them have closed it.
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),
@@ -204,7 +204,7 @@ impl Owners {
         }
     }
 
-    /// The names for a sentence, one entry for each: processes, or a phrase for the reason why none is known.
+    /// The owners for a sentence: an entry for each process name, or one phrase that says why no process is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let unnamed = match self {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_another_namespace_only_if_proc_hides_other_namespaces() {
+    fn the_text_mentions_the_pid_namespace_only_if_proc_shows_only_one() {
         for owners in [Owners::NotFound(Processes::All), Owners::NotFound(Processes::OfPidNamespace)] {
             assert!(owners.names()[0].contains("no process found"), "{owners:?}");
         }

@@ -3,14 +3,14 @@
 /// What happened to a bucket or orphan that `kill` selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalResult {
-    /// It was selected, but not removed (a dry run).
+    /// The socket was selected, but twtool did not try to remove it (a dry run).
     Matched,
-    /// The kernel destroyed it on request, and no longer lists it.
+    /// The kernel destroyed the socket on request, and no longer lists it.
     Destroyed,
-    /// It is no longer listed, but the kernel did not confirm the request: its timer, a segment or another program may have
-    /// ended it.
+    /// The kernel no longer lists the socket, but did not confirm the request. The timer of the socket, a segment or another program
+    /// may have ended it.
     Gone,
-    /// It still exists, or it is unknown whether it does; with the symbolic name of the errno, if the kernel returned one.
+    /// The socket still exists, or this is unknown. The value is the symbolic name of the errno, if the kernel returned one.
     Failed(Option<&'static str>),
 }
 

@@ -6,7 +6,7 @@ use super::facts::Facts;
 use super::port::Port;
 use super::socket::TimeWaitBucket;
 
-/// Which end opened the connection that left the bucket. **An inference**: the kernel does not store it.
+/// Which end opened the connection that left the bucket. This is **an inference**, because the kernel does not store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// The local port has a listener that covers the address.
@@ -32,7 +32,7 @@ impl Direction {
     }
 }
 
-/// One line of a list.
+/// One row of a list of buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The bucket as the kernel reports it.
@@ -107,8 +107,8 @@ impl Order {
 }
 
 impl Row {
-    /// The leading bits of two ends in the order of comparison: IPv6 on the wire, then each address with its port. Of an IPv4
-    /// address it takes only the 32 bits that can differ, so that both ends fit.
+    /// A number that orders two ends: the highest bit is set for IPv6 on the wire, and each address with its port follows. IPv4
+    /// addresses take only the 32 bits that can differ, so that both ends fit. For IPv6, only the first address fits.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
     const fn ends_key(&self, (first, first_port): (u128, Port), (second, second_port): (u128, Port)) -> u128 {
@@ -125,7 +125,7 @@ impl Row {
 
 /// Observes the rows of a network namespace as they arrive, for example to measure them.
 pub trait RowObserver: Send {
-    /// Observes a row. If the dump has to be repeated, a new observer sees its rows.
+    /// Observes a row. If the dump has to be repeated, a new observer sees the rows of the new dump.
     fn observe(&mut self, row: &Row, facts: &Facts);
 }
 
@@ -148,7 +148,7 @@ pub(crate) mod tests {
     use crate::model::socket::{Cookie, FourTuple};
     use proptest::prelude::*;
 
-    /// A bucket with 10 s to go.
+    /// A row with these ends. Its bucket has a remaining time of 10 s.
     pub(crate) fn row(local: &str, local_port: u16, remote: &str, remote_port: u16) -> Row {
         let end = |addr: &str, port| (addr.parse().expect("address"), Port(port));
         let bucket = TimeWaitBucket {
@@ -164,7 +164,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn a_lower_key_goes_first_in_each_order(
+        fn comparing_the_keys_first_gives_the_same_order_as_comparing_all_fields(
             rows in proptest::collection::vec((0_u32..3, 0..3, any::<[u8; 2]>(), any::<[u16; 2]>(), any::<u8>()), 2),
         ) {
             let rows: Vec<Row> = rows.into_iter().map(|(expires_ms, kind, addrs, ports, cookie)| {

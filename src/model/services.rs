@@ -1,6 +1,6 @@
-//! The TCP services of /etc/services (services(5)): names of ports, and ports of names and aliases.
+//! The TCP services of /etc/services (services(5)): finds the name of a port, and the port of a name or alias.
 //!
-//! Every run builds the table, and most runs use little of it. So it has a few allocations instead of one for each name.
+//! Every run builds the table, and most runs use little of it. So building it takes a few allocations instead of one for each name.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::port::Port;
 use super::port_set::{PortIndex, PortSet};
 
-/// The table. A clone shares it.
+/// A table of TCP services: ports with their names. Clones share one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Services(Arc<Table>);
 
@@ -18,11 +18,11 @@ struct Table {
     text: String,
     /// The range of each name in `text`.
     names: Vec<Range<usize>>,
-    /// A port, and the range of `names` with its official name and then its aliases.
+    /// Each port, and the range of `names` that has its official name and then its aliases.
     entries: Vec<(Port, Range<usize>)>,
     /// Ports that have an entry.
     ports: PortIndex,
-    /// The range in `text` of the official name of each of these ports; empty if its first entry has none.
+    /// For each port in `ports`: the range of its official name in `text`. It is empty if the first entry of the port has no name.
     official: Vec<Range<usize>>,
 }
 
@@ -33,8 +33,8 @@ impl Default for Services {
 }
 
 impl Services {
-    /// Makes a table of these entries: a port with its official name and then its aliases. As in getservbyport(3) and
-    /// getservbyname(3), the first entry of a port or name wins.
+    /// Makes a table from entries. An entry is a port with its official name and then its aliases. As in getservbyport(3)
+    /// and getservbyname(3), the first entry of a port or name wins.
     #[must_use]
     pub fn new<N: AsRef<str>>(entries: impl IntoIterator<Item = (Port, impl IntoIterator<Item = N>)>) -> Self {
         let (mut text, mut all_names, mut table) = (String::new(), vec![], vec![]);

@@ -1,8 +1,8 @@
 //! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once. `doctor` shows and explains them, and
 //! all other code takes their names from here.
 //!
-//! To add a setting that `doctor` only shows and explains, add an entry to the list (and its name to the example in
-//! docs/commands/doctor.md, where a test looks for it). A setting that `doctor` judges also has a function in
+//! To add a setting that `doctor` only shows and explains, add an entry to the list, and add its name to the example in
+//! docs/commands/doctor.md. A test checks the example. If `doctor` judges the setting, it also needs a function in
 //! `analysis::doctor`.
 
 /// A setting below /proc/sys/net.
@@ -22,8 +22,8 @@ pub struct Sysctl {
     pub form: Form,
     /// The default of the kernel.
     pub default: DefaultValue,
-    /// What it means if the setting is absent: what an older kernel does, or that only the initial network namespace has the setting.
-    /// `None` if every kernel since 3.x has it, at least in the initial network namespace. Then an absent setting is unknown.
+    /// Explains what an absent setting means, for example how a kernel without the setting behaves. `None` if every kernel since 3.x
+    /// has the setting, at least in the initial network namespace. Then `doctor` reports an absent setting as unknown.
     pub absent: Option<&'static str>,
 }
 
@@ -45,11 +45,11 @@ pub enum Form {
 pub enum DefaultValue {
     /// One number on every kernel.
     Number(i64),
-    /// The first number before this kernel version, the second from it on.
+    /// A kernel version (major, minor) and two numbers: the default of older kernels, and the default since this version.
     Since(u32, u32, [i64; 2]),
     /// Half of `tcp_ehash_entries` (`tcp_set_hashinfo` in net/ipv4/tcp_ipv4.c).
     HalfOfHashTable,
-    /// The first port and the last.
+    /// The first and the last port of a range.
     PortRange((u16, u16)),
     /// An empty list.
     NoPorts,
@@ -85,10 +85,10 @@ const PLAIN: Sysctl = Sysctl {
 macro_rules! settings {
     ($($constant:ident = $setting:expr;)*) => {
         $(
-            #[doc = concat!("`", stringify!($constant), "` of [`SETTINGS`].")]
+            #[doc = concat!("The entry `", stringify!($constant), "` of [`SETTINGS`].")]
             pub static $constant: Sysctl = $setting;
         )*
-        /// Every setting, in the order of `doctor`.
+        /// Every setting that twtool reads, in the order in which `doctor` shows them.
         pub static SETTINGS: &[&Sysctl] = &[$(&$constant),*];
     };
 }
@@ -130,7 +130,7 @@ settings! {
         check: Some("tcp_tw_recycle"),
         does: "Existed before Linux 4.12. It made the kernel compare the timestamps of all hosts behind one address, \
                so the kernel dropped SYNs of clients behind NAT.",
-        does_not: "A kernel without the setting cannot switch it on. Advice to do so was written before 2017.",
+        does_not: "It cannot be switched on where it is absent. Advice to switch it on is for kernels from before 2017.",
         sources: &["tcp(7), tcp_tw_recycle (Linux 2.4 to Linux 4.11)"],
         absent: Some("Absent, as on every kernel since 4.12."),
         ..PLAIN
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_doctor_names_every_setting_that_it_shows() {
+    fn the_page_of_doctor_names_every_setting_that_doctor_shows() {
         let page = include_str!("../../docs/commands/doctor.md");
         for setting in SETTINGS.iter().filter(|setting| setting.check.is_some()) {
             let last = setting.name.rsplit('.').next().unwrap_or(setting.name);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::port::Port;
 
-/// The state numbers of net/tcp_states.h.
+/// The state of a TCP socket, with its number in the kernel (include/net/tcp_states.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the kernel's names; RFC 9293, section 3.3.2, says what each means")]
@@ -28,7 +28,7 @@ pub enum TcpState {
     Listen = 10,
     Closing = 11,
     NewSynRecv = 12,
-    /// Bound, neither listening nor connected. Dumped since about Linux 6.8.
+    /// Bound, but neither listening nor connected. sock_diag lists such sockets since Linux 6.8.
     BoundInactive = 13,
 }
 
@@ -56,7 +56,7 @@ impl TcpState {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
 
-    /// ss's name of the state.
+    /// The name of the state in a filter of ss(8), such as `time-wait`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl TcpState {
         }
     }
 
-    /// The name of the state in sentences.
+    /// The name of the state in texts for people, such as `TIME_WAIT`.
     #[must_use]
     pub const fn upper_name(self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ impl StateSet {
         self.0
     }
 
-    /// Both sets together.
+    /// The states of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -151,7 +151,7 @@ impl StateSet {
         self.0 & (1 << state as u8) != 0
     }
 
-    /// Whether the set has every state of the other.
+    /// Whether the set has every state of the other set.
     #[must_use]
     pub const fn contains_all(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -170,7 +170,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The name that scripts see.
+    /// The name in JSON and csv.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -187,8 +187,9 @@ impl Family {
     }
 }
 
-/// An address as two 64-bit numbers, which fit into registers. A field of 16 bytes would be assembled byte by byte, which would be
-/// most of the cost of decoding a socket. It is packed, because the alignment of a `u64` would make every bucket 8 bytes larger.
+/// An address as two 64-bit numbers, each of which fits into a register. With a field of 16 bytes, the compiler assembles the address
+/// byte by byte, and decoding a socket spends most of its time on that. The struct is packed, because the alignment of a `u64` would
+/// make every bucket 8 bytes larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Halves(u64, u64);
@@ -206,8 +207,8 @@ impl Halves {
     }
 }
 
-/// Both ports in one register, the local one in the upper half. Two separate writes followed by one copy of both would stall
-/// the processor. Packed for the same reason as [`Halves`].
+/// Both ports in one register, the local one in the upper half. If each port were written alone, copying both at once would stall
+/// the processor. The struct is packed for the same reason as [`Halves`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Ports(u32);
@@ -230,10 +231,11 @@ impl Ports {
     }
 }
 
-/// The bits before the IPv4 address in its mapped form (RFC 4291, section 2.5.5.2).
+/// The upper 96 bits of an IPv4-mapped address (RFC 4291, section 2.5.5.2).
 const MAPPED: u128 = 0xffff;
 
-/// Both ends of a socket. Small and `Copy`: an IPv4 address is kept as its mapped form.
+/// Both ends of a socket: addresses and ports. To keep the type small, an IPv4 address is stored in its mapped form
+/// (`::ffff:192.0.2.1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FourTuple {
     /// The family of both addresses.
@@ -254,7 +256,7 @@ impl FourTuple {
         Self::of_bits(local.0.is_ipv4(), (bits(local.0), local.1), (bits(remote.0), remote.1))
     }
 
-    /// Makes a tuple of addresses as 128 bits, IPv4 in its mapped form.
+    /// Makes a tuple of addresses of 128 bits. IPv4 addresses are in their mapped form.
     #[must_use]
     #[inline]
     pub(crate) const fn of_bits(ipv4: bool, local: (u128, Port), remote: (u128, Port)) -> Self {
@@ -272,7 +274,7 @@ impl FourTuple {
         }
     }
 
-    /// Both addresses as the kernel stores them: mapped ones are IPv6.
+    /// Both addresses as the kernel stores them: an IPv4-mapped address is an IPv6 address.
     #[must_use]
     pub fn addrs(&self) -> (IpAddr, IpAddr) {
         let (local, remote) = (Ipv6Addr::from_bits(self.local_bits()), Ipv6Addr::from_bits(self.remote_bits()));
@@ -282,25 +284,26 @@ impl FourTuple {
         }
     }
 
-    /// The address of this end; mapped ones as plain IPv4.
+    /// The address of this end. An IPv4-mapped address is returned as plain IPv4.
     #[must_use]
     pub fn local_addr(&self) -> IpAddr {
         Ipv6Addr::from_bits(self.local_bits()).to_canonical()
     }
 
-    /// The address of the other end; mapped ones as plain IPv4. Unspecified if there is no other end (a listener).
+    /// The address of the other end. An IPv4-mapped address is returned as plain IPv4. A listener has no other end: its address is
+    /// unspecified.
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
         Ipv6Addr::from_bits(self.remote_bits()).to_canonical()
     }
 
-    /// The address of this end as 128 bits, IPv4 in its mapped form.
+    /// The address of this end as 128 bits. An IPv4 address is in its mapped form.
     #[must_use]
     pub const fn local_bits(&self) -> u128 {
         self.local_addr.bits()
     }
 
-    /// The address of the other end as 128 bits, IPv4 in its mapped form.
+    /// The address of the other end as 128 bits. An IPv4 address is in its mapped form.
     #[must_use]
     pub const fn remote_bits(&self) -> u128 {
         self.remote_addr.bits()
@@ -318,8 +321,8 @@ impl FourTuple {
         self.ports.remote()
     }
 
-    /// Whether both ends are the same: a connection to itself. A connect() to a closed port of the ephemeral range makes
-    /// one when the kernel chooses that port as the local one (simultaneous open, RFC 9293, section 3.5).
+    /// Whether both ends are the same, so that the socket is connected to itself. A connect() to a closed port of the ephemeral range
+    /// makes such a connection if the kernel chooses the same port as the local one (simultaneous open, RFC 9293, section 3.5).
     #[must_use]
     #[inline]
     pub const fn is_self_connection(&self) -> bool {
@@ -339,19 +342,19 @@ impl FourTuple {
     }
 }
 
-/// The kernel's 64-bit identity of a socket. It is unique while the socket exists, and its bucket keeps it. The kernel assigns
-/// it at the first request.
+/// The kernel's 64-bit identity of a socket (`SO_COOKIE`). It is unique while the socket exists, and a bucket keeps the cookie of
+/// its socket. The kernel assigns a cookie when it is requested for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(NonZeroU64);
 
 impl Cookie {
-    /// The cookie of this number; `None` for 0, because the kernel counts cookies from 1.
+    /// The cookie with this number; `None` for 0, because the kernel counts cookies from 1.
     #[must_use]
     pub fn new(number: u64) -> Option<Self> {
         NonZeroU64::new(number).map(Self)
     }
 
-    /// Its number.
+    /// The cookie as a number.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0.get()
@@ -370,9 +373,10 @@ impl fmt::Display for Cookie {
 pub struct TimeWaitBucket {
     /// Both ends.
     pub tuple: FourTuple,
-    /// Whether it is in FIN_WAIT_2: the peer has not closed yet. When it does, the bucket becomes TIME_WAIT with a fresh timer.
+    /// Whether it is in FIN_WAIT_2, because the peer has not closed yet. When the peer closes, the bucket enters TIME_WAIT with a new
+    /// timer.
     pub fin_wait_2: bool,
-    /// Remaining time in ms (`idiag_expires`). 0 means due: the kernel removes the bucket at the next tick of the timer wheel.
+    /// Remaining time in ms (`idiag_expires`). If it is 0, the kernel removes the bucket at the next tick of the timer wheel.
     pub expires_ms: u32,
     /// The interface that the socket was bound to, by index.
     pub interface: Option<NonZeroU32>,
@@ -383,7 +387,7 @@ pub struct TimeWaitBucket {
 }
 
 impl TimeWaitBucket {
-    /// TIME_WAIT or FIN_WAIT_2.
+    /// The state of the bucket: TIME_WAIT or FIN_WAIT_2.
     #[must_use]
     pub const fn state(&self) -> TcpState {
         if self.fin_wait_2 { TcpState::FinWait2 } else { TcpState::TimeWait }
@@ -403,7 +407,7 @@ pub struct FullSocket {
     pub tuple: FourTuple,
     /// Its state; never TIME_WAIT.
     pub state: TcpState,
-    /// The user that made it.
+    /// The user that created it.
     pub uid: u32,
     /// Its inode in sockfs, which /proc/PID/fd shows. `None` if no process has it open (closed, or not accepted yet).
     pub inode: Option<NonZeroU32>,
@@ -470,12 +474,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_small_enough_to_keep_a_million() {
+    fn a_bucket_takes_at_most_64_bytes() {
         assert!(size_of::<TimeWaitBucket>() <= 64, "{}", size_of::<TimeWaitBucket>());
     }
 
     #[test]
-    fn every_state_comes_back_from_its_number() {
+    fn every_state_is_found_by_its_number() {
         for state in TcpState::ALL {
             assert_eq!(TcpState::from_number(state as u8), Some(state));
         }

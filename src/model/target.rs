@@ -1,4 +1,4 @@
-//! What `kill` selects: a timewait bucket, or a closing socket that no process has any more.
+//! What `kill` selects: a timewait bucket, or an orphan (a closing socket that no process has open any more).
 
 use std::cmp::Ordering;
 
@@ -19,12 +19,12 @@ impl FullSocket {
     }
 }
 
-/// A bucket or an orphan, with the direction that was inferred.
+/// A bucket or an orphan that `kill` can destroy, with its inferred direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What the kernel reports.
+    /// The bucket or the orphan.
     pub socket: Socket,
-    /// Which end opened the connection.
+    /// The end that probably opened the connection.
     pub direction: Direction,
 }
 
@@ -35,7 +35,8 @@ impl From<Row> for Target {
 }
 
 impl Target {
-    /// The row for filters, sorting and SOCK_DESTROY. An orphan has no remaining time, so its row has `u32::MAX` ms.
+    /// Converts the target to a row, which filters, sorting and SOCK_DESTROY need. An orphan has no remaining time, so its row has
+    /// `u32::MAX` ms.
     #[must_use]
     pub const fn row(&self) -> Row {
         let bucket = match self.socket {
@@ -52,20 +53,20 @@ impl Target {
         Row { bucket, direction: self.direction, netns: 0 }
     }
 
-    /// Whether it is a full socket.
+    /// Whether it is an orphan, and not a bucket.
     #[must_use]
     pub const fn is_orphan(&self) -> bool {
         matches!(self.socket, Socket::Full(_))
     }
 
-    /// The order of a list: buckets by remaining time, then orphans.
+    /// Compares two targets for the order of a list: buckets by remaining time, then orphans.
     #[must_use]
     pub fn compare(&self, other: &Self) -> Ordering {
         self.is_orphan().cmp(&other.is_orphan()).then_with(|| Order::Expires.compare(&self.row(), &other.row()))
     }
 }
 
-/// How many there are of each kind, in words: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
+/// Counts the targets of each kind, and returns the counts as text: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
 #[must_use]
 pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
     // Buckets come before orphans in the text, even if the first target is an orphan.
@@ -116,7 +117,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn neither_a_socket_with_an_owner_nor_one_that_waits_for_accept_is_an_orphan() {
+    fn only_a_closing_socket_without_an_owner_is_an_orphan() {
         use TcpState::{Closing, FinWait1, FinWait2, LastAck};
         for state in TcpState::ALL {
             let closing = [FinWait1, FinWait2, Closing, LastAck].contains(&state);

@@ -1,4 +1,4 @@
-//! Times as scripts and the kernel see them.
+//! Converts times to milliseconds, the unit of twtool's output.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! `tcp_tw_reuse`: when connect() may take over a timewait bucket that has the same addresses and ports as the new connection
+//! Decides when `tcp_tw_reuse` lets connect() take over a timewait bucket that has the same addresses and ports as the new connection
 //! (`tcp_twsk_unique` in net/ipv4/tcp_ipv4.c; ip-sysctl in the kernel's documentation).
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// `net.ipv4.tcp_tw_reuse`.
+/// The value of `net.ipv4.tcp_tw_reuse`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReuseMode {
     /// 0: never.
@@ -28,7 +28,7 @@ impl ReuseMode {
         }
     }
 
-    /// The setting's number.
+    /// The number of the mode.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -46,21 +46,21 @@ pub struct TwReuse {
     pub mode: Option<ReuseMode>,
     /// `net.ipv4.tcp_tw_reuse_delay`: the age at which connect() may take over a bucket. See [`Self::whole_seconds`].
     pub delay: Duration,
-    /// Whether the kernel compares whole seconds, because it has no `tcp_tw_reuse_delay` (before 6.14). It reads the seconds
-    /// of its monotonic clock (`ktime_get_seconds`). So connect() may take over a bucket when the next second of that clock
-    /// begins, at an age between 0 and 1 s. [`Self::delay`] is the maximum, 1 s. Such kernels may also take over a
-    /// FIN_WAIT_2 bucket.
+    /// Whether the kernel compares whole seconds, because it has no `tcp_tw_reuse_delay` (before Linux 6.14). Such a kernel
+    /// compares the seconds of its monotonic clock (`ktime_get_seconds`). So connect() may take over a bucket when the next
+    /// second of that clock begins, at an age between 0 and 1 s. Then [`Self::delay`] is the maximum, 1 s. Some of these
+    /// kernels also let connect() take over a FIN_WAIT_2 bucket.
     pub whole_seconds: bool,
     /// Whether `net.ipv4.tcp_timestamps` is on. connect() never takes over a bucket whose connection had no timestamps. The
     /// kernel does not report whether the connection had timestamps, so this setting is the best available evidence.
     pub timestamps: Option<bool>,
 }
 
-/// The interface `lo`, in every network namespace.
+/// The index of the interface `lo`, which is the same in every network namespace.
 const LOOPBACK: u32 = 1;
 
 impl TwReuse {
-    /// The age at which every bucket can be taken over if the kernel compares whole seconds.
+    /// The age from which connect() may take over every bucket, if the kernel compares whole seconds.
     pub const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
     /// Whether connections between these addresses may take over buckets; `None` if that is unknown. `interface` is the

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A user, as the kernel numbers it in this user namespace.
+/// A user: its number in this user namespace, and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct User {
     /// Its number.
@@ -12,7 +12,7 @@ pub struct User {
     pub name: Option<String>,
 }
 
-/// A user as the user of twtool typed it.
+/// A user in an argument of twtool, as a number or a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserArg {
     /// Digits only: the number.
@@ -28,7 +28,7 @@ impl FromStr for UserArg {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return if text.is_empty() { Err("it is empty".into()) } else { Ok(Self::Name(text.to_owned())) };
         }
-        // setresuid(2) takes the highest number for "no change".
+        // For setresuid(2), the highest number means "no change".
         let uid = text.parse().ok().filter(|uid| *uid != u32::MAX);
         uid.map(Self::Uid).ok_or_else(|| "the number of a user is 0-4294967294".into())
     }
@@ -44,7 +44,7 @@ impl fmt::Display for UserArg {
 }
 
 impl User {
-    /// The form for a sentence: `uid 33, www-data`. Escape it for a terminal.
+    /// The user in a sentence, such as `uid 33, www-data`. Escape the text before you write it to a terminal.
     #[must_use]
     pub fn text(&self) -> String {
         match &self.name {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_argument_is_a_number_if_it_has_only_digits_and_else_a_name() {
+    fn a_user_argument_of_only_digits_is_a_number_and_any_other_is_a_name() {
         let parse = |text: &str| text.parse::<UserArg>();
         assert_eq!((parse("0"), parse("4294967294")), (Ok(UserArg::Uid(0)), Ok(UserArg::Uid(u32::MAX - 1))));
         assert_eq!(parse("www-data"), Ok(UserArg::Name("www-data".into())));

@@ -1,11 +1,11 @@
-//! Finds the owners of buckets: from a tracer that has recorded which process closed them, otherwise by inference from live
-//! sockets.
+//! Finds the owners of buckets: the processes that closed their connections. A tracer may have recorded them. If not, they are inferred
+//! from live sockets.
 //!
-//! 1. A tracer (`twtool trace --serve`) keeps the cookies of the last two minutes. What it reports is a fact.
+//! 1. A tracer (`twtool trace --serve`) keeps the closes of the last two minutes by cookie. An owner that BPF has traced is a fact.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
 //! 3. A process that has a connection to the remote end of a bucket has probably opened the bucket's connection, too.
 //!
-//! Steps 2 and 3 are inferences: the process may have started after the bucket was made. Several processes can fit.
+//! Steps 2 and 3 are inferences: the process may have started after the bucket was made, and several processes can fit.
 //!
 //! [`find`] returns the owner of each row, and [`count`] counts them for a summary.
 
@@ -38,18 +38,18 @@ use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::Source;
 use crate::sys::{owner_socket, owners};
 
-/// The maximum size of a tracer's reply in bytes. It contains the closes of two minutes.
+/// The maximum size of a tracer's response in bytes. A response contains the closes of two minutes.
 const MOST: u64 = 256 << 20;
 
-/// What a tracer reports about a bucket, as a line of JSON.
+/// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TracedLine {
-    /// [`RecentClose::number`]. Tracers of twtool 0.2 do not send it.
+    /// The number of the close ([`RecentClose::number`]). Tracers of twtool 0.2 do not send it.
     #[serde(default)]
     pub number: u64,
-    /// The cookie, in decimal digits.
+    /// The cookie of the socket, in decimal digits.
     pub cookie: String,
-    /// The pid.
+    /// The pid of the process that closed the socket.
     pub pid: u32,
     /// Whether the pid belongs to the pid namespace of the tracer. If not, it belongs to the initial pid namespace.
     pub own_pid_namespace: bool,
@@ -64,22 +64,23 @@ pub struct TracedLine {
     pub role: String,
 }
 
-/// The owners that a tracer has recorded, and the roles in which they had the connections, by cookie.
+/// The closes that a tracer has recorded: the owner of each bucket, and its role in the connection, by cookie.
 #[derive(Debug, Default)]
 pub struct Traced {
     owners: HashMap<Cookie, (Owner, Role), RandomState>,
-    /// The numbers and the cookies, the oldest first.
+    /// The number and the cookie of each close. The oldest close comes first.
     order: VecDeque<(u64, Cookie)>,
-    /// Owners of many buckets share their facts.
+    /// The facts of each process, which all its buckets share.
     shared: HashMap<SharedKey, Arc<[MakerFacts]>, RandomState>,
+    /// Whether a tracer has answered.
     of_a_tracer: bool,
 }
 
-/// Pid, whether it belongs to the own pid namespace, name, and cgroup.
+/// The pid, whether it belongs to the pid namespace of the tracer, and the name and the cgroup of the process.
 type SharedKey = (u32, bool, String, Option<String>);
 
 impl Traced {
-    /// Asks the tracer that serves this socket.
+    /// Reads all closes from the tracer that serves this Unix socket.
     ///
     /// # Errors
     /// No tracer serves it, or the answer cannot be read.
@@ -87,7 +88,7 @@ impl Traced {
         Self::read_since(path, 0)
     }
 
-    /// Asks for the closes with larger numbers than this one.
+    /// Reads the closes whose number is larger than this one.
     ///
     /// # Errors
     /// See [`Self::read`].
@@ -120,7 +121,7 @@ impl Traced {
         self.order.push_back((number, cookie));
     }
 
-    /// Adds closes of a tracer in this program.
+    /// Adds closes that a tracer in this process has recorded.
     pub fn add(&mut self, closes: Vec<RecentClose>) {
         for RecentClose { number, cookie, facts, method, role } in closes {
             let evidence = if method == Method::Bpf { Evidence::Traced } else { Evidence::Sampled };
@@ -129,7 +130,7 @@ impl Traced {
         }
     }
 
-    /// Adds what a tracer has answered later.
+    /// Adds the closes of a later response.
     pub fn append(&mut self, newer: Self) {
         let Self { mut owners, order, .. } = newer;
         for (number, cookie) in order {
@@ -140,7 +141,8 @@ impl Traced {
         }
     }
 
-    /// Removes the closes that are too old, and those that exceed the maximum. `now` is the time of CLOCK_MONOTONIC.
+    /// Removes the closes that are older than [`recent_closes::KEPT`], and the oldest ones of more than [`recent_closes::MOST`].
+    /// `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&mut self, now: Duration) {
         let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEPT));
         let old = self.order.partition_point(|(number, _)| *number < oldest);
@@ -151,7 +153,7 @@ impl Traced {
         self.shared.retain(|_, facts| Arc::strong_count(facts) > 1);
     }
 
-    /// The largest number of a close.
+    /// The number of the newest close; 0 if there is none.
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.order.back().map_or(0, |(number, _)| *number)
@@ -163,7 +165,7 @@ impl Traced {
         self.of_a_tracer
     }
 
-    /// Whether no close is recorded, or no tracer was asked.
+    /// Whether it has no close, for example because no tracer runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.owners.is_empty()
@@ -175,13 +177,13 @@ impl Traced {
         self.shared.keys().any(|(_, own, ..)| !own)
     }
 
-    /// The owner of a bucket.
+    /// The owner of a bucket; `None` if no close of it is recorded.
     #[must_use]
     pub fn owner(&self, row: &Row) -> Option<&Owner> {
         self.owners.get(&row.bucket.cookie?).map(|(owner, _)| owner)
     }
 
-    /// Counts these buckets by the process that made them. Buckets without a recorded close are in the group of the unknown process.
+    /// Counts these buckets by their owner. Buckets without a recorded close are in the group of the unknown process.
     #[must_use]
     pub fn groups<'a>(&self, rows: impl Iterator<Item = &'a Row>) -> Vec<OwnerGroup> {
         let mut all = Count::default();
@@ -194,7 +196,7 @@ impl Traced {
         counts.groups(all)
     }
 
-    /// The process that closed the connection, and its role. Only a fact counts, not a sample.
+    /// The process that closed the connection of a bucket, and its role. `None` if BPF did not trace the close: a sample is not certain.
     #[must_use]
     pub fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
         let (owner, role) = self.owners.get(&row.bucket.cookie?)?;
@@ -202,8 +204,8 @@ impl Traced {
     }
 }
 
-/// Passes on each owner with the number of its buckets. Buckets of one owner share its facts, so most buckets only need a
-/// comparison of pointers.
+/// Passes on each owner with the number of its buckets. It compares pointers to the facts of owners, because buckets of one owner
+/// share these facts.
 fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: impl FnMut(&Owner, Count)) {
     let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, Count)> = HashMap::new();
     for (row, owner) in owned {
@@ -239,7 +241,7 @@ impl Live {
         Ok(live)
     }
 
-    /// The sockets whose processes may have made this bucket, at most [`MOST_SOCKETS`], and why.
+    /// The kind of evidence for the owner of this bucket, and the sockets whose processes may be this owner, at most [`MOST_SOCKETS`].
     fn evidence(&self, row: &Row) -> Option<(Evidence, Vec<&FullSocket>)> {
         let tuple = &row.bucket.tuple;
         let covers = |listener: &&FullSocket| {
@@ -261,7 +263,7 @@ impl Live {
 /// the remote end. Rows for which all three are equal have the same owner.
 type Ends = (u32, Evidence, (IpAddr, Port));
 
-/// Finds the owner of each row. [`Row::netns`] is an index into `facts`.
+/// Finds the owner of each row; `None` if it is unknown. [`Row::netns`] is an index into `facts`.
 ///
 /// # Errors
 /// The sockets could not be read in any namespace.
@@ -326,7 +328,7 @@ pub fn find(
     Ok(answer)
 }
 
-/// Counts the owner of each bucket of a summary, if one of its groups needs owners.
+/// Adds the owner of each bucket to a summary, if one of its groups needs owners.
 ///
 /// # Errors
 /// See [`find`].
@@ -347,8 +349,8 @@ pub fn count(
 }
 
 impl Snapshot {
-    /// Counts the TIME_WAIT buckets by the program that made them. `ipv4` selects buckets with IPv4 (true) or IPv6 (false) on the
-    /// wire.
+    /// Counts the TIME_WAIT buckets by the program that closed their connections. `ipv4` selects buckets with IPv4 (true) or IPv6
+    /// (false) on the wire.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn later_answers_are_added_and_old_closes_are_forgotten() {
+    fn closes_of_later_responses_are_added_and_old_ones_are_removed() {
         let line = |number: u64, cookie: u64| {
             format!(
                 "{{\"number\":{number},\"cookie\":\"{cookie}\",\"pid\":7,\"own_pid_namespace\":false,\"comm\":\"web\",\
@@ -401,7 +403,7 @@ mod tests {
         assert_eq!((traced.newest(), traced.owners.len(), traced.shared.len()), (9 * second, 3, 1));
         assert!(traced.has_foreign_pids());
         traced.forget(recent_closes::KEPT + Duration::from_secs(2));
-        assert_eq!((traced.owners.len(), traced.order.len()), (2, 2), "the first one is 121 s old");
+        assert_eq!((traced.owners.len(), traced.order.len()), (2, 2), "only the first close is older than 120 s");
         traced.forget(recent_closes::KEPT + Duration::from_secs(99));
         assert!(traced.is_empty() && traced.shared.is_empty() && !traced.has_foreign_pids());
         assert_eq!(traced.newest(), 0);

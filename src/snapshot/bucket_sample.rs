@@ -3,8 +3,8 @@
 //! A sample ([`BucketSample`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
 //! has every bucket, also those that the selection excludes, because they may have been selected before.
 //!
-//! The caller compares the buckets with the last sample while the thread is still in the namespace, because it may have to
-//! look up the socket that has the two ends of a missing bucket now ([`Occupant`]).
+//! The caller compares the buckets with those of the previous sample while the thread is still in the namespace. Only there can it look
+//! up which socket now has the two ends of a missing bucket ([`Occupant`]).
 
 use std::io;
 use std::ops::ControlFlow;
@@ -45,8 +45,8 @@ pub struct BucketSample {
     pub rows: Vec<Row>,
     /// The other buckets.
     pub others: Vec<Row>,
-    /// The time from the start of the first sample to the beginning and to the end of the walk. The kernel reported each
-    /// remaining time in between.
+    /// The beginning and the end of the walk, as times from the start of the first sample. The kernel reported each remaining
+    /// time between the two.
     pub walked: (Duration, Duration),
     /// Whether nothing indicates that the walk has missed a bucket.
     pub whole: bool,
@@ -58,11 +58,11 @@ pub struct BucketSample {
     pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds, which only some vendors' kernels have.
     pub tw_timeout_s: Option<u64>,
-    /// Whether the answer lacks nothing: neither buckets nor facts.
+    /// Whether neither buckets nor facts are missing.
     pub complete: bool,
 }
 
-/// Finds the occupant of the ends of a missing bucket.
+/// Finds the socket that now has both ends of a missing bucket.
 pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
 
 /// One sample of every namespace.
@@ -70,9 +70,9 @@ pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
 pub struct TakenSample<T> {
     /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
     pub elapsed: Duration,
-    /// How long it took.
+    /// How long the sample took.
     pub took: Duration,
-    /// The processor time that it took, of all threads.
+    /// The processor time of all threads that the sample took.
     pub processor_time: Duration,
     /// The time from the beginning of this sample to the beginning of the next one. It is longer than requested if sampling would
     /// otherwise use more than a quarter of a core.
@@ -86,7 +86,7 @@ pub struct SampleSource {
     input: Input,
     clock: Stopwatch,
     series: Option<SeriesFile>,
-    /// While a series is recorded, SIGINT and SIGTERM are blocked, because the file gets its name at the end.
+    /// Blocks SIGINT and SIGTERM while a series is recorded, because the file gets its name only when the recording is finished.
     interrupts: Option<Interrupts>,
     /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
@@ -94,8 +94,8 @@ pub struct SampleSource {
     room: Room,
 }
 
-/// The numbers of selected and of other buckets in the last sample, if there is one namespace. A `Vec` that is not reserved in
-/// advance takes 1.5 times the memory.
+/// The numbers of selected and of other buckets in the last sample, if there is only one namespace. With these numbers the next sample
+/// reserves its memory: a `Vec` that grows step by step takes 1.5 times as much.
 #[derive(Default)]
 struct Room([AtomicUsize; 2]);
 
@@ -116,7 +116,7 @@ impl Room {
 
 enum Input {
     Kernel(Namespaces),
-    /// Every namespace that is found at each sample.
+    /// Every namespace that can be found at the time of a sample.
     Every,
     Series(SeriesReader),
 }
@@ -193,7 +193,7 @@ impl SampleSource {
     }
 
     /// Takes one sample; `None` after the last one of a recorded series. `interval` is the wanted time between two samples.
-    /// `follow` is called for each namespace, on a thread in it.
+    /// `follow` is called for each namespace, on a thread in this namespace.
     ///
     /// # Errors
     /// See [`SnapshotError`]. The next sample may succeed.
@@ -314,7 +314,7 @@ impl Measured<'_> {
         Self::Now(clock, Unread::default())
     }
 
-    /// The counters and then the time before the walk.
+    /// The counters and the time before the walk. The time is read last.
     fn before(&mut self) -> (Counters, Duration) {
         match self {
             Self::Now(clock, unread) => (counters(unread), clock.elapsed()),
@@ -322,7 +322,7 @@ impl Measured<'_> {
         }
     }
 
-    /// The counters and the time after the walk.
+    /// The counters and the time after the walk. The time is read first.
     fn after(&mut self) -> (Counters, Duration) {
         match self {
             Self::Now(clock, unread) => {
@@ -384,7 +384,7 @@ fn sample(
     Ok((sample, Answer { about_words: query.warnings, ..answer }))
 }
 
-/// Selects among the rows of a sample, without a new sample. Returns the selected rows, and the others.
+/// Applies a selection to the rows of a sample that has been taken. Returns the selected rows and the other rows.
 ///
 /// # Errors
 /// The selection has a mistake, or tests something that the rows lack.
@@ -402,7 +402,8 @@ pub fn select(
     Ok([selected, others])
 }
 
-/// Looks up the occupant in the kernel. The occupant is unknown if the look-up fails, or after [`MOST_ASKED`] look-ups.
+/// Returns a function that looks up occupants in the kernel. An occupant is unknown if its look-up fails, or after [`MOST_ASKED`]
+/// look-ups.
 fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
     let mut netlink: Option<Netlink> = None;
     let mut left = MOST_ASKED;
@@ -419,7 +420,7 @@ fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
             Ok(None) => Occupant::Nobody,
             Ok(Some(found)) if found.cookie() == bucket.cookie => Occupant::Itself,
             Ok(Some(_)) => Occupant::Another,
-            // A late response would answer the next request.
+            // Open a new socket, because a late response on this one would be taken for the response to the next request.
             Err(_) => {
                 netlink = None;
                 Occupant::Unknown

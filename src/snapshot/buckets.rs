@@ -18,8 +18,8 @@ use crate::sock_diag::bytecode;
 use crate::source::{Origin, Source, WalkEnd};
 use crate::sys;
 
-/// The number of rows in a piece of a stream. Pieces let twtool read many namespaces at the same time in bounded
-/// memory.
+/// The number of rows in a piece of a stream. With pieces of bounded size, twtool can read many namespaces at the same time in
+/// bounded memory.
 const PIECE: usize = 256;
 
 /// Rows of buckets in memory, from one network namespace or from several.
@@ -29,7 +29,7 @@ pub struct Buckets {
     pub rows: OrderedRows,
     /// The facts of each namespace; [`Row::netns`] is an index into them. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the rows came from; procfs if any row came from it.
+    /// The interface of the kernel that the rows came from. It is procfs if any row came from procfs.
     pub origin: Origin,
     /// Whether rows may be in another state than TIME_WAIT.
     pub with_state: bool,
@@ -85,8 +85,8 @@ impl Snapshot {
     }
 
     /// Lists the selected buckets, and shows each row to an observer as soon as it arrives. The observer works while the
-    /// kernel prepares the next rows. `observer` creates one for each network namespace, from [`Buckets`] without rows;
-    /// they are returned in the order of the namespaces.
+    /// kernel prepares the next rows. `observer` creates an observer for each network namespace, from [`Buckets`] without
+    /// rows. The observers are returned in the order of the namespaces.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -107,8 +107,8 @@ impl Snapshot {
                 let empty = Buckets::empty(source.facts().clone(), query, order, limit, several);
                 let (mut buckets, observer, answer) = collect(query, source, empty, observer)?;
                 if several {
-                    // The names are kept instead of a descriptor for each namespace, because there may be many
-                    // namespaces.
+                    // Keep the names of the interfaces instead of an open descriptor for each namespace, because there
+                    // may be many namespaces.
                     buckets.facts[0].interfaces.keep(interfaces(buckets.rows.iter()));
                 }
                 let _ = pass_on((buckets, observer));
@@ -129,8 +129,8 @@ impl Snapshot {
         }
     }
 
-    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace, and keeps none. A dump
-    /// that is interrupted is reported, and not repeated, because `each` has seen its rows.
+    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. An interrupted dump is
+    /// reported and not repeated, because `each` has already received its rows.
     ///
     /// # Errors
     /// See [`SnapshotError`]; `each` may have seen rows by then.
@@ -166,7 +166,7 @@ impl Snapshot {
         Ok(answer.with(count))
     }
 
-    /// Whether any bucket is selected. The answer yes is always complete, because one bucket is enough.
+    /// Returns whether any bucket is selected. A yes is always complete, because one bucket is enough.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -201,7 +201,7 @@ impl Snapshot {
         })
     }
 
-    /// Asks about buckets in each namespace. `shows_direction`: see [`Query::new`].
+    /// Asks about buckets in each namespace. For `shows_direction`, see [`Query::new`].
     fn ask_buckets<P: Send>(
         &self,
         selection: &Selection,
@@ -262,7 +262,7 @@ fn collect<O: RowObserver>(
         || (Listeners::default(), observer(&empty), empty.rows.clone()),
         |(listeners, observer, rows), socket| {
             if let Some(row) = query.row(listeners, facts, socket) {
-                // Names are read now, so that the answer can report missing names.
+                // Read the interface names now, so that the answer can report missing names.
                 facts.interfaces.look_up(row.bucket.interface);
                 observer.observe(&row, facts);
                 rows.push(row);
@@ -299,14 +299,14 @@ fn walk(
         // A recording must contain every row, even if the caller needs no more rows.
         if records { ControlFlow::Continue(()) } else { flow }
     });
-    // Rows that came before a failure are shown.
+    // Pass on the last rows even if the walk failed after them.
     if flow.is_continue() && !rows.is_empty() {
         let _ = pass_rows(&mut rows);
     }
     rows_answer(query, source, &facts, end?)
 }
 
-/// The answer after a walk that gave rows: whether they are complete, and warnings.
+/// The answer after a walk that returned rows: whether they are complete, and warnings.
 pub(super) fn rows_answer(
     query: &Query,
     source: &Source,
@@ -344,7 +344,7 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     let (mut listeners, mut any) = (Listeners::default(), false);
     let end = source.walk(query.states, &query.filter, &mut |socket| {
         any |= query.row(&mut listeners, &facts, socket).is_some();
-        // A recording must hold everything.
+        // A recording must contain every row.
         if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if any {
@@ -355,7 +355,7 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     Ok((false, number_answer(query, source, &facts, end)?))
 }
 
-/// The answer after a walk that gave a number. A number cannot show which rows are uncertain, so a row on which the filter cannot
+/// The answer after a walk that returned a number. A number cannot show which rows are uncertain, so a row on which the filter cannot
 /// be evaluated is an error.
 fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;

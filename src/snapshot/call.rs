@@ -1,7 +1,7 @@
 //! Watches the socket calls of a program, and reads the facts that explain a failed call.
 //!
-//! The program is stopped at the call while this module reads the facts of the program's network namespace. It makes no bind of
-//! its own: the errno of the program is the evidence.
+//! The program is stopped at the call while this module reads the facts of the program's network namespace. The module does not
+//! call bind() itself, because the errno that the program gets is the evidence.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,15 +30,15 @@ pub struct CallSituation {
     pub facts: Facts,
     /// The program's network namespace, if it is not the one of twtool.
     pub netns: Option<NetnsArg>,
-    /// Every socket on the local port of the call. A holder `blocks` if it can be the reason of EADDRINUSE, or if it has both ends
-    /// of the connection that connect() would make.
+    /// Every socket on the local port of the call. [`Holder::blocks`] is true if the socket can be the reason for EADDRINUSE, or if it
+    /// has both ends of the connection that connect() would make.
     pub holders: Vec<Holder>,
-    /// The index of the interface of SO_BINDTODEVICE.
+    /// The index of the interface that the program set with SO_BINDTODEVICE.
     pub device: Option<NonZeroU32>,
     /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// For a connect() without a fixed source port: the ports left for its destination. The error is the kernel's answer about
-    /// the route.
+    /// For a connect() without a fixed source port: the ports left for its destination, or the error with which the kernel answers
+    /// that no connection is possible.
     pub capacity: Option<Result<Capacity, SnapshotError>>,
     /// The effective user of twtool.
     pub uid: u32,
@@ -56,7 +56,7 @@ pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let arg = elsewhere.then(|| NetnsArg::Process(call.process.tid.cast_unsigned()));
     let mut situation = Namespaces::named(arg.as_slice())?.within(|| here(call))?;
     if let Some(arg) = arg {
-        // A process number is useful only while the process runs.
+        // Prefer the name of the namespace, because the number of a process identifies it only while the process runs.
         let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.given_name()?.to_owned()));
         situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
     }
@@ -118,7 +118,7 @@ fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<C
         }),
         from: from.filter(|from| !from.is_unspecified()).map(|addr| ScopedAddr { addr, scope: None }),
         ipv4: None,
-        // The errno of the program is the evidence, so no other connect is tried.
+        // The errno of the program is the evidence, so do not call connect().
         probe: false,
     };
     match capacity_here(&question) {
@@ -134,8 +134,8 @@ fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<C
     }
 }
 
-/// The two ends of a connect() with a fixed source port. If the socket is not bound to an address, the route chooses one;
-/// `None` if there is no route, or another call.
+/// The two ends of a connect() with a fixed source port. If the socket is not bound to an address, the route determines the local
+/// address. `None` if there is no route, or if the call is not connect().
 fn ends(call: &SocketCall) -> Option<(SocketAddr, SocketAddr)> {
     let to = call.addr.as_ref().filter(|_| call.name == CallName::Connect)?;
     let local = call.socket.as_ref()?.local?;

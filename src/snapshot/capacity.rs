@@ -21,7 +21,7 @@ use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Choice, Origin, Source, WalkEnd};
 use crate::sys;
 
-/// Selects destinations. Names are resolved in the network namespace.
+/// Selects the destinations of a question about capacity. Names are resolved in the network namespace of the question.
 #[derive(Clone, Debug, Default)]
 pub struct CapacityQuestion {
     /// Only this destination.
@@ -30,19 +30,19 @@ pub struct CapacityQuestion {
     pub from: Option<ScopedAddr>,
     /// Only connections with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
-    /// Whether to ask the kernel which ports are explicitly bound, by connects that send nothing and hold a port for a
-    /// microsecond or two. Otherwise such ports stay uncertain.
+    /// Whether to test which ports are explicitly bound (by bind(), so that connect() does not choose them). The test calls
+    /// connect(), sends nothing and holds each port for 1-2 µs. Without the test, these ports stay uncertain.
     pub probe: bool,
 }
 
-/// The pool of ports and the destinations that use it.
+/// The ports that connect() may choose from, and the destinations that use them.
 #[derive(Debug)]
 pub struct Capacity {
     /// The facts of the network namespace.
     pub facts: Facts,
     /// The interface of the kernel that listed the sockets.
     pub origin: Origin,
-    /// The ports that connect() may choose from.
+    /// The ports.
     pub pool: Pool,
     /// When connect() may take over a bucket.
     pub reuse: TwReuse,
@@ -88,8 +88,8 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     conclude(&source, facts, (sockets, end), (reuse, unread), &asked, question.probe)
 }
 
-/// Concludes the answer from a walk that has shown every socket in the range. `reuse` was read before the walk. `unread` lists the
-/// settings that could not be read for it.
+/// Concludes the answer from a walk that has listed every socket in the ephemeral range. `reuse` was read before the walk. `unread`
+/// lists the settings that could not be read for `reuse`.
 pub(super) fn conclude(
     source: &Source,
     facts: Facts,
@@ -99,7 +99,7 @@ pub(super) fn conclude(
     probe: bool,
 ) -> Result<Answer<Capacity>, SnapshotError> {
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
-    // An upper bound of the sockets that are bound and that no list contains.
+    // The maximum number of bound sockets that no list contains.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
     let most = most.unwrap_or_else(|error| {
         unread.add("the number of sockets that no list contains", &error);
@@ -151,7 +151,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
     let mut uncertain = sockets.may_be_bound();
     let mut unlisted = unlisted;
     if probe {
-        // A socket that is not listed may have any port.
+        // A socket that is not listed may have any port of the range.
         let doubtful: PortSet = if unlisted == 0 { uncertain.clone() } else { sockets.range().ports().collect() };
         let is_doubtful = |port: &Port| !reserved.contains(*port) && !bound.contains(*port);
         let doubtful: Vec<Port> = doubtful.iter().filter(is_doubtful).collect();
@@ -161,7 +161,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // If the kernel could not answer, the next attempt may succeed, so the answer is incomplete.
+                // If the kernel has not answered, the next attempt may succeed. Then the answer is incomplete.
                 answer.complete &= why.is_answer();
                 answer.warnings.push(format!(
                     "it is unknown which ports are explicitly bound, because the kernel does not support the test \
@@ -173,7 +173,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
     Pool::new(sockets.range(), &reserved, &bound, &uncertain, unlisted)
 }
 
-/// The question with every name resolved. The default asks about all destinations.
+/// A question about capacity with every name resolved. The default asks about all destinations.
 #[derive(Default)]
 pub(super) struct Asked {
     wanted: Wanted,
@@ -238,8 +238,8 @@ impl Asked {
         })
     }
 
-    /// The ends of the connection that the answer must contain, whether or not it exists. The local address is the
-    /// given one, or the one that the kernel would choose. The error is the reason why no connection is possible.
+    /// The ends of a connection to the destination that the answer must contain. Such a connection need not exist. The local
+    /// address is the given one, or the one that the kernel would choose. The error is the reason why no connection is possible.
     fn route(&self) -> Option<Result<ConnectionEnds, SnapshotError>> {
         let (to, typed) = self.to.as_ref()?;
         let local = sys::route::source(self.from, *to);

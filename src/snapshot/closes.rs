@@ -1,8 +1,8 @@
-//! Follows closes of connections live, and names the process, unit and container behind each.
+//! Follows closes of connections live, and names the process, unit and container that made each close.
 //!
 //! The BPF program (`trace`) reports numbers and short names at the time of the close. This module adds what only user space can
-//! read: the command line, the path of the cgroup, the names of users and of network namespaces. A process that has ended
-//! meanwhile keeps the names that the kernel reported.
+//! read: the command line, the path of the cgroup, the names of users and of network namespaces. If the process has ended by then,
+//! only the names from the kernel are known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -33,10 +33,10 @@ use crate::sys::owner_socket::OwnerSocket;
 use crate::sys::{cgroup, netns, owners, users};
 use crate::trace::{Record, Task, TraceError, Tracer};
 
-/// The time between two reads of the ring buffer.
+/// The maximum time between two reads of the ring buffer. The kernel wakes twtool earlier if the buffer fills.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// The maximum number of processes, and of cgroups, whose facts are kept.
+/// The maximum number of processes whose facts are kept, and the maximum number of cgroups whose paths are kept.
 const MOST: usize = 8192;
 
 /// Receives each selected close, with the facts of its network namespace.
@@ -54,7 +54,7 @@ pub struct Closes {
     makers: Makers,
     totals: CloseTotals,
     served: Option<OwnerSocket>,
-    /// The closes that readers of the socket, or of another thread, get.
+    /// The recent closes, for readers of the socket or for another thread.
     recent: Option<RecentCloses>,
     lacks_privilege: bool,
     /// When the closes were read last (CLOCK_MONOTONIC). All earlier closes have been passed on.
@@ -69,7 +69,7 @@ enum Engine {
     Sampled(Sampler),
 }
 
-/// How to find closes.
+/// The choice of the method to find closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// With BPF, or by samples if BPF is not possible.
@@ -200,8 +200,8 @@ impl Closes {
         self.began.elapsed()
     }
 
-    /// Waits for at most this time, and passes the closes of this time to `each`. If a signal has arrived, it returns the signal,
-    /// and the caller finishes its output and calls [`Self::let_through`].
+    /// Waits for at most this time, and passes the closes since the last call to `each`. If a signal has arrived, this function
+    /// returns it. Then the caller must finish its output and call [`Self::let_through`].
     ///
     /// # Errors
     /// A system call failed.
@@ -235,7 +235,7 @@ impl Closes {
     /// The signal cannot be raised.
     pub fn let_through(self, signal: Signal) -> io::Result<()> {
         let Self { interrupts, served, .. } = self;
-        // The signal ends twtool without running destructors, and the socket is a file.
+        // Remove the file of the socket now, because the signal ends twtool without running destructors.
         drop(served);
         interrupts.map_or(Ok(()), |interrupts| interrupts.let_through(signal))
     }
@@ -288,7 +288,7 @@ impl Closes {
     }
 }
 
-/// The warning about samples.
+/// The limits of samples, for a warning.
 const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
                        the namespaces of --netns; certain is true only if one process had the socket open";
 
@@ -370,7 +370,7 @@ fn row(close: &Close) -> Row {
 struct NamespaceFacts {
     own: Arc<Facts>,
     known: BTreeMap<u64, Arc<Facts>>,
-    /// When the names of all namespaces were read.
+    /// Measures the time since the names of all namespaces were last read.
     listed: Option<Stopwatch>,
 }
 
@@ -380,7 +380,7 @@ impl NamespaceFacts {
     }
 
     fn get(&mut self, inode: u64) -> Arc<Facts> {
-        /// Reading the names of a thousand namespaces takes some milliseconds.
+        /// The minimum time between two lists of the namespaces. To read the names of 1,000 namespaces takes some milliseconds.
         const LIST_AGAIN: Duration = Duration::from_secs(1);
         if self.own.netns == Some(inode) {
             return Arc::clone(&self.own);
@@ -403,7 +403,7 @@ impl NamespaceFacts {
         }
     }
 
-    /// The facts of another namespace: its interfaces have numbers only.
+    /// The facts of another namespace. The names of its interfaces are unknown.
     fn of_other(&self, inode: u64, name: Option<String>) -> Arc<Facts> {
         Arc::new(Facts {
             netns: Some(inode),
@@ -447,11 +447,12 @@ impl Makers {
 
     fn read(&mut self, key: &(u32, u64, String), id: u64, name: &str, kernel: bool) -> MakerFacts {
         let (pid, start_ns, comm) = key;
-        // If twtool is not in the initial pid namespace, its /proc has another process under this pid, or none.
+        // The kernel reports pids of the initial pid namespace. In the /proc of another pid namespace, this pid is another process or
+        // none.
         let process = if self.own_pid_namespace { owners::process_started_at(*pid, *start_ns) } else { None };
         let (cmdline, path) = process.map(|process| (process.cmdline, process.cgroup)).unwrap_or_default();
         let leaf = || (!name.is_empty()).then(|| format!("/{name}"));
-        // In a hierarchy of cgroup v1, a process that is ending shows the root.
+        // With cgroup v1, /proc shows the root as the cgroup of a process that is ending.
         let is_certain = path.as_ref().is_some_and(|path| path != "/");
         let by_id = if is_certain { None } else { self.path(id).or_else(leaf) };
         MakerFacts {

@@ -1,8 +1,8 @@
 //! Gathers what decides whether connect() finds an address and a port: results of bind(), the route, the sockets on the
-//! source port, and the free ports for the destination. It sends nothing.
+//! source port, and the free ports for the destination. It sends no packet.
 //!
-//! It never uses connect() of a TCP socket towards the destination, because even a deferred one destroys the bucket that it
-//! takes over (measured on Linux 6.18).
+//! It never calls connect() with the destination on a TCP socket. Even a connect() that delays its SYN (TCP_FASTOPEN_CONNECT)
+//! destroys the bucket that it takes over (measured on Linux 6.18).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +26,7 @@ use crate::sys::errno::Refusal;
 const TO: &str = "<ADDR:PORT>";
 const FROM: &str = "--from <ADDR[:PORT]>";
 
-/// A connection that a client would make. Names are resolved in the network namespace.
+/// A connection that a client would make. Names are resolved in the network namespace of the question.
 #[derive(Clone, Debug)]
 pub struct ConnectQuestion {
     /// The destination.
@@ -42,8 +42,8 @@ pub struct ConnectQuestion {
 }
 
 impl Snapshot {
-    /// Gathers what decides whether a client can connect, in one network namespace. A bind holds a fixed source port for
-    /// microseconds.
+    /// Gathers what decides whether a client can connect, in one network namespace. To test a fixed source port, twtool binds it
+    /// and holds it for microseconds.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -87,7 +87,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         uid: sys::capabilities::effective_user(),
     };
     for at in 0..situation.holders.len() {
-        // The bind may work beside this socket, but connect() does not.
+        // bind() may work beside this socket, but connect() fails, because both ends are the same.
         situation.holders[at].blocks |= situation.is_same_connection(&situation.holders[at].socket);
     }
     let denied = situation
@@ -130,7 +130,7 @@ fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Resu
     Ok(destination.map(|destination| PortChoice { pool: capacity.pool, length: capacity.length, destination }))
 }
 
-/// The results of bind(), and the sockets on the port.
+/// The results of bind() with the options of the client, and the sockets on its source port.
 struct ClientBind {
     attempts: Vec<Attempt>,
     holders: Vec<Holder>,
@@ -155,13 +155,13 @@ fn bind_as_client(
     let (own, sockets, consistent) = until_consistent(|| {
         let own = sys::bind::attempt_once(at, port, reuseaddr)?;
         let sockets = sockets_on(&mut source, port)?;
-        // With SO_REUSEADDR a bind can work beside a socket.
+        // With SO_REUSEADDR, a bind can work although another socket is on the port.
         let consistent = if reuseaddr { conflict::explained } else { conflict::consistent };
         let consistent = consistent(&[own], &sockets.sockets());
         Ok(((own, sockets, consistent), consistent))
     })?;
-    let helps = own.bind == CallResult::Failed(Errno::AddrInUse) && !reuseaddr;
-    let other = if helps { Some(sys::bind::attempt_once(at, port, true)?) } else { None };
+    let may_help = own.bind == CallResult::Failed(Errno::AddrInUse) && !reuseaddr;
+    let other = if may_help { Some(sys::bind::attempt_once(at, port, true)?) } else { None };
     answer.complete &= sockets.complete && sockets.unread.is_none();
     answer.warnings.extend((!sockets.complete).then(interrupted));
     answer.warnings.extend((!consistent).then(|| {
@@ -213,7 +213,8 @@ impl Ends {
         let Some(typed_from) = typed_from else { return Ok(Self { to, to_port, from: None, from_port: None }) };
         let mut from = resolve_addr(&typed_from.addr, FROM, facts)?;
         let from_port = typed_from.port.as_ref().map(|port| source_port(port, facts)).transpose()?.flatten();
-        // An AF_INET6 socket reaches IPv4 from :: too. Otherwise both ends are of one family on the wire.
+        // An AF_INET6 socket that is bound to :: can also connect to an IPv4-mapped address. In all other cases both ends must have
+        // the same IP version.
         let mapped = |at: &BindAddr| at.addr.is_ipv6() && at.addr.to_canonical().is_ipv4();
         let any = from.addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && mapped(&to);
         if !any && from.addr.to_canonical().is_ipv4() != to.addr.to_canonical().is_ipv4() {

@@ -1,4 +1,4 @@
-//! Why a question has no answer.
+//! The errors of [`Snapshot`](super::Snapshot).
 
 use std::fmt;
 use std::io;
@@ -52,7 +52,7 @@ pub enum SnapshotError {
     /// No network namespace was found, not even the caller's own.
     #[error("no network namespace could be found: {}", .0.join("; "))]
     NoNamespace(Vec<String>),
-    /// The observer of a wait could not write its report.
+    /// The observer of a wait could not write its report, signals could not be set up or received, or a thread could not be started.
     #[error(transparent)]
     Observer(io::Error),
     /// There is no answer, so an existing recording is not replaced.
@@ -73,7 +73,7 @@ pub enum SnapshotError {
     #[cfg(feature = "trace")]
     #[error("closes cannot be traced: {0}")]
     Trace(#[from] crate::trace::TraceError),
-    /// The question is about one network namespace.
+    /// The question needs exactly one network namespace.
     #[error("this question needs exactly one network namespace")]
     OneNamespace,
 }
@@ -117,10 +117,10 @@ impl SnapshotError {
     }
 }
 
-/// Why no route leads to a link-local address without a scope.
+/// The part of a message that explains why no route leads to a link-local address without a scope.
 const NO_SCOPE: &str = "; a link-local address needs its interface as scope, like fe80::1%eth0 (ipv6(7))";
 
-/// A value that its argument cannot have.
+/// A value that its argument does not accept.
 #[derive(Debug)]
 pub struct BadValue {
     value: String,
@@ -129,7 +129,7 @@ pub struct BadValue {
 }
 
 impl BadValue {
-    /// The value, the argument that it was given for, and the reason.
+    /// Makes the error from the value, the argument that it was given for, and the reason.
     #[must_use]
     pub fn new(value: &dyn fmt::Display, argument: &str, why: &str) -> Self {
         Self { value: value.to_string(), argument: argument.to_owned(), why: why.to_owned() }

@@ -16,14 +16,14 @@ use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
 use crate::source::{Choice, Source, SourceError, kernel_bucket_facts, kernel_facts, known};
 use crate::sys;
 
-/// The state of a network namespace, as far as TIME_WAIT and ports are concerned.
+/// What `doctor` examines in one network namespace.
 #[derive(Debug)]
 pub struct Checkup {
     /// Settings, counters, listeners, and sockets in CLOSE_WAIT.
     pub health: Health,
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,
-    /// The TIME_WAIT buckets by the program that made them; `None` if no tracer runs.
+    /// The TIME_WAIT buckets by the program that closed their connections; `None` if no tracer runs.
     pub made: Option<MadeBuckets>,
 }
 
@@ -41,7 +41,8 @@ impl Checkup {
 
 impl Snapshot {
     /// Reads settings, counters and sockets of one network namespace. `ipv4` selects sockets with IPv4 (true) or IPv6
-    /// (false) on the wire. This makes no bind, so it stays uncertain whether some ports are explicitly bound.
+    /// (false) on the wire. Ports are not tested, so it stays uncertain whether some of them are explicitly bound (see
+    /// [`CapacityQuestion::probe`]).
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -57,7 +58,7 @@ impl Snapshot {
             warnings.extend(health.facts.other_gaps());
             let outbound = outbound.map(|answer| {
                 // If the capacity answer is complete, its warnings are only about the fallback to procfs. They are dropped,
-                // because the checks of the ports do not depend on it.
+                // because the fallback does not change the checks of the ports.
                 let new = answer.warnings.into_iter().filter(|warning| !answer.complete && !warnings.contains(warning));
                 warnings.extend(new.collect::<Vec<_>>());
                 answer.value
@@ -68,8 +69,8 @@ impl Snapshot {
     }
 }
 
-/// Makes a separate dump, because the dump for the other checks has `struct tcp_info`, for which the kernel locks each
-/// connection.
+/// Counts the ports of outbound connections. This needs a separate dump, because the dump for the other checks requests
+/// `struct tcp_info`, for which the kernel locks each connection.
 fn outbound(facts: &Facts, ipv4: Option<bool>) -> Result<Answer<Capacity>, String> {
     if facts.local_reserved_ports.is_none() {
         return Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string());
@@ -124,8 +125,8 @@ fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceErro
     Ok(open)
 }
 
-/// Sorts listeners and sockets in CLOSE_WAIT, and asks the kernel which listeners have a port that it chose. Their owners are not
-/// known yet.
+/// Separates listeners from sockets in CLOSE_WAIT, sorts both, and asks the kernel for which listeners it chose the port.
+/// [`find_owners`] finds their owners later.
 pub(super) fn open_sockets(
     source: &mut Source,
     facts: &Facts,

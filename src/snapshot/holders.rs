@@ -18,14 +18,14 @@ use crate::sys;
 
 /// Every socket on the port, in a stable order.
 pub(super) struct PortSockets {
-    /// Each socket with its direction: the side that probably opened the connection.
+    /// Each socket with its direction: the end that probably opened the connection.
     pub(super) list: Vec<(Socket, Direction)>,
     /// Whether the dump was not interrupted.
     pub(super) complete: bool,
-    /// Whether the source lists sockets that are bound and do not listen. Otherwise they come from the descriptors of
+    /// Whether the source lists sockets that are bound and do not listen. If not, they are found through the descriptors of
     /// processes.
     pub(super) bound_sockets_are_listed: bool,
-    /// Why sockets that are bound and do not listen may be missing, if the reason is not permission.
+    /// Why sockets that are bound and do not listen may be missing, if the reason is not a missing permission.
     pub(super) unread: Option<String>,
     /// What the source does not report.
     pub(super) warnings: Vec<String>,
@@ -56,8 +56,8 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
         &Filter::Port(End::Local, PortRange::one(port)),
         || (Listeners::default(), vec![]),
         |(listeners, sockets), socket| {
-            // The filter does not apply to listeners. A listener on the remote port shows that the local end is a
-            // client.
+            // Listeners on every port arrive, because the filter does not apply to them. A listener on the remote port shows that
+            // the local end is a client.
             if let Socket::Full(full) = socket
                 && full.state == TcpState::Listen
             {
@@ -86,7 +86,7 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
     });
     let inferred = |socket: Socket| {
         let direction = match socket.state() {
-            // These have no connection.
+            // Sockets in these states have no connection.
             TcpState::Listen | TcpState::Closed | TcpState::BoundInactive => Direction::Unknown,
             _ => direction::infer(&facts, &listeners, socket.tuple(), socket.interface()),
         };
@@ -141,11 +141,11 @@ pub(super) fn holders(
     (sockets.into_iter().map(&mut holder).collect(), failure)
 }
 
-/// The maximum number of sockets whose cgroup is looked up. Thousands of connections of one server have the same cgroup.
+/// The maximum number of sockets whose cgroup is looked up. It is low, because all connections of one server have the same cgroup.
 const MOST_LOOK_UPS: usize = 64;
 
-/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager holds. After a
-/// failure they are unknown, because they are only additional information.
+/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager holds. A failure is not
+/// reported, because these cgroups are only additional information.
 fn creation_cgroups(
     source: &mut Source,
     sockets: &[Socket],

@@ -13,7 +13,7 @@
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
 //! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
-//! | `Snapshot::surveys` (feature `exporter`) | all of these numbers for monitoring, from one walk for each namespace | `survey` |
+//! | `Snapshot::surveys` (feature `exporter`) | the numbers for monitoring: buckets, ports, settings, counters | `survey` |
 //!
 //! `names` reads names and ports for shell completion.
 //!
@@ -80,12 +80,12 @@ pub struct Snapshot {
     pub input: Input,
 }
 
-/// The kernel, with or without a new recording, or an existing recording.
+/// The source of an answer: the kernel, with or without a new recording, or an existing recording.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The kernel.
     Kernel(Choice),
-    /// The kernel; its responses are recorded. The file appears when the answer is complete.
+    /// The kernel, whose responses are recorded. The file gets its name after the question has been answered.
     Recorded {
         /// The file.
         path: PathBuf,
@@ -97,9 +97,10 @@ pub enum Input {
 }
 
 impl Input {
-    /// Opens the source, asks the question, and finishes the recording, if there is one. If the dump fails, the recording is
-    /// finished, too, because it is useful in a bug report, but it does not replace an existing file. A mistake in the question
-    /// leaves no recording.
+    /// Opens the source, asks the question, and finishes the recording, if there is one.
+    ///
+    /// If the dump fails, the recording is finished, too, because it is useful in a bug report. But then it does not replace an
+    /// existing file. If the question has a mistake, no recording is left.
     fn ask<T>(&self, ask: impl FnOnce(&mut Source) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
         let mut source = self.open()?;
         match ask(&mut source) {
@@ -125,19 +126,19 @@ impl Input {
 }
 
 impl Snapshot {
-    /// The kernel, as seen from the network namespace of the calling thread.
+    /// Makes a snapshot of the kernel in the network namespace of the calling thread.
     #[must_use]
     pub const fn here() -> Self {
         Self::of(Namespaces::own())
     }
 
-    /// The kernel, as seen from these network namespaces.
+    /// Makes a snapshot of the kernel in these network namespaces.
     #[must_use]
     pub const fn of(namespaces: Namespaces) -> Self {
         Self { namespaces, input: Input::Kernel(Choice::Auto) }
     }
 
-    /// The namespaces in which the kernel is asked.
+    /// The namespaces for a question that only the kernel can answer.
     ///
     /// # Errors
     /// The input is a recording, and a recording cannot answer this question.
@@ -212,7 +213,7 @@ mod tests {
     use crate::model::port::{Port, PortArg, PortRange};
 
     #[test]
-    fn a_question_that_is_not_recorded_is_refused() {
+    fn a_question_that_a_recording_cannot_answer_is_refused() {
         let input = Input::Recording("a recording".into());
         let snapshot = Snapshot { namespaces: Namespaces::own(), input };
         let port = PortArg::Range(PortRange::one(Port(80)));

@@ -16,12 +16,12 @@ use crate::sys;
 /// the limit mostly cuts off buckets.
 const MOST_SOCKETS: usize = 10_000;
 
-/// Sockets on a port.
+/// The sockets on a port: whether any listens, and how many are in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsedPort {
     /// Whether a socket listens on the port.
     pub listening: bool,
-    /// TIME_WAIT sockets among those that were read.
+    /// The number of TIME_WAIT sockets among the sockets that were read.
     pub time_wait: usize,
 }
 

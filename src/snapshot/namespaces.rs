@@ -33,7 +33,7 @@ impl Namespaces {
         Self(Which::Own)
     }
 
-    /// The named namespaces, each once; the caller's own if `names` is empty.
+    /// The named namespaces, each once. If `names` is empty, this is the namespace of the calling thread.
     ///
     /// # Errors
     /// One of them does not exist or cannot be opened.
@@ -52,7 +52,7 @@ impl Namespaces {
         }))
     }
 
-    /// The argument for the namespace of a container. The container is found through the cgroups of its processes.
+    /// Converts a container to the argument for its network namespace. The container is found through the cgroups of its processes.
     ///
     /// # Errors
     /// No container with this id has a process, or several containers match it.
@@ -120,7 +120,7 @@ impl Namespaces {
     /// (`sys::bind`).
     ///
     /// # Errors
-    /// As [`Self::within`].
+    /// See [`Self::within`].
     pub fn within_with_signals<T: Send, E: From<SnapshotError> + Send>(
         &self,
         run: impl FnOnce() -> Result<T, E> + Send,
@@ -164,7 +164,7 @@ impl Namespaces {
             &work,
             &mut |piece| match piece {
                 Piece::Part(part) => {
-                    // If `each` breaks, the `End` of this namespace does not arrive, so a part already counts as an answer.
+                    // If `each` breaks, the `End` of this namespace does not arrive. So a `Part` already counts as an answer.
                     merge.answered = true;
                     each(part)
                 }
@@ -203,7 +203,7 @@ impl Merge {
         match answer {
             Ok(answer) => {
                 self.answer.complete &= answer.complete;
-                // The expression and the flags are the same for every namespace, so each warning about them is kept once.
+                // The question is the same for every namespace, so each warning about its text is kept once.
                 for warning in answer.about_words {
                     if !self.answer.about_words.contains(&warning) {
                         self.answer.about_words.push(warning);

@@ -1,9 +1,9 @@
-//! Collects rows in an order. The memory depends on the limit, not on the number of rows.
+//! Collects rows and sorts them. With a limit, the memory depends on the limit and not on the number of rows.
 //!
-//! 1. Each row is appended to a list, and a `RowKey` with its index to a second list.
+//! 1. Each row is appended to one list, and its sort key (`RowKey`) to a second list.
 //! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
 //! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
-//! 4. At the end the sort keys are sorted. Rows with equal keys are compared themselves.
+//! 4. At the end all keys are sorted. If keys are equal, their rows are compared.
 
 use std::cmp::Ordering;
 
@@ -13,7 +13,7 @@ use crate::parallel;
 /// The number of rows in a run. The sort keys of a run take 64 KiB, which fits into the L2 cache.
 const RUN: usize = 4096;
 
-/// The maximum number of runs that are merged during the walk. Merging more would delay the next receive.
+/// The maximum number of runs that one merge combines during the walk. A larger merge would delay the next recv(2).
 const MERGED: usize = 8;
 
 /// How many rows to keep, and from which end of the order.
@@ -21,7 +21,7 @@ const MERGED: usize = 8;
 pub struct RowLimit {
     /// The maximum number of rows.
     pub rows: usize,
-    /// Keep the last rows instead of the first ones.
+    /// Whether to keep the last rows instead of the first ones.
     pub from_the_end: bool,
 }
 
@@ -34,7 +34,7 @@ impl RowLimit {
 #[derive(Clone, Debug)]
 pub struct OrderedRows {
     rows: Vec<Row>,
-    /// The number of rows that were pushed, including dropped rows.
+    /// The number of rows that were added, including dropped rows.
     total: usize,
     limit: RowLimit,
     /// `None`: the order of arrival.
@@ -95,7 +95,7 @@ impl OrderedRows {
         self.drop_hidden();
     }
 
-    /// The number of rows that were pushed, including dropped rows.
+    /// The number of rows that were added, including dropped rows.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
@@ -130,8 +130,8 @@ impl OrderedRows {
     }
 }
 
-/// The first 96 bits of a row's key, and then its index in 32 bits. Sorting moves only these small values, and compares
-/// rows only if the bits are equal. The type has two halves because a `u128` needs an alignment of 16 bytes.
+/// The sort key of a row: the first 96 bits of its full key, then 32 bits with the index of the row. Sorting moves only these small
+/// values, and compares rows only if the 96 bits are equal. The type has two halves, because a `u128` needs an alignment of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RowKey(u64, u64);
 
@@ -139,7 +139,7 @@ impl RowKey {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
     const fn new(key: u128, index: usize) -> Self {
-        // An index has at most 31 bits, because the kernel counts buckets in 31 bits.
+        // An index has at most 31 bits, because the kernel's count of buckets has 31 bits.
         Self((key >> 64) as u64, (key as u64) >> 32 << 32 | index as u64 & 0xffff_ffff)
     }
 
@@ -152,7 +152,7 @@ impl RowKey {
         Self(self.0, self.1 + rows as u64)
     }
 
-    /// Whether the keys are equal, so that the rows must be compared.
+    /// Whether the 96 bits are equal, so that the rows must be compared.
     const fn equals(self, other: Self) -> bool {
         self.0 == other.0 && self.1 >> 32 == other.1 >> 32
     }
@@ -161,7 +161,7 @@ impl RowKey {
 impl Ord for RowKey {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        // Comparing one number needs no branch.
+        // A comparison of one number needs no branch.
         let number = |key: &Self| u128::from(key.0) << 64 | u128::from(key.1);
         number(self).cmp(&number(other))
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_keeps_little_more_than_the_rows_that_are_shown() {
+    fn with_a_limit_at_most_two_runs_of_rows_are_kept_and_the_right_ones_are_shown() {
         const MANY: usize = 20 * RUN + 17;
         const MOST: usize = 10;
         for (order, from_the_end) in

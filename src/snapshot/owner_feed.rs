@@ -1,12 +1,12 @@
-//! Follows what a tracer records about the owners of buckets, for a program that reads the buckets again and again.
+//! Follows which owners of buckets a tracer records, for a program that reads the buckets repeatedly.
 //!
 //! ```text
 //!   twtool trace --serve SOCKET  --- closes since the last update --->  OwnerFeed  --->  Traced, which the drawing thread shares
 //!   an own tracer, on a thread   --- closes since the last update --->
 //! ```
 //!
-//! A served tracer is asked at each update, so it is also found if it starts later. If none answers, the feed can start a tracer of
-//! its own.
+//! Each update asks the tracer that serves the socket, so a tracer that starts later is found, too. If no tracer answers, the program
+//! can start its own tracer ([`OwnerFeed::start`]).
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -23,10 +23,10 @@ use super::recent_closes::RecentCloses;
 use crate::model::close::CloseTotals;
 use crate::sys::clock;
 
-/// Owners that one thread updates and another one shows.
+/// Owners of buckets that one thread updates and another thread shows.
 pub type SharedOwners = Arc<RwLock<Traced>>;
 
-/// Where owners come from.
+/// The tracer that owners of buckets come from, if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tracing {
     /// No tracer runs.
@@ -48,18 +48,18 @@ impl Tracing {
     }
 }
 
-/// The owners of buckets, as far as a tracer has recorded them.
+/// Keeps the owners of buckets up to date from a tracer.
 pub struct OwnerFeed {
     /// The socket of a served tracer.
     socket: PathBuf,
     owners: SharedOwners,
     own: Option<OwnTracer>,
-    /// Why the own tracer has ended by itself.
+    /// Why the own tracer has failed.
     failed: Option<String>,
 }
 
 impl OwnerFeed {
-    /// Prepares to ask the tracer that serves this socket.
+    /// Makes a feed without owners. [`Self::update`] asks the tracer that serves this socket.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
         Self { socket, owners: SharedOwners::default(), own: None, failed: None }
@@ -71,7 +71,7 @@ impl OwnerFeed {
         Arc::clone(&self.owners)
     }
 
-    /// Adds the closes since the last update, and removes the closes of more than two minutes ago.
+    /// Adds the closes since the last update, removes closes that are older than two minutes, and returns the state of the tracer.
     pub fn update(&mut self) -> Tracing {
         let newest = self.read(Traced::newest);
         let now = clock::monotonic();
@@ -106,7 +106,7 @@ impl OwnerFeed {
         Ok(())
     }
 
-    /// Ends the own tracer. The owners of the closes so far stay.
+    /// Ends the own tracer. The owners that are already known remain.
     pub fn stop(&mut self) {
         (self.own, self.failed) = (None, None);
     }
@@ -148,7 +148,7 @@ impl Shared {
     }
 }
 
-/// How long the thread waits for closes before it looks whether it must end.
+/// How long the thread waits for closes before it checks whether it must end.
 const WAIT: Duration = Duration::from_millis(50);
 
 impl OwnTracer {
@@ -168,13 +168,13 @@ impl OwnTracer {
             }
         };
         let thread = thread::Builder::new().name("tracer".into()).spawn(work).map_err(SnapshotError::Observer)?;
-        first(&starts)?;
+        wait_for_start(&starts)?;
         Ok(Self { recent, shared, thread: Some(thread) })
     }
 
     /// Waits until all closes before this time are recorded, so that no new bucket lacks its owner.
     fn wait_until_read(&self, time: Duration) -> Progress {
-        /// A thread that needs longer does not run.
+        /// The longest wait. If the thread needs longer, it gets no processor time, and the caller continues without the newest closes.
         const PATIENCE: Duration = Duration::from_millis(500);
         let reads = |progress: &mut Progress| progress.read_at < time && progress.failure.is_none();
         let waited = self.shared.changed.wait_timeout_while(self.shared.progress(), PATIENCE, reads);
@@ -186,14 +186,14 @@ impl Drop for OwnTracer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The panic hook has reported a panic.
+            // If the thread has panicked, the panic hook has reported it.
             let _ = thread.join();
         }
     }
 }
 
-/// Waits until the thread traces, or cannot.
-fn first(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
+/// Waits until the thread has started to trace, or has failed to start.
+fn wait_for_start(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
     starts.recv().unwrap_or_else(|_| Err(SnapshotError::Observer(std::io::Error::other("the thread has ended"))))
 }
 

@@ -20,10 +20,10 @@ use crate::source::{self, Choice, Source};
 use crate::sys;
 use crate::sys::bind::Tried;
 
-/// How often the sockets are listed and the port is bound, until the two results are consistent.
+/// The maximum number of rounds. A round lists the sockets and binds the port. It is repeated until both results are consistent.
 const ROUNDS: u32 = 3;
 
-/// A port, and the addresses to bind it on. Names are resolved in the network namespace.
+/// A bind test: the port, and the addresses and options of the server. Names are resolved in the network namespace of the question.
 #[derive(Clone, Debug)]
 pub struct PortQuestion {
     /// The port.
@@ -52,9 +52,9 @@ pub struct ServerQuestion {
 /// A bind test with an option that the question does not specify.
 #[derive(Clone, Debug)]
 pub struct Alternative {
-    /// The option, and how it is typed.
+    /// The option.
     pub option: OpenOption,
-    /// The results of binds, as in [`PortState::attempts`].
+    /// The results of the binds, as in [`PortState::attempts`].
     pub attempts: Vec<Attempt>,
 }
 
@@ -65,11 +65,11 @@ pub struct PortState {
     pub facts: Facts,
     /// The port.
     pub port: Port,
-    /// The addresses that the binds used.
+    /// The addresses that were bound.
     pub addrs: Vec<BindAddr>,
-    /// The results of binds: one for each address and each set of options.
+    /// The results of the binds: one for each address and each set of options.
     pub attempts: Vec<Attempt>,
-    /// The state of the kernel's note of SO_REUSEPORT after the binds.
+    /// What the binds did to the kernel's note of SO_REUSEPORT on the port.
     pub note: ReuseportNote,
     /// The other options of the server.
     pub setup: ServerSetup,
@@ -92,7 +92,7 @@ impl PortState {
         verdict::conclude(&self.facts, self.port, with, &self.attempts, &self.holders)
     }
 
-    /// The options on which the verdict for this server depends, each with the other verdict.
+    /// The options that change the verdict for this server, each with the verdict that it gives.
     #[must_use]
     pub fn other_verdicts(&self, with: ReuseOptions) -> Vec<OtherVerdict> {
         let verdict = self.conclude(with).verdict;
@@ -107,8 +107,8 @@ impl PortState {
 
 impl Snapshot {
     /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt
-    /// holds the port for microseconds. If `listen`, the attempts also listen. A filter then drops the packets of real clients,
-    /// if the kernel accepts the filter.
+    /// holds the port for microseconds. If `listen`, each attempt also listens. Then a filter drops the packets of real clients,
+    /// unless the kernel refuses the filter.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -203,7 +203,8 @@ fn bind_and_list(
     })
 }
 
-/// Repeats binds and a list of the sockets, until they are consistent or [`ROUNDS`] are over: a socket can come or go in between.
+/// Repeats a round until its binds and its list of sockets are consistent, at most [`ROUNDS`] times. They differ if a socket opens or
+/// closes between the two.
 pub(super) fn until_consistent<T>(
     mut round: impl FnMut() -> Result<(T, bool), SnapshotError>,
 ) -> Result<T, SnapshotError> {
@@ -215,7 +216,7 @@ pub(super) fn until_consistent<T>(
     Ok(round()?.0)
 }
 
-/// The attempts without an option.
+/// The attempts without SO_REUSEADDR and without SO_REUSEPORT.
 fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
     attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
 }
@@ -226,7 +227,7 @@ fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec
     let ipv6 = attempts
         .iter()
         .find(|attempt| attempt.at.addr.is_ipv6() && attempt.bind != CallResult::Failed(Errno::FamilyNotSupported));
-    // On an unused port both values give the same result.
+    // On an unused port, both values of IPV6_V6ONLY give the same result.
     if let Some(attempt) = ipv6.filter(|_| setup.v6only.is_none() && (is_used || setup.together)) {
         let v6only = !attempt.v6only;
         open.push((OpenOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));
@@ -257,7 +258,7 @@ fn user_ids(user: &UserArg) -> Result<UserIds, SnapshotError> {
     let bad = |why: String| BadValue::new(user, "--user <NAME|UID>", &why);
     let entries = match (sys::users::read(), user) {
         (Ok(entries), _) => entries,
-        // A number needs no name.
+        // A uid needs no entry in /etc/passwd.
         (Err(_), UserArg::Uid(_)) => vec![],
         (Err(error), UserArg::Name(_)) => return Err(bad(format!("/etc/passwd could not be read: {error}")).into()),
     };

@@ -11,12 +11,12 @@ use crate::source::{self, Choice, Source};
 
 use super::error::BadValue;
 
-/// Ports, each with its listeners and TIME_WAIT buckets.
+/// Ports, each with the number of its TIME_WAIT buckets and whether a socket listens on it.
 #[derive(Clone, Debug)]
 pub struct PortUses {
     /// The facts of the network namespace.
     pub facts: Facts,
-    /// Each port; `None`: the sockets could not be read.
+    /// Each port with its use; `None` if the sockets could not be read.
     pub ports: Vec<(Port, Option<PortUse>)>,
 }
 
@@ -71,8 +71,8 @@ fn count_uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, Snap
         let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
         let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
         match socket {
-            // The result is true if one listener certainly accepts this IP version. Otherwise a listener for which that is unknown makes
-            // the result unknown.
+            // If one listener certainly accepts this IP version, the result is true. If not, one listener about which that is unknown
+            // makes the result unknown.
             Socket::Full(_) => {
                 port_use.listening = match (port_use.listening, matches) {
                     (Some(true), _) | (_, Some(true)) => Some(true),

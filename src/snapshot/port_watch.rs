@@ -36,7 +36,7 @@ pub struct WaitQuestion {
     pub with: ReuseOptions,
     /// The longest wait. Zero means one attempt.
     pub timeout: Duration,
-    /// Whether to try, after the wait, if the bind also works without SO_REUSEADDR and SO_REUSEPORT.
+    /// Whether to test, after the wait, that the bind also works without SO_REUSEADDR and SO_REUSEPORT.
     pub tries_plain: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct WaitState {
     pub blocked_by: Vec<Holder>,
     /// Why the binds fail.
     pub cause: Cause,
-    /// The addresses that the server already has open when its own sockets make it fail.
+    /// If a bind fails because of the server's own sockets: the addresses that the server has open at that moment.
     pub collision: Option<String>,
     /// The longest remaining time, if only buckets block the port.
     pub remaining: Option<Duration>,
@@ -89,7 +89,7 @@ pub struct Waited {
     pub state: WaitState,
     /// The last result of each address.
     pub attempts: Vec<Attempt>,
-    /// How the binds changed the kernel's note of SO_REUSEPORT for a server on the port.
+    /// What the binds did to the kernel's note of SO_REUSEPORT on the port.
     pub note: ReuseportNote,
     /// Whether the bind works only with the options of the target; `None` if that was not tried.
     pub needs_options: Option<bool>,
@@ -112,20 +112,20 @@ pub enum Observes {
 pub trait Observer: Send {
     /// The events that it wants to receive.
     fn observes(&self) -> Observes;
-    /// Whether it wants to receive a change now.
+    /// Whether it wants to receive a change at this time of the wait.
     fn wants_change_at(&self, waited: Duration) -> bool;
     /// Receives the state.
     ///
     /// # Errors
     /// The state could not be written. The wait ends.
     fn observe(&mut self, target: &WaitTarget, state: &WaitState) -> io::Result<()>;
-    /// Erases its output on the terminal, because the wait or the program ends.
+    /// Erases the output on the terminal. The wait calls this when it ends, and before a signal ends the program.
     fn clear(&mut self);
 }
 
 impl Snapshot {
-    /// Waits until a server could bind the port on every address, in one network namespace. A successful bind on each
-    /// address proves the end.
+    /// Waits until a server could bind the port on every address, in one network namespace. The wait ends when a bind on each
+    /// address has succeeded.
     ///
     /// # Errors
     /// See [`SnapshotError`]. A timeout and a denied bind are answers, not errors.
@@ -161,14 +161,14 @@ impl Snapshot {
             answer.warnings.extend(watch.note.warning().map(str::to_owned));
             answer.warnings.extend(watch.unread.clone());
             answer.warnings.extend(hidden_owners(&state.blocked_by));
-            // If the source does not list every kind of socket, the answer may lack a holder. A bind that is denied has none.
+            // If the source does not list every kind of socket, the answer may lack a holder. A denied bind has no holder.
             let unseen = state.ended != Some(Ended::Denied)
                 && state.cause == Cause::Unknown
                 && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let tries_plain =
                 question.tries_plain && state.ended == Some(Ended::Bindable) && with != ReuseOptions::NONE;
-            // The wait has its answer. An error of this bind only leaves `needs_options` unknown.
+            // The wait is over, so an error of this bind only leaves `needs_options` unknown.
             let needs_options = tries_plain.then(|| watch.plain_bind_is_in_use().ok()).flatten();
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
@@ -291,7 +291,7 @@ impl Wait<'_> {
     }
 }
 
-/// The port on its addresses, with the last results and sockets.
+/// The port and addresses of a wait, with the results of the last binds and the last list of sockets.
 struct Watch {
     port: Port,
     with: ReuseOptions,
@@ -311,9 +311,9 @@ struct Watch {
     complete: bool,
     /// The number of changes at the last call of [`Self::reuseaddr_works`], and its result.
     reuseaddr: Option<(u32, bool)>,
-    /// The number of binds that determined a cause.
+    /// The number of additional binds, which only determined a cause.
     extra_binds: u32,
-    /// How the binds changed the kernel's note of SO_REUSEPORT for a server on the port.
+    /// What the binds did to the kernel's note of SO_REUSEPORT on the port.
     note: ReuseportNote,
     /// Why holders may be missing from the last list.
     unread: Option<String>,
@@ -395,10 +395,10 @@ impl Watch {
 
     /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use, if the server does not set that
     /// option. This distinguishes the two causes about buckets. `changes` is the number of changes of the blocking
-    /// sockets; the binds are repeated only after a change. Such a bind leaves no note of SO_REUSEPORT.
+    /// sockets; the binds are repeated only after a change. They leave no note of SO_REUSEPORT, because they do not set it.
     fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, SnapshotError> {
-        // The server sets SO_REUSEADDR and its bind has failed. SO_REUSEPORT in addition does not make such a bind
-        // fail.
+        // The bind has failed although the server sets SO_REUSEADDR. SO_REUSEPORT as a second option is never the reason of
+        // such a failure.
         if self.with.reuseaddr {
             return Ok(false);
         }
@@ -470,7 +470,7 @@ impl Watch {
         Ok(self.source.look_up(socket)?)
     }
 
-    /// These sockets, with the processes from the last list.
+    /// The holders for these sockets, with the processes from the last list.
     fn holders<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> Vec<Holder> {
         let holder = |socket: &Socket| {
             let holder = self.holders.get(&waiting::socket_key(socket))?.clone();
@@ -482,7 +482,7 @@ impl Watch {
     }
 }
 
-/// Converts the result of one attempt for `analysis::waiting`. Waiting does not help a server that blocks itself.
+/// Converts the result of one attempt for `analysis::waiting`. A server that blocks itself counts as denied, because waiting does not help.
 fn bound(attempt: &Attempt) -> Bound {
     match attempt.outcome() {
         _ if attempt.own => Bound::Denied,

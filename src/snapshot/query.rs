@@ -1,5 +1,5 @@
-//! Selects the buckets of a question: a [`Selection`] has names as they were typed, and a `Query` has resolved them
-//! from the facts of a source.
+//! Selects the buckets of a question. A [`Selection`] has names as they were typed. A `Query` has the same tests after the names were
+//! resolved with the facts of a source.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl Test {
 }
 
 impl Selection {
-    /// The buckets that an expression of the filter language selects.
+    /// Selects the buckets for which an expression of the filter language is true.
     #[must_use]
     pub fn expression(expression: &str) -> Self {
         Self { expression: expression.to_owned(), ..Self::default() }
@@ -169,13 +169,14 @@ impl Query {
         self.judged_row(listeners, facts, socket).and_then(|(row, selected)| selected.then_some(row))
     }
 
-    /// Converts a bucket to a row, and returns it with whether it is selected. Adds a listener to `listeners`.
+    /// Converts a bucket to a row, and returns the row and whether it is selected. Adds a listener to `listeners`.
     #[expect(clippy::inline_always, reason = "as for `row`")]
     #[inline(always)]
     pub(super) fn judged_row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<(Row, bool)> {
         match *socket {
             Socket::Full(full) => {
-                // Listeners come first in a walk. A full socket in FIN_WAIT_2 still has an owner.
+                // Listeners come first in a walk, so they are known before the buckets. Other full sockets are in FIN_WAIT_2 and still
+                // have an owner.
                 if full.state == TcpState::Listen {
                     listeners.add(full);
                 }
@@ -222,7 +223,7 @@ impl Query {
         (passes == Some(true)).then_some(target)
     }
 
-    /// Remembers that a row without a direction would pass with one of the directions.
+    /// Checks whether the filter would select a row of unknown direction with one of the directions, and remembers that there is one.
     #[cold]
     fn note_undirected(&self, row: &Row) {
         let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);
@@ -231,8 +232,8 @@ impl Query {
         }
     }
 
-    /// Fails if the filter tests directions that could not be inferred, because a number or an exit code cannot express
-    /// doubt. Call it after the walk.
+    /// Fails if the filter tests directions that could not be inferred, because a number or an exit code cannot show which rows
+    /// are uncertain. Call it after the walk.
     pub(super) fn directed(&self, facts: &Facts) -> Result<(), SnapshotError> {
         if !self.needs.direction {
             return Ok(());
@@ -248,8 +249,7 @@ impl Query {
         Ok(())
     }
 
-    /// Sentences about facts or directions that are unknown, and whether the rows are complete nevertheless. Call it
-    /// after the walk.
+    /// Warnings about facts or directions that are unknown, and whether the rows are complete. Call it after the walk.
     pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
         let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
         let of_unknown_direction = self.of_unknown_direction.load(Ordering::Relaxed);
@@ -259,8 +259,8 @@ impl Query {
         (sentences, complete)
     }
 
-    /// Fails if the filter could not be evaluated on some row, because a list that silently lacks rows is worse than
-    /// none.
+    /// Fails if the filter could not be evaluated on some row, because a list from which rows are silently missing is worse than
+    /// no list.
     pub(super) fn judged(&self) -> Result<(), SnapshotError> {
         if !self.unjudged.load(Ordering::Relaxed) {
             return Ok(());
@@ -279,7 +279,7 @@ pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, 
                                     on :: also takes IPv4 connections, and the direction of IPv4 connections is \
                                     unknown (sock_diag reports IPV6_V6ONLY)";
 
-/// Sentences about facts that rows depend on and that could not be read. The direction depends on the ephemeral range.
+/// Warnings about facts that rows depend on and that could not be read. The direction of a row depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {
     facts.gaps(&[Setting::LocalPortRange])
 }

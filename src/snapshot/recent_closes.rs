@@ -1,5 +1,5 @@
-//! The owners of the closes of the last two minutes. A tracer adds closes, and readers on other threads take the closes that they do
-//! not have yet.
+//! Keeps the closes of the last two minutes with their owners. A tracer adds closes, and readers on other threads copy the closes that
+//! they do not have yet.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +11,22 @@ use crate::model::socket::Cookie;
 /// The maximum number of closes that are kept. They take at most 14 MiB.
 pub const MOST: usize = 256 * 1024;
 
-/// How long a close is kept: twice as long as a bucket lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
+/// How long a close is kept: twice as long as TIME_WAIT lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
 pub const KEPT: Duration = Duration::from_secs(120);
 
 /// A close whose process is known.
 #[derive(Clone, Debug)]
 pub struct RecentClose {
-    /// A number that is larger than the numbers of all earlier closes, also of a tracer that ran before. It is the time of
-    /// CLOCK_MONOTONIC in ns, or the next free number.
+    /// A number that is larger than the numbers of all earlier closes, even those of an earlier tracer. It is the time of
+    /// CLOCK_MONOTONIC in ns. If the previous close has the same number or a larger one, it is the number after that one.
     pub number: u64,
     /// The cookie of the socket, which its bucket inherits.
     pub cookie: Cookie,
-    /// The process that closed it.
+    /// The process that closed the socket.
     pub facts: Arc<MakerFacts>,
     /// How the process was found.
     pub method: Method,
-    /// Which end opened the connection.
+    /// The role of the process: whether it accepted or opened the connection.
     pub role: Role,
 }
 
@@ -48,7 +48,7 @@ impl RecentCloses {
         closes.push_back(RecentClose { number, cookie, facts, method, role });
     }
 
-    /// Removes the closes that are too old. `now` is the time of CLOCK_MONOTONIC.
+    /// Removes the closes that are older than [`KEPT`]. `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&self, now: Duration) {
         let oldest = nanoseconds(now.saturating_sub(KEPT));
         let mut closes = self.lock();
@@ -56,7 +56,7 @@ impl RecentCloses {
         closes.drain(..old);
     }
 
-    /// The closes with larger numbers than this one.
+    /// The closes whose number is larger than this one.
     #[must_use]
     pub fn since(&self, number: u64) -> Vec<RecentClose> {
         let closes = self.lock();
@@ -69,7 +69,7 @@ impl RecentCloses {
     }
 }
 
-/// A time of CLOCK_MONOTONIC as a number of a close.
+/// Converts a time of CLOCK_MONOTONIC to the number of a close.
 #[must_use]
 pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)

@@ -2,9 +2,9 @@
 //!
 //! 1. [`Candidates::find`] lists the selected sockets in the kernel's order, because removal in that order is fastest.
 //! 2. [`Candidates::remove`] sends a request for each socket. The request has the cookie, so it removes that socket or
-//!    none. Orphans come first, because a kernel that destroys no buckets still destroys full sockets. Each orphan is
-//!    looked up just before.
-//! 3. A second list shows which of them still exist.
+//!    none. Orphans come first, because a kernel that destroys no buckets still destroys full sockets. Before each request
+//!    for an orphan, a look-up shows whether it has changed.
+//! 3. A second list shows which targets still exist.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ use crate::sock_diag::transport::Netlink;
 use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
 use crate::sys::{capabilities, errno};
 
-/// The selected sockets in the network namespace of the calling thread, before their removal.
+/// The sockets that a removal would destroy, in the network namespace of the calling thread.
 pub struct Candidates {
     source: Source,
     query: Query,
@@ -130,7 +130,7 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// The result of a plan that was not carried out.
+    /// The result without a removal: every target only matched.
     #[must_use]
     pub fn none(rows: usize) -> Self {
         Self { outcomes: vec![RemovalResult::Matched; rows], verified: true, warnings: vec![] }
@@ -145,7 +145,6 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     let mut kernel = open_netlink()?;
     let mut answers = vec![Acknowledgement::None; targets.len()];
     let mut warnings = vec![];
-    // Orphans come first, because a kernel that destroys no buckets still destroys full sockets.
     remove_orphans(targets, &mut answers, &mut kernel, source, &mut warnings)?;
     let at: Vec<usize> = (0..targets.len()).filter(|&i| !targets[i].is_orphan()).collect();
     let buckets: Vec<Row> = at.iter().map(|&i| targets[i].row()).collect();
@@ -179,7 +178,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     Ok(Removal { outcomes, verified, warnings })
 }
 
-/// Removes the orphans among the targets. Each is looked up just before, because it may have changed.
+/// Removes the orphans among the targets. Looks up each orphan just before its removal, because it may have changed.
 ///
 /// # Errors
 /// The kernel refuses the first request, or cannot look up the first orphan, so that nothing has changed.
@@ -253,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_destroyed_when_the_kernel_acknowledged_it_and_does_not_list_it_any_more() {
+    fn the_result_of_a_target_follows_from_the_response_and_the_second_list() {
         const EINVAL: i32 = 22;
         for (answer, still_there, expected) in [
             (Acknowledgement::Done, Some(false), RemovalResult::Destroyed),

@@ -22,11 +22,11 @@ use crate::source::{Origin, Source, WalkEnd};
 pub struct Summarized {
     tally: Tally,
     kernel: BucketFacts,
-    /// Limits that the merged counts do not show: a namespace has reached its maximum, or the lengths differ.
+    /// Limits that the merged counts do not show: a namespace has reached its maximum, or the lengths of TIME_WAIT differ.
     limits: Vec<Limit>,
     /// The facts of each namespace. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the buckets came from; procfs if any bucket came from it.
+    /// The interface of the kernel that the buckets came from. It is procfs if any bucket came from procfs.
     pub origin: Origin,
     /// Every bucket, if a group needs the owners of buckets.
     rows: Vec<Row>,
@@ -35,7 +35,7 @@ pub struct Summarized {
 }
 
 impl Summarized {
-    /// The conclusions, with the `top` largest members of each group.
+    /// Draws the conclusions from the counts. Each group has its `top` largest members.
     #[must_use]
     pub fn summary(self, top: usize) -> Summary {
         let Self { tally, mut kernel, limits, several, of_one_family, .. } = self;
@@ -56,14 +56,14 @@ impl Summarized {
         self.rows.iter().collect()
     }
 
-    /// Counts the owner of buckets that are counted already. The others have an unknown owner.
+    /// Adds the owner of this number of buckets, which are already counted. All buckets without such a call have an unknown owner.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.tally.add_owner(owner, count);
     }
 
     /// Adds the counts of another namespace.
     fn add(&mut self, other: Self) {
-        // After the first difference the merged length stays unknown. The limit is added once.
+        // After the first difference, the merged length is unknown and differs from each further length. Add the limit only once.
         let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
         if differ && self.limits.iter().all(|limit| limit.id != "length") {
             self.limits.push(limits::lengths_differ());
@@ -116,7 +116,7 @@ fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summariz
     let kernel = source.bucket_facts();
     let mut facts = source.facts().clone();
     let (tally, rows, end) = walk(source, by, &facts, &kernel, ipv4)?;
-    // Direction depends on the ephemeral range.
+    // The direction depends on the ephemeral range.
     let needed: &[Setting] = if by.contains(&By::Direction) { &[Setting::LocalPortRange] } else { &[] };
     let mut warnings = facts.gaps(needed);
     let complete = end.complete && warnings.is_empty();
@@ -139,8 +139,8 @@ fn walk(
     ipv4: Option<bool>,
 ) -> Result<(Tally, Vec<Row>, WalkEnd), SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
-    // The kernel lists listeners of both families, because the direction may depend on either. The family of buckets is
-    // tested here again.
+    // Listeners of both families are listed, because the direction may depend on both. The kernel may also list buckets of the other
+    // family, so `wanted` tests each bucket again.
     let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
     let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
     let infers_direction = by.contains(&By::Direction);

@@ -5,9 +5,10 @@
 //!
 //! 1. Settings and counters are read before the walk.
 //! 2. The walk counts buckets, keeps the sockets on ephemeral ports, and keeps listeners and sockets in CLOSE_WAIT.
-//! 3. Only if a socket is in CLOSE_WAIT, a second walk reads these sockets with `struct tcp_info`, which has the time since the
-//!    last ACK. For this structure the kernel locks each socket.
-//! 4. After all namespaces, one search through the processes finds the owners of these sockets.
+//! 3. If sockets are in CLOSE_WAIT, a second walk reads these sockets with `struct tcp_info`, which has the time since the last
+//!    ACK. The first walk does not request this structure, because the kernel locks each socket for it.
+//! 4. After all namespaces, one search through the processes finds the owners of sockets in CLOSE_WAIT and of listeners on
+//!    ephemeral ports.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub struct Survey {
     pub complete: bool,
     /// How often the walk was repeated, because the kernel marked it as interrupted.
     pub repeats: u32,
-    /// The number of sockets that only the second dump of a walk contained: lost ones and new ones.
+    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
     pub recovered: usize,
     /// How long it took to read the settings and counters.
     pub settings_took: Duration,
@@ -57,8 +58,8 @@ pub struct Surveys {
 }
 
 impl Snapshot {
-    /// Surveys each network namespace. This makes no bind and no connect, so it stays uncertain whether some ports are explicitly
-    /// bound.
+    /// Surveys each network namespace. Ports are not tested, so it stays uncertain whether some of them are explicitly bound (see
+    /// [`CapacityQuestion::probe`](super::CapacityQuestion::probe)).
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -135,7 +136,7 @@ impl Walked {
 fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
     let mut unread = Unread::default();
-    // This reads the kernel's counts, so it comes before the source opens sockets of its own.
+    // Read the kernel's counts before the source opens sockets, because the counts include them.
     let states = if has_unlisted_sockets() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
     let mut source = Source::kernel(Choice::Auto)?;
     let buckets = source.bucket_facts();
@@ -195,8 +196,8 @@ fn without_descriptor(mut facts: Facts) -> Facts {
     facts
 }
 
-/// Sorts the open sockets of the walk. If one of them is in CLOSE_WAIT, a second walk reads these with the time since the last ACK of
-/// the peer.
+/// Sorts the listeners and the sockets in CLOSE_WAIT. If there are sockets in CLOSE_WAIT, a second walk reads them again with the time
+/// since the last ACK of the peer.
 fn with_last_acks(
     mut source: Source,
     facts: &Facts,

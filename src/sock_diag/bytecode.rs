@@ -1,11 +1,10 @@
-//! Compiles the part of a filter that the kernel can evaluate into INET_DIAG_REQ_BYTECODE (uapi/linux/inet_diag.h). No
-//! I/O.
+//! Compiles the part of a filter that the kernel can evaluate into a program (INET_DIAG_REQ_BYTECODE in uapi/linux/inet_diag.h).
 //!
-//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. For a bucket it cannot
-//! test the mark, nor whether the kernel chose the port. So the program accepts every row that the filter accepts, and
-//! sometimes more.
+//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test the mark and whether it chose
+//! the port, but not for a bucket. The compiler does not use the kernel's test of the interface. So the program accepts every row that
+//! the filter accepts, and sometimes more rows.
 //!
-//! A program is a list of instructions. Each tests a socket and jumps forward. A jump to the end of the program accepts
+//! A program is a list of instructions. Each instruction tests a socket and jumps forward. A jump to the end of the program accepts
 //! the socket. A jump to 4 bytes after the end rejects it (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
 //!
 //! ```text
@@ -33,7 +32,7 @@ const D_COND: u8 = 8;
 /// The port of a host condition that accepts every port.
 const ANY_PORT: i32 = -1;
 
-/// The longest program in bytes. The length of its attribute is a u16.
+/// The maximum length of a program in bytes. The attribute of the program has its length in a u16.
 const LONGEST: usize = 60_000;
 
 /// Returns the part of a filter that the kernel can evaluate. It accepts every row that the whole filter accepts.
@@ -130,7 +129,7 @@ impl Program {
         self.labels[label] = Some(self.bytes.len());
     }
 
-    /// Appends an instruction that continues after its operand if its test is true, and jumps if it is false.
+    /// Appends an instruction that continues after its operand if its test is true, and jumps to `otherwise` if it is false.
     fn instruction(&mut self, code: u8, operand: &[u8], otherwise: Label) {
         let at = self.bytes.len();
         self.jumps.push((at, otherwise));
@@ -150,7 +149,7 @@ impl Program {
         self.instruction(JMP, &[], to);
     }
 
-    /// Appends code that continues if the filter is true, and jumps if it is false.
+    /// Appends code that continues if the filter is true, and jumps to `otherwise` if it is false.
     fn test(&mut self, filter: &Filter, otherwise: Label) {
         match filter {
             Filter::All(tests) => tests.iter().for_each(|test| self.test(test, otherwise)),
@@ -179,7 +178,7 @@ impl Program {
                     End::Local => (S_GE, S_LE),
                     End::Remote => (D_GE, D_LE),
                 };
-                // A bound that is true for every port would cost the kernel one instruction per socket.
+                // Omit a bound that is true for every port, because the kernel would test it for each socket.
                 if range.first() > Port(0) {
                     self.port(at_least, range.first(), otherwise);
                 }
@@ -188,7 +187,7 @@ impl Program {
                 }
             }
             Filter::Addr(end, prefix) => self.addr(*end, *prefix, otherwise),
-            // `judged_by_kernel` has removed these.
+            // `judged_by_kernel` has removed these tests.
             Filter::Interface(_)
             | Filter::Mark { .. }
             | Filter::Direction(_)
@@ -302,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn autobound_is_one_instruction_that_accepts_at_the_end_and_rejects_beyond() {
+    fn the_program_for_autobound_sockets_is_one_instruction_that_accepts_or_rejects() {
         let program = autobound().expect("a program");
         assert_eq!(program, [&[6, 4][..], &8_u16.to_ne_bytes()].concat());
         audit(&program);
     }
 
     #[test]
-    fn tests_that_the_kernel_cannot_evaluate_are_left_out_and_exclude_no_row() {
+    fn tests_that_the_kernel_cannot_evaluate_are_left_out_and_so_exclude_no_row() {
         for (text, judged) in [
             ("sport = 80 and expires < 5s", "sport = 80"),
             ("sport = 80 or expires < 5s", "sport >= 0"),

@@ -19,9 +19,9 @@ use super::transport::{Commands, errno};
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, TimeWaitBucket};
 
-/// Requests in a batch. If all of them fail, the responses must fit into the receive buffer, because the kernel drops
-/// responses that do not fit. On Linux 6.18, where each takes 832 bytes of the 208 KiB of `net.core.rmem_default`, 256
-/// responses fit. A batch of 1024 was no faster.
+/// The number of requests in a batch. If all of them fail, the responses must fit into the receive buffer, because the kernel drops
+/// responses that do not fit. On Linux 6.18, a response takes 832 bytes of the buffer, so 256 responses fit into the 208 KiB of
+/// `net.core.rmem_default`. A batch of 1024 requests was no faster.
 const BATCH: usize = 128;
 
 /// The kernel's response to one request.
@@ -52,7 +52,7 @@ pub enum DestroyError {
     /// EPERM.
     #[error("the kernel refuses to destroy sockets: EPERM (Operation not permitted)")]
     NotPermitted,
-    /// EOPNOTSUPP for this bucket, from a kernel that destroys other sockets.
+    /// EOPNOTSUPP for a bucket, from a kernel that destroys other sockets.
     #[error("this kernel can destroy other sockets, but not timewait buckets: EOPNOTSUPP (Operation not supported)")]
     NoBuckets,
     /// EOPNOTSUPP for every socket.
@@ -103,8 +103,8 @@ pub struct Destruction {
 
 /// Requests that the kernel destroys the sockets of these rows.
 ///
-/// The first batch has one request. If the kernel does not permit or support that one, it refuses all of them, and the
-/// caller learns it before any socket is gone. If such a response comes later, no further batch is sent.
+/// The first batch has one request. If the kernel does not permit or support it, the kernel would also refuse the other requests, so
+/// they are not sent and no socket is destroyed. If such a response comes later, no further batch is sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
     let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);
@@ -130,7 +130,7 @@ fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Acknowled
     Ok(())
 }
 
-/// Sends batches. Each request has its own sequence number, by which its response is found.
+/// Sends batches of requests. Each request has its own sequence number, which identifies its response.
 struct Requester<'a> {
     kernel: &'a mut dyn Commands,
     /// The sequence number of the last request. Dumps use a lower number.
@@ -196,9 +196,9 @@ impl Requester<'_> {
         Ok(last)
     }
 
-    /// Finds the reason for EOPNOTSUPP. Without CONFIG_INET_DIAG_DESTROY the kernel returns it before it looks for the
-    /// socket; otherwise it looks for the socket first (`inet_diag_cmd_exact` in net/ipv4/inet_diag.c). So this sends a
-    /// request for a socket that cannot exist: no socket has cookie 0.
+    /// Finds the reason for EOPNOTSUPP with a request for a socket that cannot exist: no socket has cookie 0. A kernel without
+    /// CONFIG_INET_DIAG_DESTROY returns EOPNOTSUPP before it searches for the socket. Any other kernel searches first, and
+    /// returns ENOENT (`inet_diag_cmd_exact` in net/ipv4/inet_diag.c).
     fn why_not_supported(&mut self, bucket: &TimeWaitBucket) -> Result<DestroyError, DestroyError> {
         let mut answer = [Acknowledgement::None];
         self.send_batch(std::iter::once((bucket, None)), &mut answer)?;
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_not_permitted_is_sent_once() {
+    fn after_a_request_that_is_not_permitted_no_further_batch_is_sent() {
         let mut kernel = DestroyingKernel::new(|_, _| errno::EPERM);
         let Destruction { answers, end } = run(&mut kernel, &rows(1000));
         assert!(matches!(end, Err(DestroyError::NotPermitted)));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_and_one_without_the_option_are_distinguished() {
+    fn a_kernel_that_cannot_destroy_buckets_and_one_that_destroys_no_socket_are_distinguished() {
         let mut without = DestroyingKernel::new(|_, _| errno::EOPNOTSUPP);
         assert!(matches!(run(&mut without, &rows(5)).end, Err(DestroyError::NotBuilt)));
         let mut old = DestroyingKernel::new(|_, cookie| if cookie == 0 { errno::ENOENT } else { errno::EOPNOTSUPP });
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_cut_or_foreign_response_leaves_the_other_requests_unanswered() {
+    fn a_failed_send_or_a_lost_or_malformed_response_is_an_error() {
         /// Fails to send, or receives one datagram.
         struct Broken(Option<io::Result<Vec<u8>>>, usize);
         impl Transport for Broken {
@@ -413,7 +413,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_answers_never_panic(datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..4)) {
+        fn arbitrary_responses_never_panic(datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..4)) {
             struct Noise(VecDeque<Vec<u8>>);
             impl Transport for Noise {
                 fn send(&mut self, _: &Request) -> io::Result<()> {

@@ -1,9 +1,8 @@
 //! Looks up one socket: a SOCK_DIAG_BY_FAMILY request without NLM_F_DUMP (`inet_diag_find_one_icsk` in
-//! net/ipv4/inet_diag.c). The kernel searches one hash bucket, while a dump walks the whole table.
+//! net/ipv4/inet_diag.c). The kernel searches one hash chain, while a dump walks the whole table.
 //!
 //! A request names both ends, the interface that the socket is bound to, and the cookie. So the response never describes a new
-//! socket with the same ends. Only [`find_by_ends`] searches for such a new socket, so it sends no cookie. IPv4-mapped sockets
-//! are AF_INET6 with their mapped addresses.
+//! socket with the same ends. Only [`find_by_ends`] accepts any cookie, because it searches for such a new socket.
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
 //! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected
@@ -22,7 +21,7 @@ use super::response::{self, Malformed};
 use super::transport::Commands;
 use crate::model::socket::{FourTuple, Socket};
 
-/// INET_DIAG_NOCOOKIE in both words (uapi/linux/inet_diag.h): any cookie.
+/// The value that matches any cookie: INET_DIAG_NOCOOKIE in both words (uapi/linux/inet_diag.h).
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Why a look-up failed.
@@ -53,8 +52,8 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
     ask(kernel, socket, |_, found| found)
 }
 
-/// Returns the connection or bucket that has these two ends now, whatever its cookie. If there is none, the kernel may select a
-/// listener. It does not have both ends, so the result is `None`.
+/// Returns the connection or bucket that has these two ends now, whatever its cookie; `None` if there is none. (Then the kernel may
+/// return a listener, which does not have both ends.)
 pub fn find_by_ends(
     kernel: &mut dyn Commands,
     tuple: &FourTuple,
@@ -134,7 +133,7 @@ mod tests {
     const ENOENT: i32 = 2;
     const EINVAL: i32 = 22;
 
-    /// A kernel with one response. It keeps the requests.
+    /// A kernel that has one response and records the requests.
     struct LookupKernel {
         asked: Vec<Vec<u8>>,
         answer: io::Result<Vec<u8>>,
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_names_both_ends_the_interface_and_the_cookie_and_is_no_dump() {
+    fn the_request_names_both_ends_the_interface_and_the_cookie_and_is_not_a_dump() {
         let mut kernel = LookupKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
         let gone = find(&mut kernel, &bucket("127.0.0.1", "127.0.0.2", 0x1_0000_0002)).expect("an answer");
         assert_eq!(gone, None);
@@ -212,7 +211,7 @@ mod tests {
         assert_eq!(asked.len(), 72);
         assert_eq!(asked[4..6], SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         assert_eq!(asked[6..8], NLM_F_REQUEST.to_ne_bytes());
-        // struct inet_diag_sockid is at 16 + 8.
+        // struct inet_diag_sockid begins at byte 16 + 8.
         assert_eq!(asked[16..18], [AF_INET, IPPROTO_TCP]);
         assert_eq!(asked[24..28], [0x1f, 0x90, 0x9c, 0x40]);
         assert_eq!((&asked[28..32], &asked[44..48]), ([127, 0, 0, 1].as_slice(), [127, 0, 0, 2].as_slice()));
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_found_socket_has_its_present_remaining_time() {
+    fn a_found_bucket_has_its_current_remaining_time() {
         let Ok(Some(Socket::Bucket(now))) = look_up(Ok(found(59_000, 9)), 0) else { panic!("no bucket") };
         assert_eq!(now.expires_ms, 59_000);
     }
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_to_another_request_is_an_error() {
+    fn a_malformed_response_or_one_to_another_request_is_an_error() {
         for bad in [
             vec![],
             found(1, 9)[..40].to_vec(),
@@ -270,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_answers_never_panic(answer in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_responses_never_panic(answer in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = look_up(Ok(answer), 0);
         }
     }

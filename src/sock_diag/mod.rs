@@ -1,4 +1,4 @@
-//! The kernel's sock_diag interface (sock_diag(7), uapi/linux/inet_diag.h): requests out, sockets in.
+//! The kernel's sock_diag interface (sock_diag(7), uapi/linux/inet_diag.h): sends requests and receives sockets.
 //!
 //! - `request` and `response` encode and decode messages, without I/O.
 //! - `dump` lists all sockets, `lookup` finds one socket, and `destroy` removes sockets (SOCK_DESTROY).

@@ -13,8 +13,8 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 
 use crate::model::socket::{Cookie, Family, FourTuple, StateSet};
 
-/// `TCPDIAG_GETSOCK`, which is older than SOCK_DIAG_BY_FAMILY. The kernel ignores its family and lists IPv4 and IPv6 in
-/// one walk.
+/// The message type `TCPDIAG_GETSOCK`, which is older than SOCK_DIAG_BY_FAMILY. For this type, the kernel ignores the family of a
+/// request and lists IPv4 and IPv6 in one walk.
 pub const TCPDIAG_GETSOCK: u16 = 18;
 
 /// The attribute of a request that contains a program (uapi/linux/inet_diag.h).
@@ -49,11 +49,11 @@ impl fmt::Display for Walk {
 /// A request for a dump of TCP sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Which walk.
+    /// The walk that the request starts.
     pub walk: Walk,
     /// The kernel returns sockets in these states.
     pub states: StateSet,
-    /// If there is a program (see `bytecode`), the kernel returns only sockets that it accepts.
+    /// If there is a program (see `bytecode`), the kernel returns only sockets that the program accepts.
     pub program: Option<Vec<u8>>,
     /// Whether the kernel adds `struct tcp_info` (INET_DIAG_INFO) to each full socket.
     pub tcp_info: bool,
@@ -90,7 +90,7 @@ impl NetlinkSerializable for CompatRequest {
 }
 
 impl Request {
-    /// The datagram to send.
+    /// Encodes the request as a datagram.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let extensions = if self.tcp_info { ExtensionFlags::INFO.bits() } else { 0 };
@@ -139,7 +139,7 @@ impl Request {
 }
 
 /// Returns a request for one socket, which both ends, its interface and its cookie identify. Without a cookie the
-/// request matches nothing: the kernel never assigns cookie 0. IPv4-mapped sockets are AF_INET6 with their mapped
+/// request matches nothing: the kernel never assigns cookie 0. An IPv4-mapped socket is requested as AF_INET6, with its mapped
 /// addresses.
 pub(super) fn for_one_socket(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {
     let (source_address, destination_address) = tuple.addrs();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_by_family_is_72_bytes_and_keeps_states_that_the_crate_has_no_name_for() {
+    fn the_request_by_family_is_72_bytes_and_keeps_states_without_a_name_in_the_netlink_crate() {
         let bytes = Request { walk: Walk::Ipv6, states: StateSet::ALL, program: None, tcp_info: false }.encode();
         assert_eq!((bytes.len(), bytes[16], bytes[17]), (72, 10, 6));
         assert_eq!(bytes[20..24], 0x3ffe_u32.to_ne_bytes());
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_an_attribute_behind_the_request_and_counts_in_its_length() {
+    fn a_program_is_an_attribute_after_the_request_and_counts_in_its_length() {
         let program = vec![2, 8, 12, 0, 0, 0, 80, 0];
         let bytes = Request {
             walk: Walk::BothFamilies,

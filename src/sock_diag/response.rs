@@ -51,7 +51,7 @@ pub enum Malformed {
         /// `idiag_timer`.
         timer: u8,
     },
-    /// An attribute that does not fit into the message.
+    /// An attribute is cut off, or is longer than the message.
     #[error("an attribute that does not fit into its message")]
     Attribute,
 }
@@ -175,7 +175,7 @@ impl Attributes {
                 INET_DIAG_MARK => {
                     found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| Malformed::Attribute)?));
                 }
-                // The struct grows at its end. Without the field (kernels before 2.6) the value is unknown.
+                // Newer kernels append fields to the struct. Without this field (kernels before 2.6), the value is unknown.
                 INET_DIAG_INFO => {
                     let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
                     found.last_ack_ms = field.copied().map(u32::from_ne_bytes);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_keeps_the_remaining_time_that_the_kernel_gave() {
+    fn a_bucket_has_the_remaining_time_that_the_kernel_sent() {
         let Ok(Socket::Bucket(bucket)) = decode(&sample()) else { panic!("no bucket") };
         assert_eq!(bucket.expires_ms, 59976);
         assert_eq!(bucket.cookie, Cookie::new(0x1_0000_0002));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_since_the_last_ack_is_read_from_tcp_info_and_unknown_without() {
+    fn the_time_since_the_last_ack_is_read_from_tcp_info_and_is_unknown_without_the_field() {
         let with_info = |info: &[u8]| {
             let mut m = sample()[..LENGTH].to_vec();
             m[1..3].copy_from_slice(&[TcpState::CloseWait as u8, 0]);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup_of_a_socket_is_an_attribute_behind_others() {
+    fn the_cgroup_of_a_socket_is_found_after_other_attributes() {
         let mut m = sample();
         assert_eq!(cgroup(&m), None);
         m.extend_from_slice(&12_u16.to_ne_bytes());
@@ -252,13 +252,13 @@ mod tests {
         assert_eq!(cgroup(&m), Some(0x1_0000_002c));
         let broken = m.len() - 1;
         assert_eq!(cgroup(&m[..broken]), None);
-        // A length of 0 must not be read again and again.
+        // An attribute with the length 0 must not cause an endless loop.
         m[LENGTH..LENGTH + 2].copy_from_slice(&[0, 0]);
         assert_eq!(cgroup(&m), None);
     }
 
     #[test]
-    fn a_bucket_is_known_by_its_timer_and_not_by_its_state() {
+    fn a_bucket_is_recognized_by_its_timer_and_not_by_its_state() {
         let mut m = sample();
         m[1] = 5;
         assert!(matches!(decode(&m), Ok(Socket::Bucket(b)) if b.state() == TcpState::FinWait2));
@@ -291,7 +291,7 @@ mod tests {
 
         /// Compares every field with the decoder of netlink-packet-sock-diag, except the timer, which that crate drops.
         #[test]
-        fn every_field_but_the_timer_agrees_with_the_crate(
+        fn every_field_but_the_timer_agrees_with_the_decoder_of_the_netlink_crate(
             v6 in any::<bool>(), state in 1_u8..=11, bucket in any::<bool>(), body in proptest::array::uniform32(any::<u8>()),
             more in proptest::array::uniform32(any::<u8>()),
         ) {

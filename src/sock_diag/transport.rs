@@ -1,6 +1,6 @@
 //! Carries datagrams to and from the kernel's sock_diag, records them, and replays recordings.
 //!
-//! [`Transport`] is implemented by a real netlink socket, by a recorder, by a replay, and by the fake kernels of tests.
+//! A real netlink socket, a recorder, a replay, and the fake kernels of tests implement [`Transport`].
 //! This module does not decode datagrams.
 
 use std::collections::VecDeque;
@@ -41,8 +41,8 @@ pub trait Transport {
     }
 }
 
-/// Sends requests other than dumps: look-ups of one socket, and commands, which change something. Recorders and replays
-/// do not implement it.
+/// Sends requests other than dumps: look-ups of one socket, and commands that destroy sockets. Recorders and replays do not
+/// implement it.
 pub trait Commands: Transport {
     /// Sends a datagram of one or more requests.
     fn send_bytes(&mut self, datagram: &[u8]) -> io::Result<()>;
@@ -71,7 +71,7 @@ impl Netlink {
     }
 }
 
-/// How often a request is sent again if the kernel has no memory for it.
+/// How often at most a request is sent again, if the kernel has no memory for it.
 const REPEATS: u32 = 3;
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -118,7 +118,7 @@ impl Commands for Netlink {
         let mut repeats = 0;
         loop {
             match retry_interrupted(|| self.0.send(datagram, 0)) {
-                // The kernel has not received the request.
+                // The kernel has not received the request, so it can be sent again.
                 Err(error) if no_memory(&error) && repeats < REPEATS => repeats += 1,
                 sent => return sent.map(drop),
             }
@@ -188,9 +188,9 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
     }
 }
 
-/// Answers requests from a recording. It replays the response to the last recorded request of the same walk that includes
-/// the requested states. The caller skips the other states. A recording holds whole walks, so the program of a request is
-/// ignored.
+/// Answers requests from a recording. It replays the response to the last recorded request that has the same walk and includes
+/// the requested states. The caller skips sockets in other states. A recording contains every socket of a walk, so the program
+/// of a request is ignored.
 pub struct Replay {
     events: Vec<Event>,
     pending: VecDeque<Event>,
@@ -223,7 +223,7 @@ impl Replay {
 
 impl Transport for Replay {
     fn send(&mut self, request: &Request) -> io::Result<()> {
-        // The last request that matches: if a dump was interrupted and repeated, this is its last attempt.
+        // Use the last request that matches: if a dump was interrupted and repeated, this is the last attempt.
         let answers = |event: &Event| match event {
             Event::Request(r) => r.walk == request.walk && r.states.contains_all(request.states),
             _ => false,

@@ -53,7 +53,7 @@ pub fn kernel_bucket_facts(unread: &mut Unread) -> BucketFacts {
     }
 }
 
-/// Reads only the settings about buckets.
+/// Reads the settings about buckets, but no counts.
 pub(super) fn kernel_bucket_settings(unread: &mut Unread) -> BucketFacts {
     BucketFacts {
         max_tw_buckets: number(unread, &setting::TCP_MAX_TW_BUCKETS),
@@ -62,7 +62,7 @@ pub(super) fn kernel_bucket_settings(unread: &mut Unread) -> BucketFacts {
     }
 }
 
-/// Returns `None` if the value is absent or cannot be read. In the second case `unread` keeps the reason.
+/// Returns the value, or `None` if it is absent or could not be read. If it could not be read, `unread` keeps the reason.
 pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
         unread.add(what, &error);

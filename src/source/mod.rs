@@ -28,7 +28,7 @@ pub(crate) use self::kernel_facts::known;
 pub use self::kernel_facts::{kernel_bucket_facts, kernel_facts, tw_reuse, tw_timeout_s};
 use recording::{Recorded, RecordingError, RecordingFile, SeriesFile};
 
-/// How often an interrupted dump is repeated.
+/// How often at most an interrupted dump is repeated.
 const RETRIES: u32 = 3;
 
 /// Why a source cannot be read.
@@ -147,7 +147,7 @@ enum Carrier {
 /// Facts and sockets of one network namespace, from this kernel or from a recording.
 pub struct Source {
     facts: Facts,
-    /// The kernel's counts and settings in a recording. `None` in a source that reads them live.
+    /// The kernel's counts and settings, if this source records or replays them. `None` in a source that reads them live.
     buckets: Option<BucketFacts>,
     carrier: Carrier,
     /// Whether to read procfs if sock_diag is refused.
@@ -194,7 +194,7 @@ impl Source {
         }
     }
 
-    /// Opens this kernel and begins a recording. The file appears when [`Self::finish`] is called.
+    /// Opens this kernel and begins a recording. The file gets its name when [`Self::finish`] is called.
     pub fn recorded_kernel(path: &Path, replace: bool) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
         let mut facts = kernel_facts();
@@ -265,13 +265,13 @@ impl Source {
         self.origin() == Origin::SockDiag && self.facts.kernel_since(6, 8) != Some(false)
     }
 
-    /// Sentences about what the answer lacks because sock_diag was refused.
+    /// Warnings about what is missing from the answer because sock_diag was refused.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.warnings_with("They do not list a socket that is bound and does not listen")
     }
 
-    /// The same for a caller that finds bound sockets through the descriptors of processes.
+    /// Like [`Self::warnings`], but for a caller that finds bound sockets through the descriptors of processes.
     #[must_use]
     pub fn warnings_where_processes_are_searched(&self) -> Vec<String> {
         self.warnings_with(
@@ -295,8 +295,8 @@ impl Source {
         &self.facts
     }
 
-    /// The kernel's counts and settings about buckets, read now or from the recording. If some cannot be read, the
-    /// facts keep the reason.
+    /// The kernel's counts and settings about buckets, read now or from the recording. If one cannot be read, the facts keep the
+    /// reason.
     pub fn bucket_facts(&mut self) -> BucketFacts {
         let unread = &mut self.facts.unread;
         self.buckets.clone().unwrap_or_else(|| kernel_bucket_facts(unread))
@@ -320,9 +320,9 @@ impl Source {
     /// - Listeners come first, if `states` includes them. The filter does not apply to them.
     /// - Of the other sockets, `each` sees all that `filter` accepts. It may also see sockets that the filter
     ///   rejects, because the kernel may evaluate only a part of the filter, or nothing.
-    /// - Sockets that the kernel skipped in a first dump come last, with new ones. Such a listener arrives after buckets were classified,
-    ///   so the walk is incomplete.
-    /// - An interrupted dump is reported and not repeated, because `each` may have passed on its sockets.
+    /// - Sockets that only a second dump contains come last. If one of them is a listener, the walk is incomplete, because the caller
+    ///   has already inferred the directions of buckets without it.
+    /// - An interrupted dump is reported and not repeated, because `each` has already seen its sockets.
     pub fn walk(
         &mut self,
         states: StateSet,
@@ -335,7 +335,7 @@ impl Source {
                 let request = Request { program: bytecode::compile(filter), tcp_info: self.tcp_info, ..whole };
                 walk_sock_diag(socket, &request, each)
             }
-            // A recording holds whole walks, with the listeners that a replay may need.
+            // A recording contains every socket of a walk, and the listeners that a replay may need.
             Carrier::Recorder(recorder) => walk_sock_diag(recorder, &with_listeners(whole), each),
             Carrier::SeriesRecorder(recorder) => walk_sock_diag(recorder, &with_listeners(whole), each),
             Carrier::Replay(replay) => walk_sock_diag(replay, &whole, each),
@@ -398,7 +398,7 @@ impl Source {
         }
     }
 
-    /// The listeners whose port the kernel chose; `None` if this source or this kernel does not report it.
+    /// The listeners whose port the kernel chose; `None` if this source or this kernel does not report which they are.
     pub fn autobound_listeners(&mut self) -> Result<Option<BTreeSet<Cookie>>, SourceError> {
         let (Carrier::Kernel(netlink), Some(program)) = (&mut self.carrier, bytecode::autobound()) else {
             return Ok(None);
@@ -432,8 +432,8 @@ impl Source {
         }
     }
 
-    /// Ends the recording, if there is one, after the command has failed. It does not replace an existing file, and returns the
-    /// path of that file.
+    /// Ends the recording, if there is one, after the command has failed. If the file already exists, this function does not replace
+    /// it and returns its path.
     pub fn finish_failed(self) -> Result<Option<PathBuf>, SourceError> {
         match self.carrier {
             Carrier::Recorder(recorder) => Ok(recorder.into_sink().finish_failed()?),
@@ -454,8 +454,8 @@ fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<(
     Ok(WalkEnd::WHOLE)
 }
 
-/// Walks both families. Every kernel that refuses a feature of the request gets a simpler one: first without the
-/// program, then one dump per family.
+/// Walks both families. If the kernel refuses the request, this function sends simpler ones: first a request without the
+/// program, then a request for each family.
 fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,
@@ -475,8 +475,7 @@ fn walk_sock_diag(
     }
 }
 
-/// Walks one family after the other, for kernels that refuse the request for both: the listeners of both first, then
-/// the other sockets.
+/// Walks one family after the other, for kernels that refuse a request for both. The listeners of both families come first.
 fn walk_by_family(
     transport: &mut dyn Transport,
     request: &Request,
@@ -492,7 +491,7 @@ fn walk_by_family(
             }
             let DumpEnd { interrupted, stopped, recovered } =
                 match dump::run(transport, &Request { walk, states, ..request.clone() }, each) {
-                    // `each` has seen sockets, and a fallback to procfs would repeat them.
+                    // `each` may have seen sockets, which a fallback to procfs would repeat.
                     Err(DumpError::Refused { walk, errno }) if began => {
                         return Err(DumpError::BrokenOff { walk, errno });
                     }

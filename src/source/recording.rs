@@ -1,11 +1,11 @@
-//! Reads and writes recording files: the raw datagrams of a walk, and every fact that an answer depends on.
+//! Reads and writes recordings. A recording is a file with the raw datagrams of a walk, and with every fact that an answer depends on.
 //!
 //! A recording consists of lines of JSON, so that people can read it in a bug report:
 //! 1. The first line has the facts.
 //! 2. Every further line has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
 //! 3. The last line has the number of lines and a checksum, which detect a damaged file.
 //!
-//! Multi-byte fields inside the datagrams have the byte order of the recording machine. The facts name it.
+//! Multi-byte fields inside the datagrams have the byte order of the recording machine. The first line names this byte order.
 
 mod header;
 mod series;
@@ -97,8 +97,8 @@ enum RecordingLine {
     Samples(u64),
 }
 
-/// The maximum length in bytes of a line after the first. The two digits for each byte of a datagram take at most half of it, and
-/// the JSON around them takes less than the other half.
+/// The maximum length in bytes of a line after the first. The hexadecimal digits of a datagram take at most half of it, and the JSON
+/// around the digits takes less than the other half.
 const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
 
 /// Writes a recording.
@@ -162,8 +162,8 @@ impl RecordingFile {
         self.file.write_all(line.as_bytes())
     }
 
-    /// Finishes the file after the command has failed. It does not replace an existing file, because that may be the recording
-    /// of a successful command. Returns the path of the existing file, if there is one.
+    /// Finishes the file after the command has failed. An existing file is not replaced, because it may be the recording of a
+    /// successful command. Returns the path of the existing file, if there is one.
     pub fn finish_failed(mut self) -> Result<Option<PathBuf>, RecordingError> {
         self.file.keep_existing();
         match self.finish() {
@@ -235,7 +235,7 @@ impl Problem {
 /// Reads line by line, so that a file of another kind is refused after its first line, whatever its size.
 struct Lines<R> {
     reader: R,
-    /// The last line that was read, with its line feed.
+    /// The line that was read last, with its line feed.
     line: Vec<u8>,
     /// Its number, from 1.
     number: u64,
@@ -262,7 +262,7 @@ impl<R: BufRead> Lines<R> {
         format!("line {}: {what}", self.number)
     }
 
-    /// The problem of a line that cannot be parsed. A line without a line feed is the beginning of a line that was cut off.
+    /// The problem of a line that cannot be parsed. If the line has no line feed, the file was cut off inside this line.
     fn unparsed(&self, what: &str) -> Problem {
         if self.line.ends_with(b"\n") { self.bad(what).into() } else { Problem::cut_off() }
     }
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_without_the_kernels_counts_is_read_as_unknown() {
+    fn counts_that_the_header_does_not_have_are_unknown() {
         let header = serde_json::to_string(&Header::new(&facts(), &BucketFacts::default())).expect("a header");
         assert!(!header.contains("buckets"), "{header}");
         let old: Header = serde_json::from_str(&header).expect("read");
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_that_no_replay_would_accept_is_not_made() {
+    fn a_recording_that_a_replay_would_not_accept_is_not_made() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
         let far = SystemTime::UNIX_EPOCH + Duration::from_millis(LATEST_MS + 1);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_recording_leaves_nothing_behind() {
+    fn an_unfinished_recording_leaves_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
         drop(RecordingFile::create(&folder.path().join("recording"), false, &facts(), &buckets()).expect("a file"));
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);

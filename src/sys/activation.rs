@@ -10,7 +10,7 @@ use socket2::{Domain, SockRef, Type};
 /// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// A listening socket.
+/// A listening socket that systemd has passed.
 #[derive(Debug)]
 pub enum Inherited {
     /// IPv4 or IPv6.
@@ -19,8 +19,8 @@ pub enum Inherited {
     Unix(UnixListener),
 }
 
-/// The sockets that systemd has passed (`LISTEN_FDS` is their number), if `LISTEN_PID` names this process. Call it once: it takes
-/// over the descriptors from 3 on, and nothing else in the process may own them.
+/// Returns the sockets that systemd has passed (`LISTEN_FDS` is their number), if `LISTEN_PID` names this process. Call it once, because
+/// it takes over the descriptors from 3 on. Nothing else in the process may own them.
 pub fn listeners() -> io::Result<Vec<Inherited>> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(std::process::id()) {

@@ -1,8 +1,7 @@
 //! Makes bind attempts: each creates a socket, sets its options, binds it, listens on it if requested, and closes it.
 //!
-//! Only this module touches the tested port. An attempt holds the port for microseconds. It listens only if requested. A socket
-//! filter then drops every packet, so that the attempt takes no connection from the real server. The kernel may refuse the filter
-//! (see `Prober::open_here`).
+//! An attempt holds the port for microseconds. If it listens, a socket filter drops every packet, so that the attempt takes no
+//! connection from the real server. The kernel may refuse the filter (see `Prober::open_here`).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -27,12 +26,12 @@ pub struct AttemptError {
     source: io::Error,
 }
 
-/// The results of binds, and the state of the kernel's note of SO_REUSEPORT after them.
+/// The results of binds, and what they did to the kernel's note of SO_REUSEPORT (see `reuseport_note`).
 #[derive(Debug)]
 pub struct Tried {
     /// The results, in the order of the addresses and of [`ReuseOptions::ALL`].
     pub attempts: Vec<Attempt>,
-    /// The state of the note that a server has on the port, or that the attempts have left.
+    /// Whether a note of a server was kept or lost, or whether the attempts left a note.
     pub note: ReuseportNote,
 }
 
@@ -52,7 +51,7 @@ impl AttemptError {
             DEVICE if refusal == Refusal::Refused => {
                 Some("on kernels before 5.7, this needs CAP_NET_RAW, as SO_BINDTODEVICE does (socket(7))")
             }
-            // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the others.
+            // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the other two.
             MPTCP
                 if matches!(
                     self.source.raw_os_error(),
@@ -80,9 +79,10 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 /// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port.
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
-/// 3. The successful attempts are repeated. If one fails now, the note of a server had admitted it. That note is lost.
+/// 3. The successful attempts with SO_REUSEPORT are repeated. If one fails now, it had succeeded only because of a server's note,
+///    which is now lost.
 /// 4. For a server that opens all addresses at once, the results come from `Prober::together`. There the notes of the
-///    server's own sockets count, as they do for the server.
+///    server's own sockets have an effect, as they do for the server.
 pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetup) -> Result<Tried, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
         [ReuseOptions::REUSEPORT, ReuseOptions::BOTH, ReuseOptions::REUSEADDR, ReuseOptions::NONE];
@@ -99,7 +99,7 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetu
         }
     }
     let mut note = ReuseportNote::Kept;
-    // If every attempt succeeds, the port has no other socket, and so no note.
+    // If every attempt succeeded, no other socket is on the port, so there is no note either.
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
     let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
     for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
@@ -133,10 +133,10 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetu
     Ok(Tried { attempts, note })
 }
 
-/// Whether the note of an attempt admits a server that the kernel would refuse without it. It does not if all sockets
-/// on the note's address share the port with SO_REUSEPORT anyway. A successful bind with only SO_REUSEPORT on that
-/// address shows that. For a wildcard address such a bind must also have succeeded on a dual-stack `::`, because the
-/// kernel treats all wildcards as equal.
+/// Whether the note of an attempt admits a server that the kernel would refuse without the note. It admits no such server if all
+/// sockets on the note's address share the port with SO_REUSEPORT anyway. A successful bind with only SO_REUSEPORT on that address
+/// proves this. For a wildcard address, such a bind must also have succeeded on a dual-stack `::`, because the kernel treats all
+/// wildcards as equal.
 fn admits_others(noted: &Attempt, attempts: &[Attempt]) -> bool {
     let works = |fits: &dyn Fn(&Attempt) -> bool| {
         let shares = |one: &&Attempt| one.options == ReuseOptions::REUSEPORT && one.bind == CallResult::Ok;
@@ -147,8 +147,8 @@ fn admits_others(noted: &Attempt, attempts: &[Attempt]) -> bool {
     !works(&|one| one.at == noted.at) || (wildcard(&noted.at) && !works(&everywhere))
 }
 
-/// Binds one address with one set of options, and clears the note of that bind. This also clears the note of another server.
-/// Then this function repeats a successful attempt with SO_REUSEPORT, because only the result without any note counts.
+/// Binds one address with one set of options, and clears the note of that bind. This also clears the note of a server on the port. If
+/// the attempt had SO_REUSEPORT and succeeded, this function repeats it, because only the result without any note counts.
 pub fn attempt_alone(
     at: BindAddr,
     port: Port,
@@ -176,8 +176,8 @@ pub fn attempt_once(at: BindAddr, port: Port, reuseaddr: bool) -> Result<Attempt
     Ok(prober.attempt_and_clear(at, options)?.0)
 }
 
-/// Binds every address with one set of options as a server does that opens all of them at once, after each of them was
-/// successful alone. An attempt that fails now has [`Attempt::own`].
+/// Binds every address with one set of options, as a server does that opens all of them at once. Each bind must have succeeded alone
+/// before. So an attempt that fails now conflicts with the server's own sockets, and [`Attempt::own`] is set.
 pub fn attempt_together(
     addrs: &[BindAddr],
     port: Port,
@@ -202,7 +202,7 @@ struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Makes an attempt and clears its note. The flag is false if no bind could clear the note.
+    /// Makes an attempt and clears its note. The returned flag is false if no bind could clear the note.
     fn attempt_and_clear(&self, at: BindAddr, options: ReuseOptions) -> Result<(Attempt, bool), AttemptError> {
         let mut guard = self.guard(at, options)?;
         let (attempt, socket) = self.open(at, options, self.listen, &mut guard)?;
@@ -210,9 +210,9 @@ impl Prober<'_> {
         Ok((attempt, guard.is_none_or(NoteGuard::clear)))
     }
 
-    /// Opens the addresses in their order, and keeps each socket open until the last attempt. Each listens before the next is
-    /// bound, because SO_REUSEADDR lets sockets of one server share a port until the first of them listens. Then clears the
-    /// note. The flag is false if no bind could clear it.
+    /// Opens the addresses in their order, keeps each socket open until the last attempt, and then clears the note. Each socket
+    /// listens before the next is bound, because SO_REUSEADDR lets sockets of one server share a port until the first of them
+    /// listens. The returned flag is false if no bind could clear the note.
     fn together(&self, addrs: &[BindAddr], options: ReuseOptions) -> Result<(Vec<Attempt>, bool), AttemptError> {
         let Some(first) = addrs.first() else { return Ok((vec![], true)) };
         let mut guard = self.guard(*first, options)?;
@@ -224,8 +224,8 @@ impl Prober<'_> {
         Ok((attempts, guard.is_none_or(NoteGuard::clear)))
     }
 
-    /// Whether a note that was not cleared admits a server that the kernel would refuse without it. Sockets with IPV6_V6ONLY do
-    /// not show whether a dual-stack `::` can be bound, so that is tried too.
+    /// Whether a note that was not cleared admits a server that the kernel would refuse without the note. If the attempts set
+    /// IPV6_V6ONLY, they do not show whether a dual-stack `::` can be bound, so this function also tries that bind.
     fn leaves_note(&self, noted: &[Attempt], attempts: &[Attempt]) -> Result<bool, AttemptError> {
         let leaves = |one: &Attempt| one.options.reuseport && one.bind == CallResult::Ok;
         let admits =
@@ -239,7 +239,7 @@ impl Prober<'_> {
         Ok(admits(&[attempts, &[shared]].concat()))
     }
 
-    /// Prepares the clearing of a note, with the privileges of the caller.
+    /// Prepares to clear a note, with the privileges of the caller.
     fn guard(&self, at: BindAddr, options: ReuseOptions) -> Result<Option<NoteGuard>, AttemptError> {
         let device = self.setup.device.or(at.scope);
         let guard = options.reuseport.then(|| NoteGuard::prepare(device)).transpose();
@@ -263,7 +263,7 @@ impl Prober<'_> {
     ///
     /// # Errors
     /// socket() failed for a reason other than the family, an option could not be set, or the kernel lacked resources. Such
-    /// a failure has no information about the port.
+    /// a failure says nothing about the port.
     fn open_here(
         &self,
         at: BindAddr,
@@ -295,9 +295,9 @@ impl Prober<'_> {
             attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
             attempt.bound.into_iter().for_each(note);
             if listen {
-                // A client that connects now sends its SYN again after a second, to the real server. MPTCP sockets have no
-                // filter. A kernel whose memory for compiled filters is used up refuses it to users without CAP_BPF (EPERM); then
-                // such a client can get a RST.
+                // The filter drops the SYN of a client that connects now. The client sends its SYN again after 1 s, to the real
+                // server. MPTCP sockets have no filter. If the memory for compiled filters is used up, the kernel refuses filters to
+                // users without CAP_BPF (EPERM). Without the filter, such a client can get a RST.
                 let _ = retry(|| socket.attach_filter(&[DROP_ALL]));
                 attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
             }
@@ -367,8 +367,8 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     }
 }
 
-/// Separates results from errors. Only the errnos that bind(2), listen(2) and the hooks of security modules document
-/// for the address and the port are results. Any other failure remains an error.
+/// Separates results from errors. An errno is a result only if bind(2), listen(2) or the hooks of security modules document it
+/// for the address or the port. Any other failure remains an error.
 fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     match retry(call) {
         Ok(()) => Ok(CallResult::Ok),

@@ -1,6 +1,7 @@
-//! The system call bpf(2): makes maps, loads a tracing program, attaches it, and reads its ring buffer.
+//! Calls bpf(2): makes maps, loads a tracing program, attaches it, and reads its ring buffer.
 //!
-//! Everything ends with its descriptors. If twtool is killed, the kernel closes them, detaches the program and frees it.
+//! An object of bpf(2) exists as long as its descriptor. If twtool is killed, the kernel closes the descriptors, detaches the program
+//! and frees it.
 //!
 //! A ring buffer is memory that the kernel and twtool share (Documentation/bpf/ringbuf.rst):
 //!
@@ -10,8 +11,8 @@
 //!   two pages           the records, twice in a row                read-only here
 //! ```
 //!
-//! A record has a header of 8 bytes, whose first 4 are its length and two flags. The records are mapped twice in a row, so a record
-//! that crosses the end of the buffer is contiguous, too.
+//! A record has a header of 8 bytes. The first 4 bytes contain the length of the record and two flags. The records are mapped twice in a
+//! row, so a record that crosses the end of the buffer is contiguous, too.
 
 use std::ffi::{c_long, c_void};
 use std::io;
@@ -39,9 +40,9 @@ const RAW_TRACEPOINT_OPEN: c_long = 17;
 pub enum MapKind {
     /// Values by index.
     Array = 2,
-    /// Values by key; when it is full, the entry that was not used for the longest time makes room.
+    /// Values by key. In a full map, a new entry replaces the least recently used one.
     LruHash = 9,
-    /// A ring buffer; its number of entries is its size in bytes.
+    /// A ring buffer. Its number of entries means its size in bytes.
     Ring = 27,
 }
 
@@ -50,7 +51,7 @@ pub enum MapKind {
 pub struct Object(OwnedFd);
 
 impl Object {
-    /// Its number, which programs contain.
+    /// The number of the descriptor, by which BPF programs refer to the object.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.0.as_raw_fd()
@@ -135,7 +136,7 @@ pub fn read_array(map: &Object, index: u32) -> io::Result<u64> {
         value: u64,
         flags: u64,
     }
-    // The kernel writes to it.
+    // The kernel writes to this value, so it is atomic.
     let value = AtomicU64::new(0);
     bpf(
         MAP_LOOKUP_ELEM,
@@ -151,7 +152,7 @@ pub fn read_array(map: &Object, index: u32) -> io::Result<u64> {
 }
 
 /// Loads a program for a tracepoint with typed arguments (BPF_TRACE_RAW_TP). `tracepoint` is the number of the type
-/// `btf_trace_NAME`. With `log`, the kernel writes there why it rejects the program.
+/// `btf_trace_NAME`. If the kernel rejects the program, it writes the reason to `log`.
 ///
 /// # Errors
 /// EPERM without CAP_BPF and CAP_PERFMON. EINVAL or EACCES if the kernel rejects the program.
@@ -182,7 +183,7 @@ pub fn load_program(code: &[u8], tracepoint: u32, log: Option<&mut [u8]>) -> io:
         line_info_cnt: u32,
         attach_btf_id: u32,
     }
-    // The kernel gives the functions that read its memory only to programs with this license.
+    // Only programs with a license that is compatible with the GPL may call the functions that read the kernel's memory.
     let license = c"Dual MIT/GPL";
     let (log_buf, log_size) = log.map_or((0, 0), |log| {
         (log.as_mut_ptr().expose_provenance() as u64, u32::try_from(log.len()).unwrap_or(u32::MAX))
@@ -220,7 +221,7 @@ pub fn attach(program: &Object) -> io::Result<Object> {
     open(RAW_TRACEPOINT_OPEN, &Attributes { name: 0, prog_fd: program.number().cast_unsigned(), pad: 0 })
 }
 
-/// How often the kernel did not start a program because it was already running on that core (`recursion_misses`).
+/// Returns how often the kernel did not start a program because it was already running on that core (`recursion_misses`).
 ///
 /// # Errors
 /// bpf(2) failed.
@@ -233,7 +234,8 @@ pub fn recursion_misses(program: &Object) -> io::Result<u64> {
         bytes: u32,
         info: u64,
     }
-    // The kernel writes to it. The lengths and addresses in it are 0, so the kernel copies neither code nor lists.
+    // The kernel writes to these words, so they are atomic. All lengths and addresses in them are 0, so the kernel copies neither code
+    // nor lists.
     let info: [AtomicU64; WORDS as usize] = Default::default();
     let fd = program.number().cast_unsigned();
     bpf(OBJ_GET_INFO_BY_FD, &Attributes { fd, bytes: 8 * WORDS, info: address(&info) })?;
@@ -251,7 +253,7 @@ impl Mapping {
         let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let offset = i64::try_from(offset).map_err(io::Error::other)?;
-        // SAFETY: the kernel chooses a free place, and nothing else uses that memory.
+        // SAFETY: the kernel chooses a free address, and nothing else uses that memory.
         #[expect(unsafe_code, reason = "mmap has no safe wrapper")]
         let start = unsafe {
             libc::mmap(std::ptr::null_mut(), length.get(), protection, libc::MAP_SHARED, map.number(), offset)
@@ -266,7 +268,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mmap returned this place and length, and every borrow of the memory has ended.
+        // SAFETY: mmap returned this memory with this length, and every borrow of it has ended.
         #[expect(unsafe_code, reason = "munmap has no safe wrapper")]
         unsafe {
             libc::munmap(self.start.as_ptr().cast(), self.length.get());
@@ -274,20 +276,20 @@ impl Drop for Mapping {
     }
 }
 
-/// A ring buffer, as its reader.
+/// A ring buffer that the kernel writes and twtool reads.
 pub struct Ring {
     map: Object,
-    /// How far twtool has read.
+    /// The page that shows how far twtool has read.
     read: Mapping,
-    /// How far the kernel has written, and the records behind that page.
+    /// The page that shows how far the kernel has written, and the records after that page.
     written: Mapping,
     page: usize,
     bytes: u32,
 }
 
-/// The kernel is still writing the record.
+/// The flag of a record that is not complete yet.
 const BUSY: u32 = 1 << 31;
-/// The BPF program has discarded the record.
+/// The flag of a record that the BPF program has discarded.
 const DISCARDED: u32 = 1 << 30;
 const HEADER: usize = 8;
 
@@ -305,7 +307,7 @@ impl Ring {
         Ok(Self { map, read, written, page, bytes })
     }
 
-    /// Its number, which programs contain.
+    /// The number of the descriptor, by which BPF programs refer to the buffer.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.map.number()
@@ -347,7 +349,7 @@ impl Ring {
     }
 }
 
-/// The descriptor becomes readable when the kernel wakes the reader.
+/// This descriptor becomes readable when the kernel wakes the reader.
 impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.0.as_fd()
@@ -356,12 +358,12 @@ impl AsFd for Ring {
 
 /// Waits until the kernel wakes the reader of a ring buffer, or a signal arrives.
 ///
-/// While the buffer has records, poll(2) returns at once, so twtool would wake for every record. An edge-triggered epoll(7) returns
-/// only when the kernel wakes the reader.
+/// poll(2) would return at once while the buffer has records, so twtool would wake for every record. An edge-triggered epoll(7)
+/// returns only when the kernel wakes the reader.
 pub struct Wakes(Epoll);
 
 impl Wakes {
-    /// Prepares to wait for the ring buffer and for signals, if another part of the program does not read them.
+    /// Prepares to wait for the ring buffer. With `interrupts`, it also waits for signals.
     ///
     /// # Errors
     /// The process has no descriptor left.
@@ -379,7 +381,7 @@ impl Wakes {
     /// # Errors
     /// epoll_wait(2) failed.
     pub fn wait(&self, time: Duration) -> io::Result<()> {
-        // Whole milliseconds, rounded up, so that a loop around this does not spin.
+        // Round up to whole milliseconds, so that a caller that waits in a loop does not spin.
         let timeout = EpollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(EpollTimeout::MAX);
         match self.0.wait(&mut [EpollEvent::empty(); 2], timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),

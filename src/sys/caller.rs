@@ -1,5 +1,5 @@
-//! Determines the user and the command name that started twtool, and what prevents printed commands from working here.
-//! The commands that twtool prints begin with that name.
+//! Determines which user runs twtool, with which command name twtool was started, and what prevents printed commands from working
+//! here. The twtool commands that twtool prints begin with that command name.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -13,7 +13,8 @@ use crate::model::command::{Caller, RootPower, SettingsLock};
 /// The folders of sudo's usual `secure_path` (sudoers(5)).
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Describes the effective user of this process and the command names that start it. `typed` is the command line.
+/// Describes the effective user of this process, and the command names that start twtool. `typed` is the command line, which begins
+/// with the command name.
 #[must_use]
 pub fn caller(typed: &[OsString]) -> Caller {
     let (typed, arguments) =
@@ -32,27 +33,27 @@ pub fn caller(typed: &[OsString]) -> Caller {
     }
 }
 
-/// Whether this thread is in the initial network namespace. Only that one has this setting (`net_core_table` in
-/// net/core/sysctl_net_core.c). /proc/1/ns/net would also show this, but a user has no permission to read it, and in a pid
-/// namespace it belongs to another process.
+/// Whether this thread is in the initial network namespace. Only that namespace has the setting net.core.dev_weight
+/// (`net_core_table` in net/core/sysctl_net_core.c). The link /proc/1/ns/net is not used: only root can read it, and process 1 of
+/// another pid namespace can be in any network namespace.
 fn is_in_initial_netns() -> bool {
     const SETTING: &str = "/proc/sys/net/core/dev_weight";
     retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()
 }
 
-/// What root can do in the caller's shell. A value that cannot be read counts as unknown, and twtool does not report that a command
-/// fails because of an unknown value.
+/// What root can do in the caller's shell. A value that cannot be read is unknown. twtool predicts no failure of a command from an
+/// unknown value.
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
-    // If root executes a program, or if anyone executes a set-user-ID program like sudo, execve(2) gives the program the
-    // capabilities of the bounding set. A twtool of root has them already.
+    // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a set-user-ID program like sudo.
+    // If root runs twtool, they are already in the effective set of twtool.
     let set = if root { capabilities::parse(&status) } else { capabilities::parse_bounding(&status) };
     let no_new_privs = capabilities::parse_no_new_privs(&status) == Some(true);
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }
 }
 
-/// What prevents the caller from writing to settings. One file is enough, because every file below /proc/sys/net/ipv4 that
-/// a printed command changes has the same owner and mode.
+/// What prevents the caller from writing to settings. It is enough to check one file, because every file below /proc/sys/net/ipv4
+/// that a printed command changes has the same owner and mode.
 fn settings_lock() -> Option<SettingsLock> {
     const SETTING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let mount = retry(|| Ok(rustix::fs::statvfs(SETTING)?)).ok()?;
@@ -64,7 +65,7 @@ fn settings_lock() -> Option<SettingsLock> {
     access.is_err_and(|error| refused(&error)).then_some(SettingsLock::Refused)
 }
 
-/// The command names that start twtool in the caller's shell and after sudo.
+/// The command names that start twtool: in the caller's shell, and after `sudo`.
 fn names(typed: Option<&OsStr>, executable: Option<&Path>) -> (String, String) {
     let typed = typed.filter(|word| !word.is_empty()).map_or("twtool".into(), OsStr::to_string_lossy);
     if typed.contains('/') {
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typed_path_stays_and_behind_sudo_a_bare_name_is_a_path_unless_sudo_finds_it() {
+    fn after_sudo_a_name_becomes_a_path_only_if_secure_path_does_not_contain_it() {
         for (typed, executable, expected) in [
             (Some("twtool"), Some("/usr/bin/twtool"), ("twtool", "twtool")),
             (Some("twtool"), Some("/home/me/.cargo/bin/twtool"), ("twtool", "/home/me/.cargo/bin/twtool")),

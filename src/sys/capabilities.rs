@@ -1,4 +1,4 @@
-//! The capabilities and the users of threads (capabilities(7), proc_pid_status(5)).
+//! Reads the capabilities and the users of threads (proc_pid_status(5)), and drops capabilities (capabilities(7)).
 
 use std::fmt::Display;
 use std::io;
@@ -8,25 +8,25 @@ use super::errno::retry;
 use super::file;
 use crate::model::health::Capabilities;
 
-/// The maximum size of a status file in bytes. One line has the supplementary groups, of which a thread can have 65,536.
+/// The maximum size of a status file in bytes. One line lists the supplementary groups, and a thread can have 65,536 of them.
 const MOST: u64 = 1 << 20;
 
-/// Reads the status of the calling thread. It contains the name of the program, which need not be UTF-8.
+/// Reads /proc/thread-self/status. The content is not always UTF-8, because it contains the name of the program.
 pub fn status() -> io::Result<Vec<u8>> {
     status_of("thread-self")
 }
 
-/// Reads the status of a thread: its number, or `thread-self`.
+/// Reads /proc/THREAD/status. `thread` is the number of a thread, or `thread-self`.
 pub fn status_of(thread: impl Display) -> io::Result<Vec<u8>> {
     retry(|| file::read(Path::new(&format!("/proc/{thread}/status")), MOST))
 }
 
-/// Reads the effective set of the calling thread.
+/// Reads the effective capabilities of the calling thread.
 pub fn effective() -> io::Result<Capabilities> {
     parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
-/// A task of a confined process that needs capabilities. Without them, the process has fewer answers.
+/// A task of a confined process that needs capabilities. Without these capabilities, the answers of the process are incomplete.
 #[cfg(feature = "cli")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -58,8 +58,8 @@ impl Need {
     }
 }
 
-/// Drops every capability of the calling thread that none of the tasks needs, and returns the names of the remaining ones. Threads
-/// that run already keep theirs.
+/// Drops every capability of the calling thread that none of the tasks needs, and returns the names of the remaining capabilities.
+/// Other threads that already run keep their capabilities.
 #[cfg(feature = "cli")]
 pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -81,25 +81,25 @@ pub fn without_effective<T>(run: impl FnOnce() -> T) -> io::Result<T> {
     Ok(result)
 }
 
-/// The effective user of the calling thread.
+/// The effective uid of the calling thread.
 #[must_use]
 pub fn effective_user() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Parses the hexadecimal mask in the line `CapEff:`.
+/// Parses the effective capabilities in a status file: the hexadecimal mask of the line `CapEff:`.
 #[must_use]
 pub fn parse(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapEff:")
 }
 
-/// Parses the hexadecimal mask of the line `CapBnd:`, the capabilities that a program can get by execve(2).
+/// Parses the bounding set in a status file: the line `CapBnd:`, with the capabilities that a thread can get by execve(2).
 #[must_use]
 pub fn parse_bounding(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapBnd:")
 }
 
-/// Whether no execve(2) gives privileges (`NoNewPrivs:`, since Linux 4.10).
+/// Parses no_new_privs in a status file (`NoNewPrivs:`, since Linux 4.10). If true, execve(2) never adds privileges. `None`: unknown.
 #[must_use]
 pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
     match field(status, "NoNewPrivs:")? {
@@ -109,13 +109,13 @@ pub fn parse_no_new_privs(status: &[u8]) -> Option<bool> {
     }
 }
 
-/// The effective id in a line of the form `Uid: real effective saved filesystem`. The line `Gid:` has the same form.
+/// Parses the effective id in a line of a status file: `Uid: real effective saved filesystem`, or a line `Gid:` of the same form.
 #[must_use]
 pub fn effective_id(status: &[u8], name: &str) -> Option<u32> {
     str::from_utf8(field(status, name)?).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// The value of a line of a status file.
+/// Finds the line of a status file that begins with `name`, and returns its value.
 #[must_use]
 pub fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let value = |line: &'a [u8]| Some(line.strip_prefix(name.as_bytes())?.trim_ascii());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_of_a_process_is_the_effective_one() {
+    fn effective_id_is_the_second_number_of_its_line() {
         let uid = |status: &[u8]| effective_id(status, "Uid:");
         assert_eq!(uid(b"Name:\tUid:\nUid:\t1000\t33\t34\t35\nGid:\t1\t2\t3\t4\n"), Some(33));
         assert_eq!((uid(b"Name:\tx\n"), uid(b"Uid:\t1000\n")), (None, None));

@@ -1,10 +1,10 @@
 //! Reads the control groups of processes and of sockets (cgroups(7)).
 //!
 //! - /proc/PID/cgroup has the paths of a process.
-//! - sock_diag reports the cgroup in which a socket was created as a number (`INET_DIAG_CGROUP_ID`), to every user. The number
-//!   is the inode of the cgroup's folder in the unified hierarchy. The cgroup stays the same when the socket is passed to
+//! - sock_diag reports the cgroup in which a socket was created, as a number (`INET_DIAG_CGROUP_ID`), to every user. The number is
+//!   the inode of the cgroup's folder in the unified hierarchy (cgroup v2). The cgroup stays the same when the socket is passed to
 //!   another process. systemd creates the sockets of a socket unit in the cgroup of that unit
-//!   (`socket_address_listen_in_cgroup` in systemd's src/core/socket.c), and keeps them in process 1.
+//!   (`socket_address_listen_in_cgroup` in systemd's src/core/socket.c). Process 1 then holds these sockets open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,8 +16,10 @@ use super::errno::{if_present, retry};
 use crate::model::container::Container;
 use crate::model::name::text_of;
 
-/// Finds the path of the cgroup in lines of the form `number:controllers:path`: the path in systemd's own hierarchy if cgroup
-/// v1 is mounted, otherwise the path in the unified hierarchy. A path that names a container comes before a path that does not.
+/// Finds the path of a process's cgroup in /proc/PID/cgroup, which has lines of the form `number:controllers:path`.
+///
+/// Returns the first path that names a container. If no path does, returns the path in systemd's own hierarchy if cgroup v1 is
+/// mounted, otherwise the path in the unified hierarchy.
 #[must_use]
 pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
     let fields = |line| {
@@ -33,7 +35,8 @@ pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
     usual.clone().into_iter().chain(all).find(|path| Container::of_cgroup(path).is_some()).or(usual)
 }
 
-/// The folder of the unified hierarchy: where systemd mounts it alone, or beside cgroup v1.
+/// Finds the folder of the unified hierarchy. systemd mounts it at /sys/fs/cgroup, or at /sys/fs/cgroup/unified if it also mounts
+/// cgroup v1.
 #[must_use]
 pub fn unified() -> Option<PathBuf> {
     /// `CGROUP2_SUPER_MAGIC` in linux/magic.h.
@@ -48,14 +51,16 @@ pub fn unified() -> Option<PathBuf> {
 /// The maximum number of folders of the hierarchy that a search reads.
 const MOST: usize = 20_000;
 
-/// Finds the paths of these cgroups. A cgroup that has been removed, or that this cgroup namespace does not show, has none.
+/// Finds the paths of cgroups by their numbers. A cgroup that has been removed, or that this cgroup namespace does not show, is not in
+/// the result.
 ///
 /// # Errors
-/// A folder could not be read for another reason than that it has been removed.
+/// A folder that still exists could not be read.
 pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
     let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
-    // If a container has its own cgroup namespace, all its sockets can belong to the root of that namespace.
+    // The root is not an entry of any folder below. If a container has its own cgroup namespace, all its sockets can belong to the
+    // root of that namespace.
     let own = if_present(retry(|| fs::metadata(&root)))?.map(|folder| folder.ino());
     found.extend(own.filter(|id| ids.contains(id)).map(|id| (id, "/".to_owned())));
     let mut unread = vec![root.clone()];
@@ -77,7 +82,7 @@ pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     Ok(found)
 }
 
-/// The path as /proc/PID/cgroup shows it.
+/// The path of a folder of the hierarchy, in the form of /proc/PID/cgroup.
 fn below(root: &Path, folder: &Path) -> String {
     let relative = folder.strip_prefix(root).unwrap_or(folder);
     format!("/{}", text_of(relative.as_os_str().as_encoded_bytes()))
@@ -88,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cgroup_is_that_of_systemd_or_of_the_unified_hierarchy() {
+    fn without_a_container_the_path_is_from_systemds_or_the_unified_hierarchy() {
         let path = |text: &[u8]| path_of_process(text);
         assert_eq!(path(b"0::/a:b\n").as_deref(), Some("/a:b"));
         assert_eq!(path(b"3:cpu,cpuacct:/x\n1:name=systemd:/unit\n0::/\n").as_deref(), Some("/unit"));

@@ -1,23 +1,25 @@
 //! Confines the calling thread before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
-//! Three means exist, and each function says which of them it uses:
+//! There are three means. Each function says which of them it uses:
 //!
-//! 1. It drops all capabilities, except the ones that the caller needs.
-//! 2. landlock(7) allows reading the paths and removing files from the folders that the caller lists. It allows no other access to
-//!    files, no TCP, and no signal to other processes.
-//! 3. A seccomp(2) filter refuses system calls: running programs, opening files for writing, sockets, access to other processes,
-//!    signals to them, input for another program on the terminal, and interfaces of the kernel that need no capability and that
-//!    twtool does not use.
+//! 1. Capabilities: the thread drops all capabilities that the caller does not need.
+//! 2. landlock(7): the thread may only read the paths, and remove files from the folders, that the caller lists. landlock refuses
+//!    every other access to files, TCP, and signals to other processes.
+//! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, use new sockets, access or
+//!    signal other processes, or type input for another program on the terminal. It also refuses interfaces of the kernel that need
+//!    no capability and that twtool does not use.
 //!
-//! The filter lists what is refused. A list of what is allowed depends on the C library: musl, static and dynamic glibc use
-//! different calls for the same work, and a new version may use a new one. Then a replay would fail on one machine and not on
-//! another. Each entry delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So calls that
-//! change folders (`FILE_CALLS`) are left out where landlock refuses them, and calls that need a capability are never in the list.
+//! The filter lists the calls that are refused. A list of the allowed calls would depend on the C library: musl, static glibc and
+//! dynamic glibc use different calls for the same work, and a new version of them may use new calls. Then a replay would fail on some
+//! machines only.
+//!
+//! Each entry of the list delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So the
+//! list leaves out calls that change folders (`FILE_CALLS`) if landlock refuses them, and calls that need a dropped capability.
 //!
 //! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
 //! alternative, a signal, would end the program without a message.
 //!
-//! The confinement holds for the calling thread and the threads that it starts, and cannot be removed. If the kernel
-//! or a container refuses a part of it, twtool continues without that part: confinement is only the second line of defence.
+//! The confinement holds for the calling thread and the threads that it starts. It cannot be removed. If the kernel or a container
+//! refuses a part of the confinement, twtool continues without that part: confinement is only the second line of defence.
 
 use std::collections::BTreeMap;
 use std::hash::RandomState;
@@ -35,16 +37,16 @@ use seccompiler::{
 
 use super::capabilities::{self, Need};
 
-/// What is in force after a confinement.
+/// The parts of a confinement that are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InForce {
-    /// The version of the interface of landlock; `None` if landlock is not in force.
+    /// The version of landlock's interface (ABI); `None` if landlock is not in force.
     pub landlock: Option<i32>,
     /// Whether the seccomp filter is in force.
     pub seccomp: bool,
 }
 
-/// Confines the calling thread, by all three means, to reading one file and to the descriptors that it has.
+/// Confines the calling thread by all three means. The thread can then read the recording, and use the descriptors that it has.
 #[must_use]
 pub fn for_replay(recording: &Path) -> InForce {
     seed_hash_maps();
@@ -53,30 +55,30 @@ pub fn for_replay(recording: &Path) -> InForce {
     confine(&[recording], &[EXPORTER_CALLS])
 }
 
-/// Confines the calling thread, by all three means, to the descriptors that it has.
+/// Confines the calling thread by all three means. The thread can then only use the descriptors that it has.
 #[must_use]
 pub fn to_nothing() -> InForce {
     let _ = capabilities::keep_only(&[]);
     confine(&[], &[EXPORTER_CALLS])
 }
 
-/// Whether a seccomp filter is in force already. If so, do not confine further: a service manager or a container runtime has
-/// confined the process, and its filter may end the process at an unlisted system call, such as those of landlock.
+/// Whether a seccomp filter is already in force. If so, do not confine further: a service manager or a container runtime has
+/// confined the process, and its filter may end the process at a system call that it does not list, such as landlock's calls.
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn is_filtered() -> bool {
     capabilities::status().is_ok_and(|status| capabilities::field(&status, "Seccomp:") == Some(b"2"))
 }
 
-/// Refuses the calls that the exporter never makes. It does not use landlock, because landlock would refuse `/proc/PID/fd` of other
-/// processes, which collections read.
+/// Installs a filter that refuses the calls that the exporter never makes. This function does not use landlock, because landlock
+/// would refuse `/proc/PID/fd` of other processes, which the exporter reads.
 #[cfg(feature = "exporter")]
 pub fn for_exporter() {
-    // `for_requests` reports whether filters work.
+    // The result is ignored, because `for_requests` reports whether filters work.
     let _ = refuse_calls(&[&[libc::SYS_bpf], CALLS, FILE_CALLS], &[]);
 }
 
-/// Refuses the same calls on the thread of the exporter that traces closes, except for reading the counters of its BPF program.
+/// Installs the filter of [`for_exporter`] on the thread that traces closes, but allows it to read the counters of its BPF program.
 #[cfg(feature = "exporter")]
 pub fn for_tracing() {
     // include/uapi/linux/bpf.h
@@ -86,7 +88,8 @@ pub fn for_tracing() {
     let _ = refuse_calls(&[CALLS, FILE_CALLS], &[(libc::SYS_bpf, &others)]);
 }
 
-/// Confines the calling thread to the sockets that it has, to reading /proc, and to removing files from these folders.
+/// Confines the calling thread by landlock and a filter. The thread can then use the sockets that it has, read /proc, and remove files
+/// from `folders`.
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn for_requests(folders: &[&Path]) -> InForce {
@@ -95,8 +98,8 @@ pub fn for_requests(folders: &[&Path]) -> InForce {
     InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS], &[]).is_ok() }
 }
 
-/// Makes std prepare the seeds of hash maps. If getrandom(2) is refused, std opens `/dev/urandom`, keeps it open, and panics if it
-/// cannot be opened. A confined thread cannot open it.
+/// Makes std prepare the seeds of hash maps before the confinement. If getrandom(2) is refused, std reads `/dev/urandom` instead, and
+/// panics if it cannot open that file. A confined thread cannot open it.
 fn seed_hash_maps() {
     let _ = RandomState::new();
 }
@@ -107,8 +110,8 @@ fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
     InForce { landlock, seccomp: refuse_calls(&[&[&[libc::SYS_bpf], CALLS, files], more].concat(), &[]).is_ok() }
 }
 
-/// Allows reading `readable`, removing files from `folders`, and no other access. Returns the version of the interface, if the
-/// kernel has it.
+/// Makes landlock allow reading `readable`, removing files from `folders`, and no other access. Returns the version of landlock's
+/// interface; `None` if landlock is not in force.
 fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>, RulesetError> {
     // The landlock crate leaves out access rights that an older kernel does not know.
     let newest = ABI::V10;
@@ -133,7 +136,7 @@ fn restrict_access(readable: &[&Path], folders: &[&Path]) -> Result<Option<i32>,
     })
 }
 
-/// Installs a filter. These calls then fail with EPERM: the calls of `lists`; the calls of `when`, if their arguments match all
+/// Installs a filter. These calls then fail with EPERM: the calls of `lists`; a call of `when`, if its arguments match all its
 /// conditions; opening a file for writing; input for another program on the terminal; signals to other processes.
 fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<(), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -181,8 +184,8 @@ fn number(call: c_long) -> i64 {
     i64::from(call)
 }
 
-/// Calls that neither a replay nor the exporter makes. bpf is not here, because the tracing thread of the exporter makes it. openat2
-/// is here, because a filter cannot read its flags.
+/// Calls that neither a replay nor the exporter makes. The list does not contain bpf(2), because the tracing thread of the exporter
+/// calls it. The list contains openat2(2), because a filter cannot read the flags of this call.
 const CALLS: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_confined_thread_can_read_its_file_and_nothing_else() {
+    fn a_confined_thread_can_read_only_its_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let (allowed, other) = (folder.path().join("allowed"), folder.path().join("other"));
         for path in [&allowed, &other] {
@@ -288,11 +291,11 @@ mod tests {
                 }
             }
         });
-        assert!(File::open(&other).is_ok(), "the other threads are free");
+        assert!(File::open(&other).is_ok(), "other threads are not confined");
     }
 
     #[test]
-    fn a_confined_thread_can_neither_run_nor_change_nor_connect_anything() {
+    fn a_confined_thread_cannot_run_programs_change_files_or_connect() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         fs::write(&path, "text").expect("written");
@@ -315,7 +318,7 @@ mod tests {
                 ("unshare", refusal(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).map_err(Into::into))),
             ]
         });
-        // landlock answers EACCES.
+        // landlock refuses a call with EACCES, and the filter with EPERM.
         if in_force.seccomp {
             for (what, errno) in results {
                 assert!(matches!(errno, Some(libc::EPERM | libc::EACCES)), "{what}: {errno:?}");
@@ -326,7 +329,7 @@ mod tests {
 
     #[cfg(feature = "exporter")]
     #[test]
-    fn the_thread_of_requests_can_read_proc_and_remove_its_socket_and_nothing_else() {
+    fn the_request_thread_can_only_read_proc_and_remove_its_socket() {
         let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let (socket, file) = (folder.path().join("socket"), other.path().join("file"));
         for path in [&socket, &file] {
@@ -352,7 +355,7 @@ mod tests {
 
     #[cfg(feature = "exporter")]
     #[test]
-    fn the_thread_that_traces_can_read_maps_and_make_none() {
+    fn the_tracing_thread_can_read_bpf_maps_but_not_make_them() {
         let make = || crate::sys::bpf::make_map(crate::sys::bpf::MapKind::Array, 4, 8, 1);
         // Without CAP_BPF no map can be made, and the test checks nothing.
         let Ok(map) = make() else { return };
@@ -370,7 +373,7 @@ mod tests {
     fn a_confined_thread_can_start_threads_and_signal_itself() {
         let (_, ()) = confined(Path::new("/nonexistent"), || {
             assert_eq!(thread::spawn(|| 1).join().expect("a thread"), 1);
-            // The screen of `twtool watch --replay` receives signals by a socket pair.
+            // crossterm, which reads the keys for `twtool watch --replay`, receives signals through a socket pair.
             UnixStream::pair().expect("a socket pair");
             kill(Pid::this(), None::<Signal>).expect("a signal to itself");
         });

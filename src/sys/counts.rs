@@ -27,11 +27,11 @@ pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
     read("/proc/thread-self/net/sockstat", parse_tcp_sockstat)
 }
 
-/// Counts that show how many sockets were removed from the kernel's tables of connections, buckets and listeners in the calling
-/// thread's network namespace.
+/// Counts of the kernel's tables of connections, buckets and listeners in the calling thread's network namespace. Two readings show
+/// how many sockets were removed from the tables in between.
 ///
-/// No count includes handshakes in progress, or sockets that are only bound. `opens` does not include a connection of TCP_REPAIR, or
-/// one whose connect() failed before the first segment.
+/// No count includes handshakes in progress, or sockets that are only bound. `opens` does not include a connection that TCP_REPAIR
+/// restored, or a connection whose connect() failed before the first segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCounts {
     /// Connections opened, actively and passively, of both families. The number only grows.
@@ -43,19 +43,19 @@ pub struct TableCounts {
 }
 
 impl TableCounts {
-    /// An upper bound of the sockets that were removed from the tables since an earlier reading. A new listener can hide a closed
-    /// connection.
+    /// Returns an upper bound of the number of sockets that were removed from the tables since an earlier reading. One exception:
+    /// each new listener can hide one closed connection, because `in_use` counts both.
     #[must_use]
     pub const fn removed_since(&self, earlier: &Self) -> u64 {
         let opened = self.opens.wrapping_sub(earlier.opens);
         let connections = opened.saturating_add(earlier.in_use).saturating_sub(self.in_use);
-        // Each of these connections may have left a bucket.
+        // Each closed connection may have left a bucket.
         let buckets = connections.saturating_add(earlier.buckets).saturating_sub(self.buckets);
         connections.saturating_add(buckets)
     }
 }
 
-/// Which reading of [`TableCounts`] it is.
+/// Whether a reading of [`TableCounts`] is the first or the second. [`table_counts`] reads the files in an order that depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// The first one.
@@ -64,10 +64,10 @@ pub enum Reading {
     Later,
 }
 
-/// Reads the counts of the tables. The three files take about 50 µs (Linux 6.18, 2026-11-29).
+/// Reads the counts of the tables. Reading the three files takes about 50 µs (Linux 6.18, 2026-11-29).
 ///
-/// The files are not read at the same moment. The number of opened connections is read first in the first reading and last in the
-/// second one, so it includes at least the connections that the other counts include.
+/// The files are not read at the same moment. The first reading reads `opens` before the other counts, and the second reading reads
+/// it after them. So the difference of `opens` includes every connection that was opened between the two readings of the others.
 pub fn table_counts(reading: Reading) -> io::Result<TableCounts> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "its format is unknown");
     let opens = || {
@@ -103,34 +103,35 @@ fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
 }
 
 fn text_of(path: &str) -> io::Result<String> {
-    /// The kernel writes a few kilobytes.
+    /// The maximum size of a file in bytes. The kernel writes a few kilobytes.
     const MOST: u64 = 1 << 20;
     String::from_utf8(retry(|| file::read(Path::new(path), MOST))?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Returns an upper bound of the TCP sockets in the calling thread's network namespace that no list contains. Such
-/// sockets are bound but neither listen nor are connected, or they are not bound. `None` if the kernel does not report
-/// the counts.
+/// Returns an upper bound of the number of TCP sockets in the calling thread's network namespace that no list of the kernel contains.
+/// Such sockets are not bound, or they are bound but neither listen nor are connected. `None` if the kernel does not report the
+/// counts.
 ///
-/// Two of the kernel's counts are upper bounds: `alloc` counts the TCP sockets of the whole machine, and `used` counts
-/// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a
-/// list. /proc/net/protocols has the number of Unix sockets, which `used` counts, too.
+/// Two of the kernel's counts are upper bounds of all TCP sockets: `alloc` counts the TCP sockets of the whole machine, and `used`
+/// counts the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a list. `used`
+/// also counts Unix sockets. /proc/net/protocols has their number, so it is subtracted.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
     // A kernel without IPv6 has no sockstat6.
     let sockstat6 = read("sockstat6")?.unwrap_or_default();
     let most = parse_most_unlisted(&sockstat, &sockstat6, 0);
-    // `used` does not count sockets that the kernel itself made, and the number of Unix sockets does. Only NFS makes such ones: its
-    // module sunrpc connects to local services. Then the namespace has the folder rpc.
+    // The number of Unix sockets must not be subtracted if it includes sockets that the kernel itself made, because `used` does not
+    // count those. Only the module sunrpc (NFS) makes them, to connect to local services. If it is loaded, the namespace has the
+    // folder /proc/net/rpc.
     if most.is_none_or(|most| most == 0) || Path::new("/proc/thread-self/net/rpc").exists() {
         return Ok(most);
     }
     let unix = |text: Option<String>| text.as_deref().and_then(parse_unix_sockets).unwrap_or(0);
     let before = unix(read("protocols")?);
     let sockstat = read("sockstat")?.unwrap_or_default();
-    // Sockets can come and go between two files.
+    // Unix sockets can come and go while sockstat is read, so the smaller number is subtracted.
     let both = before.min(unix(read("protocols")?));
     Ok(parse_most_unlisted(&sockstat, &sockstat6, both).or(most))
 }
@@ -142,7 +143,7 @@ fn parse_most_unlisted(sockstat: &str, sockstat6: &str, others: u64) -> Option<u
     Some(tcp.alloc.min(used.saturating_sub(others)).saturating_sub(in_use))
 }
 
-/// Parses the TCP sockets in use from /proc/net/sockstat6. 0 if there is no such line.
+/// Parses the number of TCP sockets in use from /proc/net/sockstat6. Returns 0 if the file has no line for TCP.
 fn parse_in_use_ipv6(sockstat6: &str) -> Option<u64> {
     let number = sockstat6.lines().find_map(|line| line.strip_prefix("TCP6: inuse "));
     number.map_or(Some(0), |number| number.trim().parse().ok())
@@ -158,14 +159,14 @@ fn parse_unix_sockets(text: &str) -> Option<u64> {
     text.lines().filter_map(number).reduce(u64::saturating_add)
 }
 
-/// Parses a line of names and a line of numbers. Both begin with `TcpExt:`.
+/// Parses the `TcpExt` counters of /proc/net/netstat: a line of names and a line of numbers, which both begin with `TcpExt:`.
 #[must_use]
 pub fn parse_tcp_ext(text: &str) -> Option<TcpExt> {
     parse_counters(text, "TcpExt:").map(TcpExt)
 }
 
-/// Parses a line of names and a line of numbers. Both begin with `prefix`. A negative number is not a counter: `MaxConn` of
-/// `Tcp:` is -1.
+/// Parses a line of names and a line of numbers, which both begin with `prefix`. A negative number is left out, because it is not a
+/// counter: `MaxConn` of `Tcp:` is -1.
 fn parse_counters(text: &str, prefix: &str) -> Option<BTreeMap<String, u64>> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
     let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
@@ -173,7 +174,7 @@ fn parse_counters(text: &str, prefix: &str) -> Option<BTreeMap<String, u64>> {
     counters.map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect()
 }
 
-/// Parses a line like `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.
+/// Parses the counts of TCP sockets in /proc/net/sockstat: a line like `TCP: inuse 1 orphan 0 tw 5 alloc 2 mem 346`.
 #[must_use]
 pub fn parse_tcp_sockstat(text: &str) -> Option<TcpSockstat> {
     let words: Vec<&str> = text.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace().collect();
@@ -196,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_sockets_that_were_removed_have_an_upper_bound() {
+    fn removed_since_is_an_upper_bound_of_the_removed_sockets() {
         let counts = |opens, in_use, buckets| TableCounts { opens, in_use, buckets };
         let start = counts(100, 20, 50);
         for (later, removed, what) in [
@@ -219,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_counts_give_a_bound_of_at_least_the_difference(numbers in any::<[u64; 6]>()) {
+        fn removed_since_is_at_least_the_decrease_of_each_count(numbers in any::<[u64; 6]>()) {
             let [opens, in_use, buckets, opens_later, in_use_later, buckets_later] = numbers;
             let earlier = TableCounts { opens, in_use, buckets };
             let later = TableCounts { opens: opens_later, in_use: in_use_later, buckets: buckets_later };
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_read_by_name_and_an_absent_one_is_unknown() {
+    fn counters_are_found_by_name_and_an_absent_counter_is_unknown() {
         let text = "TcpExt: SyncookiesSent TW TWRecycled\nTcpExt: 1 23 18446744073709551615\nIpExt: TW\nIpExt: 7\n";
         let counters = parse_tcp_ext(text).expect("counters");
         assert_eq!([counters.count("TW"), counters.count("TWRecycled")], [Some(23), Some(u64::MAX)]);
@@ -247,21 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn unlisted_sockets_are_at_most_what_the_lower_count_leaves() {
+    fn the_smaller_count_bounds_the_unlisted_sockets() {
         let text = |used, alloc| format!("sockets: used {used}\nTCP: inuse 3 orphan 0 tw 0 alloc {alloc} mem 0\n");
         let most = |used, alloc, v6| parse_most_unlisted(&text(used, alloc), v6, 0);
         assert_eq!(most(100, 9, "TCP6: inuse 2\nUDP6: inuse 7\n"), Some(4));
         assert_eq!(most(7, 900, "TCP6: inuse 2\n"), Some(2));
         assert_eq!(most(7, 5, ""), Some(2));
-        assert_eq!(most(1, 1, ""), Some(0), "counts of different moments");
+        assert_eq!(most(1, 1, ""), Some(0), "the counts were read at different moments");
         assert_eq!(parse_most_unlisted("TCP: inuse 1 orphan 0 tw 0 alloc 2 mem 0\n", "", 0), None);
-        assert_eq!(parse_most_unlisted(&text(10, 900), "", 5), Some(2), "without other sockets");
+        assert_eq!(parse_most_unlisted(&text(10, 900), "", 5), Some(2), "5 Unix sockets are subtracted");
         assert_eq!(parse_most_unlisted(&text(10, 900), "", 50), Some(0));
         assert_eq!(most(1, 1, "TCP6: inuse many\n"), None);
     }
 
     #[test]
-    fn unix_sockets_are_counted_over_both_lines() {
+    fn the_numbers_of_both_lines_of_unix_sockets_are_added() {
         let text = "protocol  size sockets  memory press\nUNIX-STREAM 1152     30      -1   NI\nUNIX      1152      2      -1   NI\n\
                     UNIXES 1 7 -1\nTCP       2304      7     287   no\n";
         assert_eq!(parse_unix_sockets(text), Some(32));
@@ -270,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_never_panics(text in "(TcpExt:|TCP:|UNIX )?[ a-z0-9\n]{0,80}") {
+        fn arbitrary_text_never_panics(text in "(TcpExt:|TCP:|UNIX )?[ a-z0-9\n]{0,80}") {
             let _ = (parse_tcp_ext(&text), parse_tcp_sockstat(&text), parse_most_unlisted(&text, &text, 1), parse_unix_sockets(&text));
         }
     }

@@ -1,17 +1,19 @@
 //! Changes the limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)).
 //!
-//! A descriptor for every network namespace may exceed the soft limit, which is usually 1024. So twtool raises its soft
-//! limit to the hard limit at the start. It restores the old limit before it executes another program, because that
-//! program may use select(2), which cannot use descriptors of 1024 and above.
+//! twtool reads network namespaces on as many threads as there are cores, and each thread needs several descriptors. On a machine
+//! with more than 128 cores, the threads may exceed the soft limit, which is usually 1024. So twtool raises its soft limit to the
+//! hard limit at the start. It restores the old limit before it executes another program, because that program may use select(2),
+//! which cannot use descriptors of 1024 and above.
 
 use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The limits at the start, if they were changed.
+/// The soft and the hard limit that twtool was started with, if twtool has changed them.
 static BEFORE: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Raises the soft limit to the hard limit. If that fails, calls that exceed the limit report EMFILE.
+/// Raises the soft limit of open descriptors to the hard limit. If that fails, the old limit remains, and calls that exceed it fail
+/// with EMFILE.
 pub fn raise_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
@@ -25,14 +27,14 @@ pub fn raise_limit() {
 /// a netlink socket, a socket for interface names, and a file in /proc.
 const OF_A_WORKER: u64 = 8;
 
-/// The number of threads that can read network namespaces at the same time within the limit; at least one.
+/// The number of threads that can read network namespaces at the same time within the limit of open descriptors; at least one.
 #[must_use]
 pub fn workers() -> usize {
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(OF_A_WORKER, |(soft, _)| soft);
     usize::try_from(soft / OF_A_WORKER).unwrap_or(usize::MAX).max(1)
 }
 
-/// Restores the limit that twtool was started with. The kernel always permits a process to lower it.
+/// Restores the limit of open descriptors that twtool was started with. The kernel always permits a process to lower its soft limit.
 pub fn restore_limit() {
     if let Some((soft, hard)) = BEFORE.get() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard);

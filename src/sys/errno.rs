@@ -1,22 +1,22 @@
 //! Classifies the errnos of failed system calls, and names them (errno(3)).
 //!
-//! The whole program uses one policy: only the errnos in the first two rows of the table are an answer: "absent" or "refused". Every other failure
-//! leaves it unknown whether the requested object exists, so twtool repeats the call, or reports what it could not
-//! read.
+//! The whole program uses one policy. Only the errnos in the first two rows of the table are a definite answer: "absent" or
+//! "refused". After every other failure, it is unknown whether the requested object exists. So twtool repeats the call, or reports
+//! what it could not read.
 //!
 //! | [`Refusal`] | errnos | what twtool concludes |
 //! |---|---|---|
-//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process ended, this kernel has no such setting, family or protocol |
+//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process has ended, or this kernel has no such setting, family or protocol |
 //! | `Refused` | EPERM, EACCES | the caller has no permission to use it, or a sandbox refuses it |
 //! | `Interrupted` | EINTR | nothing: the call is repeated |
-//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: ENOBUFS and ENOMEM are repeated a few times, then the failure is reported |
+//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: after ENOBUFS and ENOMEM the call is repeated up to three times, then the failure is reported |
 //! | `Other` | all others | nothing: the failure is reported |
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// The meaning of a failed system call for the requested object.
+/// The class of a failed system call: what the failure says about the requested object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The object does not exist, or the kernel does not support it.
@@ -62,11 +62,10 @@ impl Refusal {
     }
 }
 
-/// How often a call is repeated if the kernel had no memory for it.
+/// The maximum number of repeats of a call for which the kernel had no memory.
 const REPEATS: u32 = 3;
 
-/// Makes a call and repeats it after EINTR, and up to three times after ENOBUFS or ENOMEM. A call that fails must have
-/// changed nothing.
+/// Makes a call, and repeats it after EINTR, and up to three times after ENOBUFS or ENOMEM. `call` must change nothing if it fails.
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut repeats = 0;
     loop {
@@ -80,7 +79,7 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Converts "absent" to `None`. Every other failure remains an error.
+/// Converts an error of the class [`Refusal::Absent`] to `None`. Every other failure remains an error.
 pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -89,7 +88,7 @@ pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Converts "absent" and "refused" to `None`. Every other failure remains an error.
+/// Converts an error of the class [`Refusal::Absent`] or [`Refusal::Refused`] to `None`. Every other failure remains an error.
 pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match if_present(result) {
         Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn only_errnos_of_absence_and_refusal_are_an_answer() {
+    fn only_absence_and_refusal_are_definite_answers() {
         for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP] {
             assert_eq!(Refusal::of(&failed(errno)), Refusal::Absent, "{errno}");
         }
@@ -139,11 +138,11 @@ mod tests {
         for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EINTR, Errno::EIO] {
             assert!(!Refusal::of(&failed(errno)).is_answer(), "{errno}");
         }
-        assert_eq!(Refusal::of(&io::Error::other("of our own")), Refusal::Other);
+        assert_eq!(Refusal::of(&io::Error::other("no errno")), Refusal::Other);
     }
 
     #[test]
-    fn an_interrupted_call_is_repeated_until_it_ends_and_an_exhausted_one_a_few_times() {
+    fn a_call_is_repeated_always_after_eintr_and_three_times_without_memory() {
         let calls = |errno: Errno, failures: u32| {
             let mut made = 0;
             let result = retry(|| {

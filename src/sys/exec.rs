@@ -1,4 +1,4 @@
-//! Replaces twtool by another program (execve(2)).
+//! Replaces twtool with another program (execve(2)).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -13,9 +13,9 @@ use super::errno::retry;
 use super::folder::metadata;
 use super::{descriptors, inherited};
 
-/// Replaces this process by the program. A name without a slash is searched in PATH. Returns only if that fails.
+/// Executes a program in this process. A name without a slash is searched in PATH. Returns only if the execution fails.
 ///
-/// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with, and only the
+/// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with. It inherits only the
 /// descriptors 0, 1 and 2, because all others have O_CLOEXEC.
 #[must_use]
 pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
@@ -23,8 +23,8 @@ pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     replace_with(program, args, inherited::sigpipe_was_ignored(), std::env::vars_os())
 }
 
-/// Implements [`replace`] for this action of SIGPIPE and this environment. std's `exec` is not used, because it always sets
-/// the default action.
+/// Implements [`replace`] with the given action for SIGPIPE and the given environment. std's `exec` is not used, because it always
+/// sets the default action for SIGPIPE.
 pub(super) fn replace_with(
     program: &OsStr,
     args: &[OsString],
@@ -41,18 +41,19 @@ pub(super) fn replace_with(
         (Ok(name), Ok(args), Ok(environment)) => (name, args, environment),
         (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => return error,
     };
-    // The Rust runtime has set SIGPIPE to be ignored, and execve(2) would keep that.
+    // The Rust runtime ignores SIGPIPE, and execve(2) would keep this action.
     set_sigpipe(if ignores_sigpipe { SigHandler::SigIgn } else { SigHandler::SigDfl });
     let Err(errno) = execvpe(&name, &args, &environment);
     set_sigpipe(SigHandler::SigIgn);
     errno.into()
 }
 
-/// Checks that [`replace`] would find a program of this name and that this user is allowed to run it. The file itself is not
-/// checked: execve(2) may still refuse it.
+/// Checks that [`replace`] would find a program of this name, and that this user is allowed to run it. The content of the file is not
+/// checked, so execve(2) may still refuse the file.
 ///
 /// # Errors
-/// `NotFound`, or `PermissionDenied` if there are only files that this user is not allowed to run, as execvp(3).
+/// As in execvp(3): `NotFound` if there is no such file; `PermissionDenied` if there are only files that this user is not allowed to
+/// run.
 pub fn find(program: &OsStr) -> io::Result<()> {
     let check = |path: &Path| {
         retry(|| Ok(rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?))?;

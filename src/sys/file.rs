@@ -1,7 +1,7 @@
-//! Reads regular files up to a length, and writes new files that appear complete or not at all.
+//! Reads regular files up to a maximum size, and writes new files that appear complete or not at all.
 //!
-//! A new file has no name while it is written (O_TMPFILE in open(2)). If the program ends, the kernel frees it. Some
-//! filesystems do not support O_TMPFILE. There the file has a temporary name. twtool removes it if writing fails, or if a
+//! A new file has no name while it is written (O_TMPFILE in open(2)). If the program ends, the kernel frees the file. On a
+//! filesystem that does not support O_TMPFILE, the file has a temporary name. twtool removes this file if writing fails, or if a
 //! signal of `ENDING` arrives. After SIGKILL the file remains.
 
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::errno::retry;
 
-/// The signals that end a program without a handler and that do not indicate a fault of the program.
+/// The signals that end a program that has no handler for them, and that do not indicate a fault of the program.
 const ENDING: [Signal; 13] = [
     Signal::SIGALRM,
     Signal::SIGHUP,
@@ -37,7 +37,7 @@ const ENDING: [Signal; 13] = [
     Signal::SIGXFSZ,
 ];
 
-/// Opens a regular file. Anything else is refused, because a FIFO would wait for a writer and a device may have no end.
+/// Opens a regular file for reading. Anything else is refused, because a FIFO would wait for a writer and a device may have no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if retry(|| file.metadata())?.is_file() {
@@ -47,10 +47,11 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Reads a regular file of at most this many bytes.
+/// Reads a regular file of at most `most` bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
-    // Files of /proc report no size. A large file is read without moving it several times.
+    // Reserve the size in advance, so that the bytes of a large file are not copied while the buffer grows. Files of /proc report
+    // the size 0.
     let size = file.metadata().map_or(0, |file| file.len()).min(most);
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -60,7 +61,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Replaces the content of `line` with the next line, including its line feed. At the end of the file, `line` is empty.
+/// Reads the next line of at most `most` bytes, with its line feed, into `line`. At the end of the file, `line` is empty.
 pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io::Result<()> {
     line.clear();
     reader.take(most.saturating_add(1)).read_until(b'\n', line)?;
@@ -70,7 +71,7 @@ pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io
     Ok(())
 }
 
-/// A file that gets its name from [`NewFile::finish`].
+/// A file that is being written. It gets its name when [`NewFile::finish`] is called.
 pub struct NewFile {
     location: Location,
     replace: bool,
@@ -80,13 +81,13 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Creates the file. An existing file is refused unless `replace`. Anything other than a regular file is always
-    /// refused, because the new file would replace it.
+    /// Creates the file. An existing file is refused unless `replace` is true. Anything other than a regular file is always refused,
+    /// because the new file would replace it.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
         Self::with_mode(path, replace, Mode::RUSR | Mode::WUSR)
     }
 
-    /// The same for a file that other users may read, as far as the umask of this process allows.
+    /// Creates a file like [`Self::create`], but with the usual mode: 0666 without the bits of the umask.
     pub fn create_public(path: &Path, replace: bool) -> io::Result<Self> {
         let all = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         Self::with_mode(path, replace, all)
@@ -119,7 +120,7 @@ impl NewFile {
         self.replace = false;
     }
 
-    /// Writes the rest and gives the file its name.
+    /// Writes the rest of the buffer, and gives the file its name.
     pub fn finish(self) -> io::Result<()> {
         let Self { location, replace, writer, partial } = self;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -176,8 +177,8 @@ impl Location {
     }
 }
 
-/// Gives the new file the owner, the group and the permissions of the file that it replaces. If the caller has no permission to
-/// change the owner, a file of another user is not replaced, because that user would lose access to it.
+/// Gives the new file the owner, the group and the permissions of the file that it replaces. Fails if the caller has no permission to
+/// change the owner, because the owner of the old file would lose access.
 fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
     let new = rustix::fs::fstat(file)?;
     let (uid, gid) = (replaced.st_uid, replaced.st_gid);
@@ -192,7 +193,7 @@ fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
     Ok(retry_on_intr(|| rustix::fs::fchmod(file, Mode::from_raw_mode(replaced.st_mode & 0o777)))?)
 }
 
-/// The temporary names of files that are being written, for the signal handler.
+/// The temporary names of the files that are being written. The signal handler removes them.
 static PARTIALS: Mutex<Vec<(Arc<OwnedFd>, OsString)>> = Mutex::new(vec![]);
 
 fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
@@ -213,13 +214,13 @@ impl Partial {
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = OsString::from(format!(".twtool-{}-{number}.partial", std::process::id()));
-            // The handler gets the name before the file exists, so that a signal in between leaves no file.
+            // The list gets the name before the file exists, so that a signal in between leaves no file.
             partials().push((Arc::clone(&location.folder), name.clone()));
             match retry_on_intr(|| make(&name)) {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // EEXIST: an earlier process with the same pid has left that name, so the next number is tried.
+                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried.
                     if error != Errno::EXIST || number == 1000 {
                         return Err(error.into());
                     }
@@ -255,7 +256,7 @@ impl Drop for Partial {
 
 /// Removes the partial file and ends the program, as the signal would without a handler.
 extern "C" fn remove_and_end(signal: libc::c_int) {
-    // The main program holds the lock only while the file does not exist yet, or does not exist any more.
+    // If the lock is taken, there is no file to remove: its holder has not created the file yet, or has removed or renamed it.
     for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }
@@ -275,8 +276,8 @@ fn catch_signals() {
         if let Ok(before) = before
             && !matches!(before.handler(), SigHandler::SigDfl)
         {
-            // The signal had another action, for example because of nohup(1), and keeps it. SAFETY: this action was
-            // valid before.
+            // If the signal had another action than the default one, for example because of nohup(1), restore that action. SAFETY:
+            // this action was valid before.
             let _ = unsafe { sigaction(signal, &before) };
         }
     }
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_within_bounds_are_read() {
+    fn only_regular_files_up_to_the_maximum_size_are_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "four").expect("written");

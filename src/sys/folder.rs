@@ -1,5 +1,5 @@
-//! Lists folders and reads the status of files, and checks which processes /proc shows. Calls are repeated after EINTR,
-//! which std does not do for them.
+//! Lists folders, reads the status of files, and checks which processes /proc shows. These functions repeat a call after EINTR,
+//! because std does not.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -27,7 +27,7 @@ pub fn pids() -> io::Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Why /proc does not show every process of its pid namespace.
+/// The reason why /proc does not show every process of its pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcGap {
     /// The folder /proc belongs to another filesystem, or does not exist.

@@ -1,6 +1,6 @@
 //! Reads two properties that this process inherited: whether standard output is closed, and whether SIGPIPE is ignored. The Rust
 //! runtime changes both before main(): it opens /dev/null in place of closed standard descriptors, and ignores SIGPIPE. So a
-//! function in `.init_array` reads them before the runtime starts.
+//! function in `.init_array` reads both properties before the runtime starts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +8,8 @@ static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn read() {
-    // SAFETY: fcntl(F_GETFD) only reads the state of a descriptor number; any number is allowed. nix's wrapper takes a
-    // borrowed descriptor, which guarantees that it is open, but this code checks exactly that.
+    // SAFETY: fcntl(F_GETFD) only reads the state of a descriptor, and every number is allowed. nix's wrapper takes a
+    // `BorrowedFd`, which must be open, but this code checks whether the descriptor is open.
     #[expect(unsafe_code, reason = "no safe wrapper takes a descriptor that may be closed")]
     let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } == -1;
     STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
@@ -30,12 +30,12 @@ extern "C" fn read() {
 #[unsafe(link_section = ".init_array")]
 static READ: extern "C" fn() = read;
 
-/// Whether standard output was closed.
+/// Whether standard output was closed when this process started.
 pub(super) fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
-/// Whether SIGPIPE was ignored, as systemd does for its services (`IgnoreSIGPIPE=`).
+/// Whether SIGPIPE was ignored when this process started, as systemd does for its services (`IgnoreSIGPIPE=`).
 pub(super) fn sigpipe_was_ignored() -> bool {
     SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
 }

@@ -15,8 +15,8 @@ use super::errno::{if_present, retry};
 use crate::model::interfaces::{Interfaces, KernelInterfaces};
 use crate::model::name::text_of;
 
-/// Interface names of the network namespace of a socket. Any thread can look up a single name. For the list, the thread must be in
-/// the namespace.
+/// Reads interface names of the network namespace of a socket. Any thread can look up a single name. Only a thread in the namespace can
+/// read the list of all names.
 #[derive(Debug)]
 struct BySocket {
     /// The socket for single names, or why it could not be created.
@@ -27,7 +27,7 @@ struct BySocket {
 }
 
 impl BySocket {
-    /// Keeps the first reason, for a warning in the answer that lacks a name.
+    /// Stores the first failure. It becomes a warning in the answer that lacks a name.
     fn failed(&self, why: &io::Error) {
         let text = format!("the names of interfaces could not be read: {why}");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);

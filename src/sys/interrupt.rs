@@ -1,9 +1,8 @@
 //! Blocks signals, so that twtool can finish something before a signal ends it: erase its output on the terminal,
 //! or clean up after a bind.
 //!
-//! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler runs
-//! between two instructions. Afterwards the signals have their normal effect. [`Held`] blocks all signals for a short
-//! time.
+//! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler interrupts the code.
+//! When it is dropped, the signals have their normal effect again. [`Held`] blocks all signals for a short time.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -32,7 +31,7 @@ impl Interrupts {
         Ok(Self { descriptor, before })
     }
 
-    /// Sleeps. Returns earlier if a signal arrives.
+    /// Sleeps for `time`. If a signal arrives earlier, returns that signal.
     pub fn wait(&self, time: Duration) -> io::Result<Option<Signal>> {
         let end = Instant::now() + time;
         loop {
@@ -59,14 +58,13 @@ impl Interrupts {
         self.descriptor.as_fd()
     }
 
-    /// Unblocks the signals in the calling thread. Pending signals are delivered. Other threads keep them blocked.
+    /// Unblocks the signals in the calling thread, so that pending signals are delivered. They remain blocked in other threads.
     pub fn release(&self) {
         // This cannot fail, because the mask was valid before.
         let _ = self.before.thread_set_mask();
     }
 
-    /// Delivers a blocked signal. It ends the program, unless the program was started with the signal
-    /// ignored.
+    /// Delivers a blocked signal. The signal ends the program, unless the program was started with this signal ignored.
     pub fn let_through(&self, signal: Signal) -> io::Result<()> {
         let held = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         raise(signal)?;
@@ -75,8 +73,8 @@ impl Interrupts {
     }
 }
 
-/// Blocks every signal in the calling thread, and in the threads that it starts, until it is dropped. Then the signals
-/// are delivered. SIGKILL and SIGSTOP cannot be blocked.
+/// Blocks every signal in the calling thread, and in the threads that it starts. When the value is dropped, the signals are delivered.
+/// SIGKILL and SIGSTOP cannot be blocked.
 pub struct Held {
     before: Option<SigSet>,
 }

@@ -58,7 +58,7 @@ const MODULES: [Module; 16] = [
 
 /// Finds the part of the kernel that opened each socket, if there is evidence for one. The keys are inodes.
 ///
-/// `no_process` states that no process of the machine has the sockets open. Only then a loaded module is evidence.
+/// `no_process` states that no process of the machine has the sockets open. Only in this case, a loaded module is evidence.
 ///
 /// # Errors
 /// The kernel's MPTCP endpoints could not be listed, although there may be some.
@@ -90,7 +90,7 @@ fn module(socket: &FullSocket, loaded: impl Fn(&str) -> bool) -> Option<KernelPa
     })
 }
 
-/// Lists the addresses and ports on which the kernel listens for MPTCP in the calling thread's network namespace:
+/// Lists the addresses and ports on which the kernel itself listens for MPTCP in the calling thread's network namespace. They are the
 /// endpoints that were added with a port (ip-mptcp(8)).
 ///
 /// # Errors
@@ -161,7 +161,7 @@ fn ask(
     }
 }
 
-/// Reads a datagram of responses, and returns whether it is the last.
+/// Passes the attributes of each response in a datagram to `each`. Returns whether the datagram is the last one.
 fn read(datagram: &[u8], family: u16, each: &mut dyn FnMut(&AttributeList)) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
@@ -191,7 +191,7 @@ fn attributes(bytes: &[u8]) -> Vec<(u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).map(read).collect()
 }
 
-/// The address and port of `MPTCP_PM_ATTR_ADDR`. An endpoint without a port has no listener.
+/// Parses the address and port of an endpoint (`MPTCP_PM_ATTR_ADDR`). `None` without a port: such an endpoint has no listener.
 fn endpoint(value: &[u8]) -> Option<(IpAddr, Port)> {
     // linux/mptcp_pm.h
     const ADDR4: u16 = 3;

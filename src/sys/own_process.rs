@@ -1,4 +1,4 @@
-//! The memory of this process (proc_pid_statm(5)).
+//! Reads the memory use of this process (proc_pid_statm(5)).
 
 use std::io;
 use std::path::Path;
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_more_than_the_stack_of_a_thread_and_less_than_a_terabyte() {
+    fn resident_memory_is_between_100_kb_and_1_tib() {
         let bytes = resident_bytes().expect("it can be read");
         assert!((100_000..1 << 40).contains(&bytes), "{bytes}");
     }

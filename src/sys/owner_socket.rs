@@ -1,7 +1,8 @@
-//! A Unix socket that serves the owners that a tracer has recorded, and its reader.
+//! Serves the owners that a tracer has recorded, and reads them, through a Unix socket. The tracer numbers the closes.
 //!
-//! 1. A reader connects, sends `since NUMBER`, and ends its side of the stream. Readers of twtool 0.2 send nothing.
-//! 2. The tracer sends the owners of the closes with larger numbers, or of all closes, and then the end of the stream.
+//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2 send nothing.
+//! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
+//!    closes. Then it closes the connection.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -20,27 +21,27 @@ use super::errno::retry;
 /// The maximum number of readers at a time. Further readers wait in the backlog of the socket.
 const MOST_READERS: usize = 4;
 
-/// The time limit for each read and write. Without it, a reader that stops reading would keep memory in use.
+/// The time limit for each read and write. Without this limit, a reader that stops reading would keep memory in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long to wait for the request of a reader. Readers of twtool 0.2 send none.
+/// The time limit for the request of a reader. Readers of twtool 0.2 send no request.
 const REQUEST: Duration = Duration::from_millis(200);
 
 /// The word before the number in a request.
 const SINCE: &str = "since ";
 
-/// A socket that answers readers.
+/// The listening socket of a tracer, which answers readers.
 pub struct OwnerSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// The identity of the file, so that only this one is removed.
+    /// The inode of the socket's file, so that `drop` removes no other file.
     inode: u64,
-    /// The readers that are being answered.
+    /// The number of readers that are being answered.
     busy: Arc<AtomicUsize>,
 }
 
 impl OwnerSocket {
-    /// Makes the socket with mode 0600. A socket of a tracer that has ended is replaced.
+    /// Creates the socket with the mode 0600. Replaces the socket of a tracer that has ended.
     ///
     /// # Errors
     /// The path belongs to another file, or to a tracer that still runs.
@@ -58,7 +59,7 @@ impl OwnerSocket {
             Ok(_) => fs::remove_file(path)?,
             Err(_) => {}
         }
-        // The file must never be open to others, not even for a moment.
+        // Other users must not have access to the file, not even for a moment.
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = UnixListener::bind(path);
         umask(before);
@@ -68,10 +69,10 @@ impl OwnerSocket {
         Ok(Self { listener, path: path.to_owned(), inode, busy: Arc::default() })
     }
 
-    /// Accepts the readers that wait.
+    /// Accepts waiting readers, until four readers are being answered.
     ///
     /// # Errors
-    /// accept(2) failed, and not because no reader waits.
+    /// accept(2) failed. It is no error if no reader waits.
     pub fn readers(&self) -> io::Result<Vec<UnixStream>> {
         let mut readers = vec![];
         while self.busy.load(Ordering::Relaxed) + readers.len() < MOST_READERS {
@@ -129,15 +130,15 @@ fn request(reader: &UnixStream) -> u64 {
     text.strip_prefix(SINCE).and_then(|number| number.trim_end().parse().ok()).unwrap_or(0)
 }
 
-/// Reads the owners that a tracer serves on this socket, of closes with larger numbers than `number`, and at most this number of
-/// bytes.
+/// Reads the owners that a tracer serves on a socket. Requests only closes with numbers above `number`.
 ///
 /// # Errors
-/// No tracer serves the socket, the tracer does not answer in time, or it sends more bytes.
+/// No tracer serves the socket, the tracer does not answer in time, or it sends more than `most` bytes.
 pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut stream = retry(|| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Errors are ignored: a tracer of twtool 0.2 does not read the request, and may have sent all owners and closed already.
+    // Errors are ignored: a tracer of twtool 0.2 does not read the request. It may already have sent all owners and closed the
+    // connection.
     let _ = writeln!(stream, "{SINCE}{number}");
     let _ = stream.shutdown(Shutdown::Write);
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -155,13 +156,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn readers_get_the_answer_and_the_file_is_private_and_is_removed_at_the_end() {
+    fn readers_get_answers_through_a_private_file_that_is_removed_at_the_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         let socket = OwnerSocket::open(&path).expect("a socket");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         assert!(OwnerSocket::open(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
-        // The attempt to open it again has left a connection, which is answered first.
+        // The attempt to open the socket again has left a connection, which is answered first.
         let old = || {
             let mut bytes = vec![];
             UnixStream::connect(&path).expect("a socket").read_to_end(&mut bytes).expect("an answer");
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_a_server_is_replaced_and_a_file_is_not() {
+    fn a_socket_without_a_server_is_replaced_but_another_file_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).expect("a socket"));

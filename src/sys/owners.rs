@@ -2,14 +2,15 @@
 //!
 //! 1. Every descriptor of a process is a link in /proc/PID/fd. The link of a socket is `socket:[inode]`
 //!    (proc_pid_fd(5)).
-//! 2. /proc/PID/fd shows the descriptors of the main thread. After unshare(CLONE_FILES) another thread has different
-//!    ones. After the main thread has ended, /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the
-//!    threads that do not share the main thread's descriptors, and /proc/PID/task/TID/fd is read once for each set of
-//!    descriptors. With 2,000 threads kcmp takes 3.5 ms, and reading every folder 870 ms (Linux 6.18, 2026-11-27).
+//! 2. /proc/PID/fd shows the descriptors of the main thread. A thread that has called unshare(CLONE_FILES) has its own descriptors.
+//!    If the main thread has ended, /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the threads that do
+//!    not share the main thread's descriptors, and /proc/PID/task/TID/fd is read once for each set of descriptors. For a process
+//!    with 2,000 threads, kcmp takes 3.5 ms, and reading every folder would take 870 ms (Linux 6.18, 2026-11-27).
 //! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` searches for evidence of
 //!    that.
-//! 4. Absence from /proc proves nothing by itself. The result "no process" requires that every folder could be read. It
-//!    also states whether /proc shows every process of the machine or only the processes of one pid namespace.
+//! 4. If no process in /proc has a socket open, this proves nothing by itself. The result "no process" requires that every folder
+//!    could be read. The result also states whether /proc shows every process of the machine, or only the processes of one pid
+//!    namespace.
 //! 5. A folder that cannot be read for a reason other than permission may contain further owners of any socket, so the
 //!    whole result is incomplete.
 
@@ -34,7 +35,7 @@ use crate::model::socket::FullSocket;
 /// The target of a link to the initial pid namespace (`PROC_PID_INIT_INO` in linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-/// The result of [`find`].
+/// The processes that [`find`] found for each socket.
 #[derive(Debug, Default)]
 pub struct SocketOwners {
     /// The owners of each socket. The keys are inodes.
@@ -106,8 +107,8 @@ pub fn in_initial_pid_namespace() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link == Path::new(INITIAL_PID_NAMESPACE))
 }
 
-/// Reads the facts of the process with this pid that started at this time (CLOCK_BOOTTIME in ns); `None` if it has ended or cannot
-/// be read, also if the pid now belongs to another process.
+/// Reads the facts of a process by its pid and its start time (CLOCK_BOOTTIME in ns). `None` if the process has ended or cannot be
+/// read. The start time shows whether the pid now belongs to another process.
 #[must_use]
 pub fn process_started_at(pid: u32, start_ns: u64) -> Option<Process> {
     let process = process(i32::try_from(pid).ok()?).ok()?;
@@ -116,18 +117,18 @@ pub fn process_started_at(pid: u32, start_ns: u64) -> Option<Process> {
     (started == start_ns / ticks).then(|| describe(&process).ok())?
 }
 
-/// Why descriptors, or facts about a process, could not be read.
+/// The reason why descriptors, or facts about a process, could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ReadError {
     /// The process or thread has ended.
     Gone,
     /// The caller has no permission to read them.
     Refused,
-    /// Another failure, which leaves it unknown whether there are more owners.
+    /// Another failure. There may be more owners than were found.
     Failed(String),
 }
 
-/// If a process ends while its folder in /proc is open, the kernel returns ESRCH, which counts as absent.
+/// If a process ends while its folder in /proc is open, the kernel returns ESRCH, which becomes [`ReadError::Gone`].
 impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
         match Refusal::of(&error) {
@@ -156,7 +157,7 @@ impl From<ProcError> for ReadError {
     }
 }
 
-/// Reads a fact about a process. Repeats the call after EINTR.
+/// Calls a function of the crate `procfs`, and repeats the call after EINTR.
 fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, ReadError> {
     loop {
         match read() {
@@ -204,7 +205,7 @@ impl DescriptorSearch {
         if folder::metadata(Path::new(&folder))?.nlink() <= LINKS_OF_ONE_THREAD {
             return Ok(());
         }
-        // One thread of each set of descriptors, in the order that the kernel gives the sets.
+        // One thread of each set of descriptors, in the order of kcmp(2).
         let mut read: Vec<i32> = main_was_read.then_some(pid).into_iter().collect();
         let mut unread = Ok(());
         for name in folder::names_in(&folder)? {
@@ -284,7 +285,7 @@ fn describe(process: &ProcProcess) -> Result<Process, ReadError> {
     })
 }
 
-/// Converts "gone" and "refused" to `None`: the kernel has no such file, or does not show it to this user.
+/// Converts [`ReadError::Gone`] and [`ReadError::Refused`] to `None`: the kernel has no such file, or does not show it to this user.
 fn known<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     match read {
         Ok(value) => Ok(Some(value)),
@@ -293,8 +294,8 @@ fn known<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     }
 }
 
-/// The arguments in /proc/PID/cmdline, each with a NUL behind it. `None` if there are none: the process has ended, or it is a
-/// thread of the kernel.
+/// Parses the arguments in /proc/PID/cmdline. A NUL follows each argument. `None` if there are no arguments: the process has ended, or
+/// it is a thread of the kernel.
 fn arguments(bytes: &[u8]) -> Option<Vec<String>> {
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     let mut arguments: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
@@ -306,7 +307,7 @@ fn arguments(bytes: &[u8]) -> Option<Vec<String>> {
     (!bytes.is_empty()).then(|| arguments.into_iter().map(text_of).collect())
 }
 
-/// Reads a short file of the process. It belongs to the same process even if the pid has been reused.
+/// Reads a short file of the process. Fails if the process has ended, even if the pid now belongs to another process.
 fn read(process: &ProcProcess, file: &str, most: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![];
     let opened = of_process(|| process.open_relative(file))?;

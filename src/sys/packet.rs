@@ -22,30 +22,29 @@ const BUFFER: usize = 64 * 1024 + 14;
 pub struct Frame {
     /// The kernel's timestamp.
     pub at: SystemTime,
-    /// The index of the interface that received it.
+    /// The index of the interface that received the frame.
     pub interface: u32,
     /// The Ethernet header and the packet. The kernel leaves the checksums of its own packets to the network card, so
     /// TCP checksums are not computed yet (`CHECKSUM_PARTIAL`).
     pub bytes: Vec<u8>,
 }
 
-/// Sends frames directly to the device. The kernel needs up to a second to notice that a new veth pair has a carrier,
-/// and until then the queue of the device drops frames.
+/// The socket option that sends frames directly to the device, and not through its queue. The kernel needs up to a second to notice
+/// that a new veth pair has a carrier. Until then, the queue of the device drops frames.
 #[derive(Clone, Copy)]
 struct QdiscBypass;
 nix::setsockopt_impl!(QdiscBypass, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, bool, SetBool);
 
-/// A timestamp that is older than this comes from another clock: Linux 5.10 uses its monotonic clock for packets that
+/// The maximum age of a timestamp. An older timestamp comes from another clock: Linux 5.10 uses its monotonic clock for packets that
 /// TCP sends.
 const CREDIBLE_AGE: Duration = Duration::from_secs(60);
 
-/// A raw packet socket that receives each incoming IPv4 frame once. A frame that is sent on `lo` is an incoming frame
-/// there.
+/// A raw packet socket that receives each incoming IPv4 frame once. A frame that is sent on `lo` also comes in on `lo`.
 #[derive(Debug)]
 pub struct PacketSocket(Socket);
 
 impl PacketSocket {
-    /// Opens a socket in the calling thread's namespace. It remains in that namespace.
+    /// Opens a socket in the calling thread's network namespace. The socket remains in that namespace.
     pub fn open() -> io::Result<Self> {
         let ipv4 = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?;
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(ipv4.to_be()))))?;
@@ -54,7 +53,7 @@ impl PacketSocket {
         Ok(Self(socket))
     }
 
-    /// Receives the next frame; `None` if none arrives within this time, or if a signal interrupts the call.
+    /// Receives the next frame; `None` if no frame arrives within the time `wait`, or if a signal interrupts the call.
     pub fn receive(&self, wait: Duration) -> io::Result<Option<Frame>> {
         let flags = if wait.is_zero() {
             MsgFlags::MSG_DONTWAIT
@@ -97,7 +96,7 @@ impl PacketSocket {
 pub struct Interface(LinkAddr);
 
 impl Interface {
-    /// Finds the interface with this name in the calling thread's namespace.
+    /// Finds the interface with this name in the calling thread's network namespace.
     pub fn named(name: &str) -> io::Result<Self> {
         let link = |found: nix::ifaddrs::InterfaceAddress| found.address.and_then(|addr| addr.as_link_addr().copied());
         let mut interfaces = getifaddrs()?.filter(|found| found.interface_name == name);

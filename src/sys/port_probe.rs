@@ -1,15 +1,15 @@
-//! Determines the ports that connect() skips because a socket has bound them explicitly. It tests each port with a
-//! connect() that sends nothing.
+//! Determines which ports connect() skips because a socket has bound them explicitly. The module tests each port with a connect()
+//! that sends nothing.
 //!
 //! 1. With IP_LOCAL_PORT_RANGE (ip(7), since Linux 6.3) connect() may choose only the tested port. EADDRNOTAVAIL means
 //!    that it skips that port.
 //! 2. With TCP_FASTOPEN_CONNECT, and without a cookie, connect() chooses the port but delays the SYN until there is
 //!    data (`tcp_fastopen_defer_connect` in net/ipv4/tcp_fastopen.c; tcp(7)).
-//! 3. The destination is port 0 of an unused loopback address. No server can listen there, so no real connection
-//!    conflicts.
+//! 3. The destination is port 0 of an unused loopback address. No server can listen on port 0, so the test cannot conflict with a
+//!    real connection.
 //!
-//! The test holds the port for 1-2 µs. If a server binds the port in that moment, its bind succeeds if it sets
-//! SO_REUSEADDR, because the test sets it, too.
+//! The test holds the port for 1-2 µs. If a server binds the port during this time, the bind succeeds if the server sets
+//! SO_REUSEADDR, because the test sets this option, too. Without the option, the bind of the server fails.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use super::errno::{Refusal, retry};
 use crate::model::port::Port;
 use crate::model::port_set::PortSet;
 
-/// Why the ports could not be tested.
+/// The reason why ports could not be tested.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} failed: {source}")]
 pub struct ProbeError {
@@ -31,8 +31,7 @@ pub struct ProbeError {
 }
 
 impl ProbeError {
-    /// Whether this kernel does not support the test, or the caller's sandbox forbids it. Otherwise the next attempt
-    /// may succeed.
+    /// Whether a repeated test would fail, too: this kernel does not support the test, or a sandbox forbids it.
     #[must_use]
     pub fn is_answer(&self) -> bool {
         Refusal::of(&self.source).is_answer() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
@@ -46,8 +45,8 @@ fn call<T>(call: &'static str, make: impl FnMut() -> io::Result<T>) -> Result<T,
 /// An unused address of 127.0.0.0/8.
 const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
-/// Returns the ports that connect() skips for every destination in the calling thread's network namespace. All given
-/// ports must be in its `ip_local_port_range` and not in its `ip_local_reserved_ports`.
+/// Returns the ports that connect() skips for every destination in the calling thread's network namespace. All given ports must be in
+/// the `ip_local_port_range` of that namespace, and not in its `ip_local_reserved_ports`.
 pub fn kept_from_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
     let mut kept = PortSet::default();
     if ports.is_empty() {

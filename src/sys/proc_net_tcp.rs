@@ -1,8 +1,8 @@
 //! Reads sockets from /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)), for systems that refuse sock_diag.
 //!
 //! The files report less than sock_diag: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY.
-//! They are slower, because the kernel formats text under the same locks. Any bytes give a socket or an error, never a
-//! panic.
+//! They are slower, because the kernel formats text while it holds the same locks. The parser accepts arbitrary bytes: it returns a
+//! socket or an error, and never panics.
 
 use std::io::{self, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,10 +15,10 @@ use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
-/// The value of `tr` for a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
+/// The value of the column `tr` for a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
 const TIMER_TIMEWAIT: &str = "03";
 
-/// The unit of `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
+/// The unit of the column `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
 const TICK_MS: u32 = 10;
 
 /// The maximum size of a line in bytes. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines can be
@@ -72,7 +72,7 @@ fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Res
     }
 }
 
-/// Parses a line: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
+/// Parses a line of /proc/net/tcp or tcp6: `sl: local remote st tx:rx tr:when retrnsmt uid timeout inode ...`.
 #[must_use]
 pub fn parse(line: &str) -> Option<Socket> {
     let mut words = line.split_ascii_whitespace();
@@ -119,7 +119,7 @@ pub fn parse(line: &str) -> Option<Socket> {
     }))
 }
 
-/// Parses digits only, because std also accepts a plus sign.
+/// Parses hexadecimal digits. Refuses a plus sign, which std accepts.
 fn hex<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u64::from_str_radix(text, 16).ok().filter(|_| digits)?.try_into().ok()
@@ -130,7 +130,7 @@ fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// Parses `0100007F:1F90`. Each 32-bit word of the address is a number in this machine's byte order.
+/// Parses an address and a port: `0100007F:1F90`. Each 32-bit word of the address is a number in this machine's byte order.
 fn end(text: &str) -> Option<(IpAddr, Port)> {
     let (addr, port) = text.split_once(':')?;
     let word = |at: usize| hex::<u32>(addr.get(at..at + 8)?).map(u32::to_ne_bytes);
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_read_or_refused_and_never_panics(line in "[0-9A-F :ö+-]{0,160}") {
+        fn an_arbitrary_line_never_panics(line in "[0-9A-F :ö+-]{0,160}") {
             let _ = parse(&line);
         }
 

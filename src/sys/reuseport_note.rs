@@ -4,16 +4,17 @@
 //! port. A bind with SO_REUSEPORT stores its user and address there (`inet_csk_update_fastreuse` in
 //! net/ipv4/inet_connection_sock.c); this is the *note*. Later SO_REUSEPORT binds of that user to a matching address
 //! succeed without a search for conflicts (`sk_reuseport_match`), even if other sockets have bound the port since. A
-//! bind without SO_REUSEPORT clears the note. So a test that ends right after a bind with SO_REUSEPORT leaves a port on
-//! which a second server can bind and listen.
+//! bind without SO_REUSEPORT clears the note. So a test whose last bind has SO_REUSEPORT leaves a note. A second server of that user
+//! can then bind the port with SO_REUSEPORT and listen on it, although another server already listens.
 //!
-//! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these in order (measured on
-//! Linux 6.18):
-//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. It succeeds beside every IPv4 holder, and beside a `::`
+//! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these binds in order. In this list, a
+//! *holder* is another socket on the port (measured on Linux 6.18):
+//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. The bind succeeds beside every IPv4 holder, and beside a holder on `::`
+//!    that has SO_REUSEADDR and does not listen;
+//! 2. an unused IPv4 address with SO_REUSEADDR. The bind succeeds beside every holder that is IPv6 only, and beside a wildcard
 //!    holder that has SO_REUSEADDR and does not listen;
-//! 2. an unused IPv4 address with SO_REUSEADDR. It succeeds beside every holder that is IPv6 only, and beside a
-//!    wildcard holder that has SO_REUSEADDR and does not listen;
-//! 3. the same with TCP_REPAIR, which skips the search. It succeeds beside every holder, and needs CAP_NET_ADMIN.
+//! 3. an unused IPv4 address with TCP_REPAIR, which skips the search for conflicts. The bind succeeds beside every holder, and needs
+//!    CAP_NET_ADMIN.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -37,10 +38,10 @@ pub(super) struct NoteGuard {
 }
 
 impl NoteGuard {
-    /// Creates the sockets that can clear a note. This comes before the bind that leaves a note, so that a lack of
-    /// descriptors or memory is an error before the bind.
+    /// Creates the sockets that can clear a note. Call this before the bind that leaves a note, so that a lack of descriptors or memory
+    /// is an error before that bind.
     ///
-    /// The sockets are on the device of the attempt, because a device of a VRF has its own ports and notes
+    /// The sockets are bound to the device of the attempt, because a device of a VRF has its own ports and notes
     /// (`inet_sk_bound_l3mdev`).
     pub(super) fn prepare(device: Option<NonZeroU32>) -> io::Result<Self> {
         let ipv6 = none_if_refused(retry(|| socket(Domain::IPV6, device)))?;
@@ -48,7 +49,7 @@ impl NoteGuard {
         Ok(Self { ipv6, ipv4, port: None })
     }
 
-    /// Registers that a bind with SO_REUSEPORT has succeeded on this port.
+    /// Records that a bind with SO_REUSEPORT has succeeded on this port, and so left a note.
     pub(super) const fn set_port(&mut self, port: Port) {
         self.port = Some(port);
     }
@@ -82,7 +83,8 @@ impl Drop for NoteGuard {
 fn socket(domain: Domain, device: Option<NonZeroU32>) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     if device.is_some() {
-        // Kernels before 5.7 need CAP_NET_RAW for it. Without the device the bind clears every note except a note in a VRF.
+        // On a kernel before 5.7, binding to a device needs CAP_NET_RAW. Without the device, the later bind clears every note except a
+        // note in a VRF.
         if_visible(retry(|| socket.bind_device_by_index_v4(device)))?;
     }
     socket.set_reuse_address(true)?;
@@ -95,8 +97,8 @@ fn socket(domain: Domain, device: Option<NonZeroU32>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Converts a refusal to `None`: the family is missing, a sandbox refuses it, or the kernel lacks an option
-/// (IPV6_FREEBIND exists since 4.15).
+/// Converts a refusal to `None`: the kernel does not have the address family, a sandbox refuses the family, or the kernel lacks an
+/// option (IPV6_FREEBIND exists since 4.15).
 fn none_if_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
     if_visible(socket)
 }

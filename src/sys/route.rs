@@ -7,19 +7,19 @@ use socket2::{Domain, Socket, Type};
 
 use super::errno::retry;
 
-/// The ports to try for the UDP socket, in this order. The highest 256 ports come first, because they lie above the default
-/// ephemeral range (32768-60999), so a program rarely uses or needs them. A port can be in use, or privileged if
+/// The ports to try for the UDP socket, in this order. The highest 256 ports come first: they lie above the default ephemeral range
+/// (32768-60999), so programs rarely use them. A bind fails if the port is in use, or if it is privileged because
 /// `ip_unprivileged_port_start` is high. Port 0 comes last: the kernel then chooses a port of the ephemeral range, which is never
 /// privileged.
 fn ports() -> impl Iterator<Item = u16> {
     (65_280..=65_535).chain([0])
 }
 
-/// Returns the local address of a connection to `to`: `from` if it is given, otherwise the kernel's choice. Fails if `from`
-/// cannot be bound. It connects a UDP socket, which looks up the route and sends nothing (connect(2)).
+/// Returns the local address of a connection to `to`: `from` if it is given, otherwise the kernel's choice. Fails if `from` cannot be
+/// bound. This function connects a UDP socket: the kernel looks up the route, and sends nothing (connect(2)).
 ///
-/// The socket is bound first. Otherwise connect() would choose a port of `ip_local_port_range`, and would fail if UDP
-/// has no free port, which is irrelevant for TCP.
+/// The socket is bound first. Otherwise connect() would choose a port of `ip_local_port_range`, and would fail if UDP has no free
+/// port there. Free UDP ports are irrelevant for TCP.
 pub fn source(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let from = from.unwrap_or_else(|| SocketAddr::new(any, 0));

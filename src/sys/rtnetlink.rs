@@ -1,5 +1,5 @@
-//! Changes interfaces of the calling thread's network namespace through rtnetlink(7): sets `lo` up, creates a veth pair. It is
-//! used only in private namespaces, never in the namespace of the host.
+//! Changes interfaces of the calling thread's network namespace through rtnetlink(7). For example, it sets `lo` up, and creates a
+//! veth pair. twtool uses this module only in private namespaces, never in the namespace of the host.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -21,11 +21,11 @@ pub const LOOPBACK: u32 = 1;
 /// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethEnd<'a> {
-    /// Its index, which must be unused in this namespace.
+    /// The index of the interface, which must be unused in this namespace.
     pub index: u32,
-    /// Its name.
+    /// The name of the interface.
     pub name: &'a str,
-    /// Its Ethernet address.
+    /// The Ethernet address of the interface.
     pub mac: [u8; 6],
 }
 
@@ -56,7 +56,7 @@ pub fn create_veth(one: VethEnd, other: VethEnd) -> io::Result<()> {
     request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Adds an address to an interface. The kernel adds the route to its network.
+/// Adds an IPv4 address to an interface. The kernel then adds the route to the network of the address.
 pub fn add_address(interface: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;

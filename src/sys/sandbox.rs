@@ -1,4 +1,4 @@
-//! Creates private user and network namespaces for experiments. They need no root and do not change the host.
+//! Creates private user and network namespaces for experiments. This needs no root, and does not change the host.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,9 +20,9 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SandboxErro
     move |source| SandboxError { step, source: source.into() }
 }
 
-/// Moves this process into a new user namespace, in which it may create network namespaces. It must be called before
-/// the process has a second thread (unshare(2)). If the process is root and gets no user namespace, it keeps its own,
-/// because root may create network namespaces anyway.
+/// Moves this process into a new user namespace, in which it may create network namespaces. Call this function before the process has
+/// a second thread (unshare(2)). If the kernel refuses the user namespace, root continues in the old one, because root may create
+/// network namespaces anyway.
 pub fn enter_user_namespace() -> Result<(), SandboxError> {
     let (uid, gid) = (getuid(), getgid());
     match unshare(CloneFlags::CLONE_NEWUSER) {
@@ -35,8 +35,8 @@ pub fn enter_user_namespace() -> Result<(), SandboxError> {
     map("setgroups", "deny".into()).map_err(step("writing /proc/self/setgroups"))?;
     let mapped = map("uid_map", format!("0 {uid} 1")).and_then(|()| map("gid_map", format!("0 {gid} 1")));
     match mapped {
-        // Since Linux 5.12 uid 0 needs CAP_SETFCAP to map itself. Only programs that are started here would need the
-        // map.
+        // Since Linux 5.12, uid 0 needs CAP_SETFCAP to map itself. This process can continue without the map: only programs that it
+        // starts would need the map.
         Err(error) if uid.is_root() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         mapped => mapped.map_err(step("writing /proc/self/uid_map and gid_map")),
     }
@@ -48,7 +48,7 @@ pub fn enter_network_namespace() -> Result<(), SandboxError> {
     rtnetlink::raise(rtnetlink::LOOPBACK).map_err(step("raising lo"))
 }
 
-/// A private network namespace. It exists as long as this value, or anything in it.
+/// A private network namespace. It exists as long as this value, or a thread or socket in it.
 #[derive(Debug)]
 pub struct PrivateNetns(File);
 
@@ -59,7 +59,7 @@ impl PrivateNetns {
         File::open("/proc/thread-self/ns/net").map(Self).map_err(step("opening /proc/thread-self/ns/net"))
     }
 
-    /// Moves the calling thread into it.
+    /// Moves the calling thread into the namespace.
     pub fn enter(&self) -> Result<(), SandboxError> {
         setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(step("setns(CLONE_NEWNET)"))
     }

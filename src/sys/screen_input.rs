@@ -24,7 +24,7 @@ pub enum Wakeup {
     Resize,
     /// A [`Waker`] was used.
     Work,
-    /// A signal that ends or stops the program, once the terminal is restored: see [`ScreenInput::let_through`].
+    /// A signal that ends or stops the program. Restore the terminal, then call [`ScreenInput::let_through`].
     Signal(HeldSignal),
     /// The program was stopped and continues. A shell may have changed the terminal meanwhile.
     Continued,
@@ -39,13 +39,13 @@ pub enum Wakeup {
 pub struct HeldSignal(Signal);
 
 impl HeldSignal {
-    /// What Ctrl-C sends outside of raw mode.
+    /// The signal that Ctrl-C sends if the terminal is not in raw mode.
     pub const INTERRUPT: Self = Self(Signal::SIGINT);
-    /// What Ctrl-Z sends outside of raw mode.
+    /// The signal that Ctrl-Z sends if the terminal is not in raw mode.
     pub const STOP: Self = Self(Signal::SIGTSTP);
 }
 
-/// The input of a screen. The signals are blocked until it is dropped.
+/// The input of a screen. The signals of a screen are blocked until this value is dropped.
 pub struct ScreenInput {
     signals: Rc<Signals>,
     work: PipeReader,
@@ -64,10 +64,10 @@ impl Waker {
 }
 
 impl ScreenInput {
-    /// Blocks the signals in the calling thread, and in the threads that it starts afterwards.
+    /// Opens the input. Blocks the signals of a screen in the calling thread, and in the threads that it starts afterwards.
     ///
     /// # Errors
-    /// A descriptor cannot be made.
+    /// A descriptor cannot be created.
     pub fn open() -> io::Result<Self> {
         let (work, waker) = io::pipe()?;
         Ok(Self { signals: Rc::new(Signals::hold()?), work, waker })
@@ -95,7 +95,7 @@ impl ScreenInput {
         self.signals.are_waiting()
     }
 
-    /// Waits, at most for this time.
+    /// Waits for an event that the screen must react to, at most for `time`.
     ///
     /// # Errors
     /// poll(2) fails.
@@ -159,7 +159,7 @@ impl ScreenInput {
         Ok(())
     }
 
-    /// Calls a function that starts a program, which inherits the mask of signals.
+    /// Calls a function with the old signal mask. A program that the function starts inherits this mask.
     ///
     /// # Errors
     /// The mask cannot be changed.
@@ -170,7 +170,8 @@ impl ScreenInput {
         Ok(result)
     }
 
-    /// Discards what the terminal and the shell sent while another program used the terminal: Ctrl-C there is for that program.
+    /// Discards the signals that the terminal and the shell sent while another program used the terminal. For example, a Ctrl-C was
+    /// meant for that program.
     ///
     /// # Errors
     /// The signals cannot be read.
@@ -178,7 +179,7 @@ impl ScreenInput {
         self.signals.discard(&[Signal::SIGINT, Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH])
     }
 
-    /// Discards each [`Wakeup::Continued`] that is due.
+    /// Discards each SIGCONT that has arrived, so that [`Self::wait`] does not report [`Wakeup::Continued`] for it.
     ///
     /// # Errors
     /// The signals cannot be read.

@@ -1,7 +1,7 @@
-//! Writes a screen to the terminal on standard output. If the terminal takes no text, a signal or a time limit ends the wait.
+//! Writes a screen to the terminal on standard output. If the terminal accepts no text, a signal or a time limit ends the wait.
 //!
-//! A terminal takes no text while its output is stopped, or while the program at its other side does not read, for example because
-//! a connection of ssh is stuck. A blocking write(2) would then hold the program until SIGKILL.
+//! A terminal accepts no text while its output is stopped, or while the program at its other side does not read, for example because
+//! an ssh connection is stuck. A blocking write(2) would then wait until SIGKILL ends the program.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::screen_signals::Signals;
 
-/// The output of a screen. A write fails if a signal comes that ends or stops the program while the terminal takes no text.
+/// The output of a screen. A write fails if the terminal accepts no text and a signal arrives that ends or stops the program.
 pub struct ScreenOutput {
     terminal: File,
     signals: Rc<Signals>,
@@ -26,7 +26,7 @@ impl ScreenOutput {
         Ok(Self { terminal: open()?, signals })
     }
 
-    /// Waits until the terminal takes text.
+    /// Waits until the terminal accepts text.
     fn wait(&self) -> io::Result<()> {
         while !self.signals.end_the_program()? {
             let mut descriptors = [
@@ -40,7 +40,7 @@ impl ScreenOutput {
                 Ok(_) => {}
             }
         }
-        Err(io::Error::other("a signal came while the terminal took no text"))
+        Err(io::Error::other("a signal arrived while the terminal accepted no text"))
     }
 }
 
@@ -59,17 +59,17 @@ impl Write for ScreenOutput {
     }
 }
 
-/// Opens the terminal again, because O_NONBLOCK on the inherited descriptor would also hold for the shell and other programs that
-/// share it. If that is not permitted, for example after su(1), writes can block.
+/// Opens the terminal again with O_NONBLOCK. On the inherited descriptor, the flag would also affect the shell and other programs that
+/// share it. If opening is not permitted, for example after su(1), this returns a copy of the descriptor, and writes can block.
 fn open() -> io::Result<File> {
     let again = File::options().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/proc/self/fd/1");
     again.or_else(|_| io::stdout().as_fd().try_clone_to_owned().map(File::from))
 }
 
-/// Writes all bytes to the terminal, and gives up after this time.
+/// Writes all bytes to the terminal within `time`.
 ///
 /// # Errors
-/// The terminal is gone, or has not taken the text in this time.
+/// The terminal is gone, or has not accepted all bytes within `time`.
 pub fn write_within(time: Duration, mut bytes: &[u8]) -> io::Result<()> {
     let mut terminal = open()?;
     let end = Instant::now() + time;
@@ -80,7 +80,7 @@ pub fn write_within(time: Duration, mut bytes: &[u8]) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes no text"));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts no text"));
                 }
                 let mut descriptors = [PollFd::new(terminal.as_fd(), PollFlags::POLLOUT)];
                 let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);

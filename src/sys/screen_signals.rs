@@ -1,6 +1,6 @@
-//! The signals that a screen blocks. The input and the output of the screen share them.
+//! Blocks the signals of a screen, for its input and its output.
 //!
-//! They are read from a descriptor (signalfd(2)), so that a signal arrives between two steps of the screen, never within one.
+//! The signals are read from a descriptor (signalfd(2)), so that a signal arrives between two steps of the screen, never within one.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that end or stop the program by default, and two that report a change: the program continues (SIGCONT), or the
 /// terminal has another size (SIGWINCH). SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in
-/// raw mode. SIGXFSZ and SIGXCPU come from the limits of setrlimit(2). The list has no signal that reports a fault of the program,
+/// raw mode. SIGXFSZ and SIGXCPU report limits of setrlimit(2). The list has no signal that reports a fault of the program,
 /// no real-time signal, and neither SIGTTIN nor SIGTTOU.
 const HELD: [Signal; 17] = [
     Signal::SIGINT,
@@ -42,7 +42,7 @@ pub(super) fn held() -> SigSet {
 /// Blocks signals in the thread that made this value, and in the threads that it has started since.
 pub(super) struct Signals {
     descriptor: SignalFd,
-    /// The signal mask from before [`Self::hold`].
+    /// The signal mask before [`Self::hold`].
     pub(super) before: SigSet,
     /// Signals that the output has read, and that the input has not reported yet.
     came: RefCell<VecDeque<Signal>>,
@@ -60,7 +60,7 @@ impl Signals {
         !self.came.borrow().is_empty()
     }
 
-    /// The next signal, if one has come.
+    /// Returns the next signal, if one has arrived.
     pub(super) fn next(&self) -> io::Result<Option<Signal>> {
         let waiting = self.came.borrow_mut().pop_front();
         if waiting.is_some() { Ok(waiting) } else { self.read() }
@@ -71,7 +71,7 @@ impl Signals {
         Ok(came.and_then(|number| Signal::try_from(number).ok()))
     }
 
-    /// Reads the signals that have come, and keeps them for [`Self::next`].
+    /// Reads the signals that have arrived, and keeps them for [`Self::next`].
     fn read_all(&self) -> io::Result<()> {
         while let Some(signal) = self.read()? {
             self.came.borrow_mut().push_back(signal);
@@ -79,14 +79,14 @@ impl Signals {
         Ok(())
     }
 
-    /// Discards the unwanted signals that have come, and keeps all others for [`Self::next`].
+    /// Discards the unwanted signals that have arrived, and keeps all others for [`Self::next`].
     pub(super) fn discard(&self, unwanted: &[Signal]) -> io::Result<()> {
         self.read_all()?;
         self.came.borrow_mut().retain(|signal| !unwanted.contains(signal));
         Ok(())
     }
 
-    /// Whether one of the signals that have come ends or stops the program. All of them stay for [`Self::next`].
+    /// Whether one of the signals that have arrived ends or stops the program. [`Self::next`] still returns all of them.
     pub(super) fn end_the_program(&self) -> io::Result<bool> {
         self.read_all()?;
         Ok(self.came.borrow().iter().any(|signal| !matches!(signal, Signal::SIGCONT | Signal::SIGWINCH)))

@@ -1,5 +1,5 @@
-//! Reads the TCP entries of /etc/services (services(5)). An absent file gives an empty table, because names are a
-//! convenience. A file that cannot be read is reported.
+//! Reads the TCP entries of /etc/services (services(5)). If the file does not exist, the table is empty, because names are only a
+//! convenience. A file that exists but cannot be read is reported.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,7 +13,7 @@ use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
 
-/// The maximum size of the file in bytes. Debian's file has 13 KB.
+/// The maximum size of the file in bytes. The file of Debian has 13 KB.
 const MOST: u64 = 4 << 20;
 
 /// Reads the table for a network namespace. A namespace with a name of ip-netns(8) may have its own file,
@@ -35,7 +35,7 @@ fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if_present(retry(|| file::read(path, MOST)))
 }
 
-/// The last table and its text, so that many namespaces with the same text share one table.
+/// The last table of /etc/services, and its text. Namespaces for which the text is the same share the table.
 static LAST: Mutex<Option<(Vec<u8>, Services)>> = Mutex::new(None);
 
 fn shared(bytes: Vec<u8>) -> Services {
@@ -52,7 +52,7 @@ fn shared(bytes: Vec<u8>) -> Services {
 
 /// Parses lines of the form `name port/protocol [alias ...] [# comment]`. Lines of another form are skipped.
 ///
-/// It works on bytes, not on characters, because every start of twtool waits for it.
+/// The parser works on bytes, not on characters, because every start of twtool waits for it.
 #[must_use]
 pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_ascii_are_part_of_a_name_and_every_blank_of_c_separates_words() {
+    fn bytes_outside_ascii_are_part_of_a_name_and_each_blank_of_isspace_separates_words() {
         let services = parse("vt\x0b8082/tcp\r\nno\u{a0}break 8083/tcp\n".as_bytes());
         assert_eq!((services.name(Port(8082)), services.name(Port(8083))), (Some("vt"), Some("no\u{a0}break")));
         assert_eq!(parse(b"\xff 8084/tcp").name(Port(8084)), Some(r"\xff"));

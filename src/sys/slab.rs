@@ -1,4 +1,4 @@
-//! Reads the memory that the kernel's slab allocator uses for one timewait bucket. Only root may read it.
+//! Reads how much memory the kernel's slab allocator uses for one timewait bucket. Only root has permission to read it.
 
 use std::io;
 use std::path::Path;
@@ -6,15 +6,15 @@ use std::path::Path;
 use super::errno::{if_visible, retry};
 use super::{file, setting};
 
-/// The slab caches of IPv4 and IPv6 buckets. The kernel never merges them with other caches, because RCU readers may
-/// still use their memory (`SLAB_TYPESAFE_BY_RCU`). So each keeps its own name.
+/// The slab caches of IPv4 and IPv6 buckets. The kernel never merges these caches with others, because RCU readers may still use
+/// freed objects (`SLAB_TYPESAFE_BY_RCU`). So each cache keeps its name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 
 /// The maximum size of /proc/slabinfo in bytes, which has a line of about 120 bytes for each cache.
 const MOST: u64 = 4 << 20;
 
-/// Returns the size of a bucket in bytes, including its alignment. If the caches differ, it is the larger size (on
-/// Linux 6.18 they are the same). `None` if the kernel does not report it, or not to this user.
+/// Returns the size of a bucket in bytes, including its alignment. If the sizes of IPv4 and IPv6 buckets differ, returns the larger
+/// one. (On Linux 6.18 both are the same.) `None` if the kernel does not report the size, or not to this user.
 pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
     let mut most = None;
     for name in CACHES {
@@ -25,7 +25,7 @@ pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
     if most.is_some() {
         return Ok(most);
     }
-    // sysfs is not mounted, or the kernel is older than its slab folder.
+    // sysfs is not mounted, or has no folder for slab caches in this kernel.
     let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MOST)))?;
     Ok(text.and_then(|text| object_size(&String::from_utf8_lossy(&text))))
 }

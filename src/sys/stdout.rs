@@ -1,7 +1,7 @@
 //! Writes to standard output and reports every failure.
 //!
-//! The Rust runtime opens /dev/null in place of a closed descriptor 1 before main(), so `twtool list >&-` would look
-//! like success. `inherited` knows whether it was closed.
+//! Before main(), the Rust runtime opens /dev/null in place of a closed descriptor 1, so `twtool list >&-` would appear to succeed.
+//! The module `inherited` records whether the descriptor was closed.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,12 +9,12 @@ use std::os::fd::AsFd;
 
 use super::inherited;
 
-/// A buffered writer to standard output. The caller must flush it at the end. It has its own descriptor, because std's
-/// handle treats EBADF as success.
+/// A buffered writer to standard output. The caller must flush it at the end. It does not use std's handle, because that handle
+/// treats EBADF as success.
 pub struct Stdout(io::Result<BufWriter<File>>);
 
 impl Stdout {
-    /// Opens the writer. If standard output is closed, writing fails, not this call.
+    /// Opens the writer. If standard output is closed, this call succeeds, and each write fails.
     #[must_use]
     pub fn open() -> Self {
         if inherited::stdout_was_closed() {

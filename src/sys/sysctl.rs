@@ -13,12 +13,12 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name.replace('.', "/"))
 }
 
-/// Reads the text of a setting, for example `read("ipv4.ip_local_port_range")`.
+/// Reads the text of a setting below /proc/sys/net, for example `read("ipv4.ip_local_port_range")`.
 pub fn read(name: &str) -> io::Result<String> {
     setting::read(&path(name))
 }
 
-/// Changes a setting. It is called only in private namespaces, never in the namespace of the host.
+/// Changes a setting below /proc/sys/net. twtool does this only in private namespaces, never in the namespace of the host.
 pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }
@@ -28,7 +28,7 @@ pub fn local_port_range() -> io::Result<LocalPortRange> {
     understood(parse_range(&read(IP_LOCAL_PORT_RANGE.key())?))
 }
 
-/// Parses two ports with white space between them.
+/// Parses a range of ports: two numbers with white space between them.
 #[must_use]
 pub fn parse_range(text: &str) -> Option<LocalPortRange> {
     let (low, high) = text.split_once(char::is_whitespace)?;
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserved_ports_are_read_and_printed_in_the_sysctls_own_notation() {
+    fn reserved_ports_are_parsed_and_printed_in_the_notation_of_the_setting() {
         for text in ["", "8080", "8080,9000-9010,65535"] {
             assert_eq!(parse_ranges(text).map(|ranges| ranges.to_string()).as_deref(), Some(text));
         }

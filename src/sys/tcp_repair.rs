@@ -1,5 +1,5 @@
-//! Sets the initial sequence number of a connection with TCP_REPAIR and related options (uapi/linux/tcp.h). Linux has
-//! them to restore connections from a checkpoint. They need CAP_NET_ADMIN over the socket's network namespace.
+//! Sets the initial sequence number of a connection with TCP_REPAIR and related options (uapi/linux/tcp.h). The purpose of these
+//! options is to restore connections from a checkpoint. They need CAP_NET_ADMIN over the socket's network namespace.
 
 use std::io;
 
@@ -18,8 +18,8 @@ nix::setsockopt_impl!(RepairQueue, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, u3
 struct QueueSeq;
 nix::setsockopt_impl!(QueueSeq, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, u32, SetStruct<'_, u32>);
 
-/// Sets the sequence number of the SYN of a socket that is not connected yet. 0 lets the kernel choose. This resets
-/// SO_REUSEADDR, so set other options after it.
+/// Sets the sequence number of the SYN of a socket that is not connected yet. With 0, the kernel chooses the number. This call resets
+/// SO_REUSEADDR, so set that option after it.
 pub fn set_initial_sequence(socket: &Socket, number: u32) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpRepair, &1)?;
     setsockopt(socket, RepairQueue, &SEND_QUEUE)?;

@@ -15,7 +15,7 @@ pub fn stdin_is_terminal() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// Whether the terminal can only print lines: `TERM` is `dumb`, empty or not set.
+/// Whether the terminal cannot move the cursor: `TERM` is `dumb`, empty or not set.
 #[must_use]
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_locale_names_its_encoding() {
+    fn the_encoding_is_part_of_the_name_of_a_locale() {
         for (locale, utf8) in
             [("C.UTF-8", true), ("de_DE.utf8", true), ("C", false), ("POSIX", false), ("de_DE@euro", false)]
         {

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader};
 use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 
-/// Whether a UDP socket in the calling thread's network namespace is bound to the port. A file that does not exist (a kernel
-/// without IPv6 has no udp6) or that the caller has no permission to read is skipped.
+/// Whether a UDP socket in the calling thread's network namespace is bound to the port. A file is skipped if it does not exist, or if
+/// the caller has no permission to read it. A kernel without IPv6 has no udp6.
 pub fn has_port(port: Port) -> io::Result<bool> {
     for name in ["udp", "udp6"] {
         let path = format!("/proc/thread-self/net/{name}");
@@ -22,7 +22,7 @@ pub fn has_port(port: Port) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Parses the port in the second field, `0100007F:1F90`.
+/// Parses the local port, which is in the second field of a line: `0100007F:1F90`.
 fn local_port(line: &str) -> Option<Port> {
     let (_, port) = line.split_whitespace().nth(1)?.split_once(':')?;
     u16::from_str_radix(port, 16).ok().map(Port)

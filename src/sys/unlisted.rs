@@ -1,13 +1,13 @@
-//! Finds TCP sockets that are bound to a port and are in no list of the kernel. Before Linux 6.8 sock_diag does not
-//! list sockets that are bound but neither listen nor are connected. /proc/net/tcp never lists them.
+//! Finds TCP sockets that are bound to a port and that the kernel does not list. Before Linux 6.8, sock_diag does not list sockets
+//! that are bound but neither listen nor are connected. /proc/net/tcp never lists such sockets.
 //!
 //! 1. The links in /proc/PID/fd of each process in this network namespace name its sockets.
 //! 2. pidfd_getfd(2) (since 5.6) copies a descriptor, if the caller may trace the process (ptrace(2)).
 //! 3. getsockname(2) on the copy returns the address. The copy is closed immediately.
 //!
-//! If the owner closes a socket at that moment, the socket stays open for some microseconds longer. Descriptors of a thread
-//! that does not share the descriptors of its main thread are not found. A process that has ended, or that the caller has no
-//! permission to trace, is skipped. Any other failure is reported, because sockets may be missing then.
+//! If the owner closes a socket while twtool has a copy, the socket stays open for some microseconds longer. If a thread does not share
+//! the descriptors of its main thread, the sockets of this thread are not found. A process that has ended, or that the caller has no
+//! permission to trace, is skipped. Any other failure is reported, because sockets may be missing from the result.
 
 use std::fs;
 use std::io;
@@ -24,12 +24,12 @@ use super::folder;
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 
-/// The result of [`bound_to`].
+/// The sockets that [`bound_to`] found.
 #[derive(Debug, Default)]
 pub struct UnlistedSockets {
     /// The sockets.
     pub sockets: Vec<FullSocket>,
-    /// Why sockets may be missing, if the reason is neither permission nor the end of a process.
+    /// Why sockets may be missing. A missing permission and the end of a process do not count as reasons.
     pub failure: Option<String>,
 }
 
@@ -81,7 +81,7 @@ fn search_process(pid: u32, here: &PathBuf, port: Port, found: &mut Vec<FullSock
     Ok(())
 }
 
-/// Describes the descriptor if it is a TCP socket that is bound to the port but neither listens nor is connected.
+/// Describes a socket if it is a TCP socket that is bound to the port but neither listens nor is connected.
 fn bound_socket(copy: OwnedFd, port: Port) -> io::Result<Option<FullSocket>> {
     let stat = rustix::fs::fstat(&copy)?;
     let socket = Socket::from(copy);

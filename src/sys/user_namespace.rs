@@ -1,4 +1,4 @@
-//! User ids in this user namespace (user_namespaces(7)).
+//! Checks whether a uid in this user namespace identifies one user (user_namespaces(7)).
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -29,7 +29,7 @@ fn overflow_uid() -> u32 {
     value.ok().and_then(|value| value.trim().parse().ok()).unwrap_or(DEFAULT)
 }
 
-/// Whether lines `first-inside first-outside count` map all uids, 0 to 4294967294, as in the initial namespace.
+/// Whether a map contains all uids, 0 to 4294967294, as in the initial namespace. Its lines are `first-inside first-outside count`.
 fn maps_all(map: &[u8]) -> bool {
     let count = |line: &str| line.split_ascii_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
     let counts = str::from_utf8(map).unwrap_or_default().lines().filter_map(count);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_map_of_the_initial_namespace_contains_every_user() {
+    fn a_map_is_complete_only_if_it_contains_all_uids() {
         assert!(maps_all(b"         0          0 4294967295\n"));
         assert!(maps_all(b"0 100 1\n1 0 100\n101 101 4294967194\n"));
         for map in [&b"0 1000 1\n1 100000 65536\n"[..], b"0 1000 1\n", b"", b"0 0 many\n", b"\xff"] {

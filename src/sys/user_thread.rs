@@ -1,9 +1,9 @@
 //! Runs a function as another user, on a new thread.
 //!
-//! Linux keeps the user, the groups and the capabilities for each thread (credentials(7)). The functions of the C library
-//! change all threads of a process; rustix makes the system calls for the calling thread only. If the user is not root, the
-//! thread gives up its capabilities itself, because the kernel does that only when root becomes another user (capabilities(7)).
-//! The thread ends with the function, and the other threads of twtool stay as they are.
+//! In Linux, each thread has its own user, groups and capabilities (credentials(7)). The functions of the C library change all threads
+//! of a process; rustix makes the system calls for the calling thread only. If the new user is not root, the thread drops its
+//! capabilities itself, because the kernel drops them only when root becomes another user (capabilities(7)). The thread ends with the
+//! function, and the other threads of twtool do not change.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -24,10 +24,10 @@ const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
     inheritable: CapabilitySet::empty(),
 };
 
-/// The step that failed, and its error.
+/// The name of the step that failed, and its error.
 pub(super) type StepError = (&'static str, io::Error);
 
-/// Runs the function as this user, or as the caller if there is no user.
+/// Runs a function as another user, on a new thread. Without a user, runs it on the calling thread.
 pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, StepError> {
     let Some(user) = user else { return Ok(run()) };
     match (user.uid, effective_user()) {
@@ -50,7 +50,8 @@ pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + S
     })
 }
 
-/// Gives up the groups before the user, because a user other than root has no permission to change them.
+/// Changes the groups and the user of the calling thread. The groups come first, because a user other than root has no permission to
+/// change them.
 fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), StepError> {
     let step = |name| move |error| (name, error);
     retry(|| Ok(set_thread_groups(&[])?)).map_err(step("setgroups()"))?;

@@ -1,5 +1,5 @@
-//! Names of users, from /etc/passwd (passwd(5)). twtool parses the file itself, because a static binary must not load the
-//! modules of nsswitch.conf(5). So users of LDAP and other services have numbers only.
+//! Reads the names of users from /etc/passwd (passwd(5)). twtool parses the file itself, because a static binary must not load the
+//! modules of nsswitch.conf(5). So twtool shows only the uid of a user who is defined in LDAP or another service.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +26,7 @@ pub struct Entry {
     pub gid: u32,
 }
 
-/// The entries of /etc/passwd.
+/// Reads the entries of /etc/passwd.
 ///
 /// # Errors
 /// The file cannot be read, or is too long.
@@ -34,13 +34,13 @@ pub fn read() -> io::Result<Vec<Entry>> {
     Ok(parse(&retry(|| file::read(Path::new("/etc/passwd"), MOST))?))
 }
 
-/// The user with this uid; `None` if the kernel reports the same uid for several users. The name is unknown if /etc/passwd has no
+/// Returns the user with this uid; `None` if the kernel reports this uid for several users. The name is unknown if /etc/passwd has no
 /// entry for the uid or cannot be read.
 #[must_use]
 pub fn user(uid: u32) -> Option<User> {
     static NAMES: OnceLock<BTreeMap<u32, String>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
-        // The first entry of a uid counts, as in getpwuid(3).
+        // If several entries have the same uid, the first one counts, as in getpwuid(3).
         read().unwrap_or_default().into_iter().rev().map(|entry| (entry.uid, entry.name)).collect()
     });
     is_certain(uid).then(|| User { uid, name: names.get(&uid).cloned() })
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_entries_of_passwd_have_a_name_a_user_and_a_group() {
+    fn entries_of_passwd_are_parsed_and_other_lines_are_skipped() {
         let entry = |name: &str, uid, gid| Entry { name: name.into(), uid, gid };
         let text = b"root:x:0:0:root:/root:/bin/sh\n+::::::\nbroken\nx:y:z:1::\nw\xff:x:33:34::/:/x\nlast::7:8";
         assert_eq!(parse(text), [entry("root", 0, 0), entry(r"w\xff", 33, 34), entry("last", 7, 8)]);

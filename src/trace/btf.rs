@@ -1,15 +1,16 @@
 //! Finds structures and their members in BTF, the kernel's description of its own types (Documentation/bpf/btf.rst).
 //!
 //! ```text
-//! header | types: name, kind, size or type, then what the kind needs | names, each with a NUL behind it
+//! header | types: name, kind, size or type, further data of the kind | names, each with a NUL behind it
 //! ```
 //!
-//! 1. [`Btf::parse`] walks over all types once and notes where each of them begins. Its number is its place in that order.
+//! 1. [`Btf::parse`] walks over all types once and stores where each type begins. The number of a type is its position in this order,
+//!    from 1.
 //! 2. [`Btf::id`] finds a type by kind and name.
-//! 3. [`Btf::field`] follows a path of member names through structures inside structures. A member without a name (an anonymous
-//!    structure or union) is searched, too.
+//! 3. [`Btf::field`] follows a path of member names through nested structures. It also searches members without a name (anonymous
+//!    structures and unions).
 //!
-//! The kernel writes these bytes, but nothing here relies on their form: each index is checked, and recursion is bounded.
+//! The kernel writes these bytes, but this module does not rely on their form: it checks each index, and limits the recursion.
 
 use std::fmt;
 
@@ -19,10 +20,10 @@ pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 /// The maximum size of that file in bytes. Debian's kernels have 5-8 MB.
 pub const MOST: u64 = 64 << 20;
 
-/// How deep structures may lie in each other, and how many modifiers a type may have.
+/// The maximum depth of nested structures, and the maximum number of modifiers (typedefs and qualifiers) of a type.
 const DEPTH: usize = 16;
 
-/// The kind of a type that can be searched by name.
+/// The kinds of types that [`Btf::id`] can find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `struct`.
@@ -45,11 +46,11 @@ const FLOAT: u32 = 16;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
-/// The bytes of `struct btf_type` and of `struct btf_member`.
+/// The sizes of `struct btf_type` and of `struct btf_member` in bytes.
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
 
-/// Why a type or a member cannot be used.
+/// The reason why BTF, a type or a member cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BtfError {
     /// The bytes do not have the form of BTF.
@@ -80,11 +81,11 @@ pub enum BtfError {
     },
 }
 
-/// The types of a kernel.
+/// The types of a kernel, parsed from its BTF.
 pub struct Btf<'a> {
     bytes: &'a [u8],
     names: &'a [u8],
-    /// Where each type begins; type 1 is the first.
+    /// The offset in `bytes` at which each type begins. Type 1 is the first.
     starts: Vec<u32>,
 }
 
@@ -99,7 +100,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Btf<'a> {
-    /// Finds the beginning of each type.
+    /// Finds the beginning of each type in the content of [`KERNEL`].
     ///
     /// # Errors
     /// [`BtfError::Form`].
@@ -122,6 +123,8 @@ impl<'a> Btf<'a> {
         while at < types.len() {
             let info = word(types, at + 4).ok_or_else(cut)?;
             let parts = (info & 0xffff) as usize;
+            // Kinds without a constant: 7 forward declaration, 12 function, 13 function prototype, 14 variable, 15 section, 17
+            // declaration tag.
             let more = match info >> 24 & 0x1f {
                 INT | 14 | 17 => 4,
                 PTR | 7..=12 | FLOAT | TYPE_TAG => 0,
@@ -148,13 +151,13 @@ impl<'a> Btf<'a> {
         Some((info >> 24 & 0x1f, (info & 0xffff) as usize))
     }
 
-    /// Whether the name that begins here is this one.
+    /// Whether `name` is the name at this offset.
     fn is_named(&self, offset: u32, name: &str) -> bool {
         let rest = self.names.get(offset as usize..).unwrap_or_default();
         rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
     }
 
-    /// The number of the type with this kind and name.
+    /// Finds the number of the type with this kind and name.
     ///
     /// # Errors
     /// [`BtfError::NoType`].
@@ -170,8 +173,8 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The place of a member in a structure. `path` has its name, with the names of the structures around it before it:
-    /// `__sk_common.skc_family`.
+    /// Finds the offset in bytes of a member in a structure. `path` is the name of the member, after the names of the members that
+    /// contain it: `__sk_common.skc_family`.
     ///
     /// # Errors
     /// The structure or the member does not exist, or the member does not have this size in bytes.
@@ -219,7 +222,7 @@ impl<'a> Btf<'a> {
         None
     }
 
-    /// The type behind typedefs and qualifiers.
+    /// Follows typedefs and qualifiers to the type that they name.
     fn plain(&self, mut id: u32) -> Option<u32> {
         for _ in 0..DEPTH {
             let start = self.start(id)?;
@@ -295,7 +298,7 @@ pub(crate) mod tests {
             self.add("", ARRAY, 0, false, 0, &[of, of, count])
         }
 
-        /// Members: name, type, and place in bits.
+        /// Adds a structure or union. Each member is its name, its type, and its offset in bits.
         pub(crate) fn structure(&mut self, kind: u32, name: &str, size: u32, members: &[(&str, u32, u32)]) -> u32 {
             let parts: Vec<u32> = members.iter().flat_map(|(name, of, bits)| [self.name(name), *of, *bits]).collect();
             let bits = members.iter().any(|(_, _, place)| place >> 24 != 0);
@@ -358,7 +361,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn types_that_contain_themselves_end_the_search() {
+    fn the_search_ends_at_types_that_contain_themselves() {
         let mut btf = Writer::new();
         btf.structure(STRUCT, "sock", 8, &[("", 1, 0)]);
         btf.modifier(TYPEDEF, "loop", 2);
@@ -371,7 +374,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn damaged_bytes_are_an_error_or_another_answer(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
+        fn damaged_bytes_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
             let mut bytes = sock();
             let place = at.index(bytes.len());
             bytes[place] = byte;

@@ -25,7 +25,7 @@ pub const R7: Reg = Reg(7);
 pub const R8: Reg = Reg(8);
 /// See [`R6`].
 pub const R9: Reg = Reg(9);
-/// The end of the stack.
+/// The frame pointer, which is the upper end of the stack.
 pub const FP: Reg = Reg(10);
 
 /// The size of a load or a store.
@@ -56,7 +56,7 @@ pub enum If {
     SignedLess = 0xc0,
 }
 
-/// A place in the program to jump to.
+/// A mark at an instruction, to which jumps can lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
@@ -74,9 +74,9 @@ struct Instruction {
 #[derive(Debug, Default)]
 pub struct Assembler {
     code: Vec<Instruction>,
-    /// The number of the instruction that each label marks.
+    /// The index of the instruction that each label marks; `None` until [`Assembler::place`] is called.
     labels: Vec<Option<usize>>,
-    /// The jumps, and the label that each of them jumps to.
+    /// The index of each jump, and the label that it jumps to.
     jumps: Vec<(usize, Label)>,
 }
 
@@ -136,7 +136,7 @@ impl Assembler {
         self.push(0xdb, base, from, offset, 0);
     }
 
-    /// `to` = the map of this descriptor. It takes two instructions.
+    /// `to` = the map of this descriptor. This takes the space of two instructions.
     pub fn map(&mut self, to: Reg, descriptor: i32) {
         const PSEUDO_MAP_FD: Reg = Reg(1);
         self.push(0x18, to, PSEUDO_MAP_FD, 0, descriptor);
@@ -153,7 +153,7 @@ impl Assembler {
         self.push(0x95, R0, R0, 0, 0);
     }
 
-    /// A label without a place yet.
+    /// Creates a label. [`Self::place`] later makes it mark an instruction.
     pub fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
@@ -176,10 +176,10 @@ impl Assembler {
         self.push(0x05 | condition as u8, reg, R0, 0, value);
     }
 
-    /// The program in the byte order of this machine.
+    /// Returns the bytes of the program, in the byte order of this machine.
     ///
     /// # Panics
-    /// A jump has no place or is too long, which is a mistake in the calling code.
+    /// The label of a jump marks no instruction, or a jump is too long. Both are mistakes in the calling code.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         for (at, label) in &self.jumps {
@@ -208,7 +208,7 @@ impl Instruction {
 mod tests {
     use super::*;
 
-    /// The bytes that clang makes of these instructions (`llvm-objdump -d` shows them).
+    /// The expected bytes are those that clang produces (`llvm-objdump -d` shows them).
     #[test]
     fn instructions_have_the_bytes_of_the_specification() {
         let bytes = |write: &dyn Fn(&mut Assembler)| {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_has_the_distance_from_the_next_instruction() {
+    fn the_offset_of_a_jump_counts_from_the_next_instruction() {
         let mut assembler = Assembler::default();
         let (end, begin) = (assembler.label(), assembler.label());
         assembler.place(begin);

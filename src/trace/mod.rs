@@ -1,17 +1,17 @@
-//! Finds the process that closes a TCP connection, live, with a BPF program. See [`Tracer`].
+//! Reports live which process closes a TCP connection, with a BPF program. See [`Tracer`].
 //!
 //! | file | owns |
 //! |---|---|
 //! | `insn` | an assembler of BPF instructions |
-//! | `btf` | the places of members in the structures of the running kernel |
-//! | `program` | the program |
+//! | `btf` | a parser of BTF, the running kernel's description of its types: finds the offsets of members in structures |
+//! | `program` | the BPF program |
 //! | `record` | the record of a close, and its decoder |
 //!
 //! # Why no BPF library
 //!
-//! twtool must start tracing within 30 ms and 24 MiB. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26), most of it to parse
-//! the whole BTF of the kernel, of which this program uses 25 members. libbpf needs a C compiler and libelf. So twtool assembles
-//! the program in memory, and `sys::bpf` calls bpf(2).
+//! twtool must start tracing within 30 ms, and with at most 24 MiB of memory. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26).
+//! It needs most of this to parse the whole BTF of the kernel, but this program uses only 26 members. libbpf needs a C compiler and
+//! libelf. So twtool assembles the program in memory, and `sys::bpf` calls bpf(2).
 
 pub mod btf;
 pub mod insn;
@@ -29,14 +29,14 @@ use crate::sys::bpf::{self, MapKind, Object, Ring};
 use crate::sys::errno::{self, Refusal};
 use crate::sys::{file, netns};
 
-/// The size of the ring buffer in bytes. At 50,000 closes per second, it holds the closes of 0.3 s.
+/// The size of the ring buffer in bytes. At 50,000 closes per second, the buffer holds the closes of 0.3 s.
 pub const RING_BYTES: u32 = 4 << 20;
 
-/// The maximum number of sockets in FIN_WAIT_1, FIN_WAIT_2 and CLOSING for which the map keeps the process that closed them. After
-/// a shutdown() of the sending side, an entry stays until the peer closes.
+/// The maximum number of entries in the map PENDING (see [`program`]). An entry stores which process closed a socket, while this socket
+/// is in FIN_WAIT_1, FIN_WAIT_2 or CLOSING. After a shutdown() of the sending side, the entry stays until the peer closes.
 pub const PENDING: u32 = 16 * 1024;
 
-/// Why closes cannot be traced.
+/// The reason why closes cannot be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The kernel does not describe its types.
@@ -53,7 +53,7 @@ pub enum TraceError {
         /// EPERM or EACCES.
         errno: io::Error,
     },
-    /// The kernel lacks something, or another failure.
+    /// bpf(2) failed for another reason, for example because the kernel lacks a feature.
     #[error("{call} failed: {source}{}", needs(.call))]
     Failed {
         /// The command of bpf(2).
@@ -69,13 +69,13 @@ pub enum TraceError {
     Rejected(String),
 }
 
-/// Why a kernel may not have a command of bpf(2).
+/// The kernel version that a command of bpf(2) needs, as the end of a message; empty for most commands.
 fn needs(call: &str) -> &'static str {
     if call == RING_CREATE { "; ring buffers need Linux 5.8" } else { "" }
 }
 
 impl TraceError {
-    /// Whether a capability is missing.
+    /// Whether the kernel refused bpf(2), usually because a capability is missing.
     #[must_use]
     pub const fn is_about_privilege(&self) -> bool {
         matches!(self, Self::NotPermitted { .. })
@@ -94,24 +94,24 @@ const RING_CREATE: &str = "BPF_MAP_CREATE of a ring buffer";
 const PROG_LOAD: &str = "BPF_PROG_LOAD";
 const TRACEPOINT_OPEN: &str = "BPF_RAW_TRACEPOINT_OPEN";
 
-/// Sees closes from its start until it is dropped, in every network namespace.
+/// Traces closes in every network namespace, from [`Tracer::start`] until it is dropped.
 pub struct Tracer {
     ring: Ring,
     lost: Object,
-    /// The copies of the program.
+    /// The two copies of the program (see [`program`]).
     programs: [Object; 2],
     /// The kernel detaches the copies when these are closed.
     _attached: [Object; 2],
 }
 
 impl Tracer {
-    /// Loads the program and attaches it.
+    /// Loads the BPF program, and attaches it.
     ///
     /// # Errors
     /// See [`TraceError`].
     pub fn start() -> Result<Self, TraceError> {
-        // Before 5.11, the kernel answers EPERM also if the maps exceed RLIMIT_MEMLOCK. So on an old kernel, the error names its
-        // version.
+        // Before Linux 5.11, the kernel also returns EPERM if the maps exceed RLIMIT_MEMLOCK, so EPERM need not mean a missing
+        // capability. So on a kernel that is too old anyway, every error is replaced with the version of the kernel.
         Self::load().map_err(|error| {
             let kernel = netns::kernel_release();
             if is_old(&kernel) { TraceError::Old(kernel) } else { error }
@@ -119,7 +119,7 @@ impl Tracer {
     }
 
     fn load() -> Result<Self, TraceError> {
-        // Making the first map before reading the BTF shows early whether the caller has CAP_BPF.
+        // Creating the first map before reading the BTF shows early whether the caller has CAP_BPF.
         let pending = bpf::make_map(MapKind::LruHash, program::KEY, u32::from(record::LENGTH.unsigned_abs()), PENDING);
         let pending = pending.map_err(|error| TraceError::of(MAP_CREATE, error))?;
         let lost = bpf::make_map(MapKind::Array, 4, 8, 1).map_err(|error| TraceError::of(MAP_CREATE, error))?;
@@ -131,7 +131,7 @@ impl Tracer {
         };
         let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
         let load = |untyped| load(&program::assemble(&offsets, maps, untyped), tracepoint);
-        // In lockdown mode "confidentiality" the kernel refuses to read memory without types.
+        // In lockdown mode "confidentiality", the kernel rejects a program that reads memory without types.
         let (first, untyped) = match load(true) {
             Err(TraceError::Rejected(_)) => (load(false)?, false),
             loaded => (loaded?, true),
@@ -151,7 +151,7 @@ impl Tracer {
         });
     }
 
-    /// The number of closes that the kernel could not pass on, because the ring buffer was full.
+    /// The number of closes that were lost because the ring buffer was full.
     ///
     /// # Errors
     /// bpf(2) failed.
@@ -159,8 +159,8 @@ impl Tracer {
         bpf::read_array(&self.lost, 0)
     }
 
-    /// An upper bound for the closes that neither copy of the program has seen, because both were already running on the core. The
-    /// kernel counts the runs of each copy that it skips, at every change of a TCP state.
+    /// An upper bound of the number of closes that neither copy of the program has seen, because both were already running on the core.
+    /// For each copy, the kernel counts all skipped runs, at a close and at every other change of a TCP state.
     ///
     /// # Errors
     /// bpf(2) failed.
@@ -189,7 +189,7 @@ fn load(code: &[u8], tracepoint: u32) -> Result<Object, TraceError> {
         Ok(program) => return Ok(program),
         Err(error) => error,
     };
-    // EPERM is about capabilities, and EACCES and EINVAL come from the verifier.
+    // EPERM means that a capability is missing. EACCES and EINVAL come from the verifier.
     if error.kind() == io::ErrorKind::PermissionDenied
         && errno::name(error.raw_os_error().unwrap_or_default()) == "EPERM"
     {
@@ -205,7 +205,7 @@ fn load(code: &[u8], tracepoint: u32) -> Result<Object, TraceError> {
     }
 }
 
-/// The last line of a log of the verifier that is not a statistic.
+/// Finds the reason for a rejection: the last line of the verifier's log that is not a statistic.
 fn reason(log: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(log.split(|byte| *byte == 0).next()?).into_owned();
     let line = text.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "))?;

@@ -1,23 +1,27 @@
-//! The BPF program that records which process closes a connection.
+//! Assembles the BPF program that records which process closes a connection.
 //!
-//! It runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
+//! The program runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
-//! 1. To FIN_WAIT_1: this end closes first, and the current task does it. The program fills a record (`record`) and stores it in
-//!    the map PENDING under the cookie of the socket. Asking for the cookie also assigns it, and the bucket inherits it.
-//! 2. From FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags tell whether a bucket replaces it. The
-//!    program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. Without a record of
-//!    step 1 (the connection closed before the program was attached, or PENDING has evicted the record), it sends a record without a task.
-//! 3. If the ring buffer is full, it counts the loss.
+//! 1. A change to FIN_WAIT_1: this end closes first, and the current task closes it. The program fills a record (`record`), and stores
+//!    it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie, the kernel assigns one if the
+//!    socket has none. The bucket inherits the cookie.
+//! 2. A change from FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags show whether a bucket replaces it.
+//!    The program adds the flags to the record of step 1, sends the record to the ring buffer, and marks it as sent. If PENDING has no
+//!    record, the program sends a record without a task: the connection closed before the program was attached, or PENDING has
+//!    evicted the record.
+//! 3. If the ring buffer is full, the program counts the lost record.
 //!
-//! While a program runs on a core, the kernel does not start it again there (`bpf_prog_get_recursion_context` in
-//! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the close is missed: up to 0.7 % of
-//! 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second one finds what
-//! the first one has done in PENDING: a record, or the mark in it, which it then deletes. Where tracepoints can be preempted (seen
-//! on 7.2), a core may have two tasks that each stopped within one copy. Then both copies miss what happens there;
-//! `Tracer::skipped` bounds it.
+//! While a program runs on a core, the kernel does not start it again on this core (`bpf_prog_get_recursion_context` in
+//! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the program misses the close: up to
+//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second copy finds
+//! in PENDING what the first copy has done. If it finds the record of step 1, it does nothing. If it finds the mark of step 2, it
+//! deletes the record.
+//!
+//! If tracepoints can be preempted (seen on Linux 7.2), two tasks of a core may each stop within one copy. Then both copies miss the
+//! closes on this core. `Tracer::skipped` returns an upper bound of these closes.
 //!
 //! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer
-//! at intervals, and the program wakes it when a quarter of the buffer is full.
+//! at intervals, and the program wakes the reader when a quarter of the buffer is full.
 //!
 //! The offsets of members come from the BTF of the running kernel, never from constants.
 
@@ -25,10 +29,10 @@ use super::btf::{Btf, BtfError};
 use super::insn::{Assembler, FP, If, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
 use super::record::{self, LENGTH};
 
-/// The tracepoint.
+/// The name of the tracepoint's type in BTF.
 pub const TRACEPOINT: &str = "btf_trace_inet_sock_set_state";
 
-/// The size of a key of PENDING: a cookie.
+/// The size of a key of PENDING in bytes. A key is a cookie.
 pub const KEY: u32 = 8;
 
 // enum bpf_func_id.
@@ -60,7 +64,7 @@ const AF_INET6: i32 = 10;
 const NO_WAKEUP: i32 = 1;
 const FORCE_WAKEUP: i32 = 2;
 
-/// Where the members of kernel structures are.
+/// The offsets in bytes of the members of kernel structures that the program reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offsets {
     family: i16,
@@ -93,10 +97,10 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Finds every member.
+    /// Finds the offset of every member.
     ///
     /// # Errors
-    /// A structure or a member does not exist or has another size. The error names it.
+    /// A structure or a member does not exist, or a member has another size. The error names the structure and the member.
     pub fn find(btf: &Btf) -> Result<Self, BtfError> {
         let field = |structure, path, size| {
             let offset = btf.field(structure, path, size)?;
@@ -144,19 +148,19 @@ pub struct Maps {
     pub pending: i32,
     /// The ring buffer.
     pub ring: i32,
-    /// An array with one number: the lost records.
+    /// An array with one number: how many records were lost.
     pub lost: i32,
     /// The size of the ring buffer in bytes.
     pub ring_bytes: u32,
 }
 
-/// Where the record, the cookie and an index are on the stack.
+/// The offsets on the stack of the record, of the cookie, and of 8 bytes for an index or a pointer.
 const RECORD: i16 = -LENGTH;
 const COOKIE: i16 = RECORD - 8;
 const INDEX: i16 = COOKIE - 8;
 
-/// Assembles the program. With `untyped`, it reads what pointers point to without their types. A kernel in lockdown mode
-/// "confidentiality" rejects that; without it, records have no name of a cgroup.
+/// Assembles the program. With `untyped`, the program follows pointers with bpf_probe_read_kernel, which does not know types. A kernel
+/// in lockdown mode "confidentiality" rejects this. Without `untyped`, records have no cgroup name.
 ///
 /// For each typed load of a pointer, the verifier searches all types of the kernel several times for names
 /// (`btf_nested_type_is_trusted`). So loading a copy takes 10 ms with typed loads, and 1.5 ms without (Linux 6.18, 2026-11-28).
@@ -164,7 +168,7 @@ const INDEX: i16 = COOKIE - 8;
 pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     let mut a = Assembler::default();
     let (wanted, fill, closed, finish, end) = (a.label(), a.label(), a.label(), a.label(), a.label());
-    // R6: the socket, R7: the new state, R8: the old state.
+    // R6 is the socket, R7 is the new state, and R8 is the old state.
     a.load(Size::Double, R7, R1, 16);
     a.load(Size::Double, R8, R1, 8);
     a.load(Size::Double, R6, R1, 0);
@@ -181,11 +185,11 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     a.copy(R1, R6);
     a.call(GET_SOCKET_COOKIE);
     a.store(Size::Double, FP, COOKIE, R0);
-    // R9: the record, in the map or on the stack.
+    // R9 is the address of the record, in the map or on the stack.
     on_pending(&mut a, maps, MAP_LOOKUP);
     a.copy(R9, R0);
     a.jump_if(If::Equal, R0, 0, fill);
-    // The other copy of the program has noted the task.
+    // The other copy of the program has already stored the task.
     a.jump_if(If::Equal, R7, FIN_WAIT1, end);
     a.load(Size::Byte, R1, R9, record::SENT);
     a.jump_if(If::Equal, R1, 0, finish);
@@ -219,7 +223,7 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     a.finish()
 }
 
-/// In R7: the record is not in PENDING. No state has this number.
+/// The value of R7 if the record is on the stack and not in PENDING. No state has this number.
 const ON_THE_STACK: i32 = 100;
 
 /// Stores the record on the stack in PENDING.
@@ -235,7 +239,7 @@ fn copy_member(a: &mut Assembler, size: Size, from: i16, to: i16) {
     a.store(size, R9, to, R1);
 }
 
-/// Calls a function of PENDING with the cookie as the key.
+/// Calls a function that looks up, updates or deletes the entry of the cookie in PENDING.
 fn on_pending(a: &mut Assembler, maps: Maps, function: i32) {
     a.map(R1, maps.pending);
     a.address(R2, FP, COOKIE);
@@ -291,7 +295,7 @@ fn fill_record(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     a.place(end);
 }
 
-/// Adds the local port to the record on the stack. In the state CLOSE, `skc_num` can be 0 already.
+/// Adds the local port to the record on the stack, from `inet_sport`: in the state CLOSE, `skc_num` can already be 0.
 fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
     a.copy(R1, R6);
@@ -303,7 +307,7 @@ fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
     a.place(end);
 }
 
-/// Adds `TCP_LINGER2` to the record at R9: below 0, a socket without a process leaves no bucket in FIN_WAIT_2.
+/// Adds `TCP_LINGER2` to the record at R9. If the value is negative, a socket without a process leaves no bucket in FIN_WAIT_2.
 fn add_linger2(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
     a.jump_if(If::NotEqual, R8, FIN_WAIT2, end);
@@ -315,7 +319,7 @@ fn add_linger2(a: &mut Assembler, offsets: &Offsets) {
     a.place(end);
 }
 
-/// Adds the current task to the record on the stack. It changes R8.
+/// Adds the current task to the record on the stack. Overwrites R8.
 fn add_task(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     let result = |a: &mut Assembler, function, size, to| {
         a.call(function);
@@ -348,7 +352,7 @@ fn add_task(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     a.call(PROBE_READ_KERNEL_STR);
 }
 
-/// Reads kernel memory to this place on the stack.
+/// Copies `bytes` bytes of kernel memory from `base + offset` to the stack at `to`.
 fn read_untyped(a: &mut Assembler, to: i16, bytes: i32, base: Reg, offset: i16) {
     a.address(R3, base, offset);
     a.address(R1, FP, to);
@@ -356,7 +360,7 @@ fn read_untyped(a: &mut Assembler, to: i16, bytes: i32, base: Reg, offset: i16) 
     a.call(PROBE_READ_KERNEL);
 }
 
-/// Reads a pointer to R3, and to INDEX on the stack.
+/// Copies the pointer at `base + offset` to R3, and to INDEX on the stack.
 fn follow(a: &mut Assembler, base: Reg, offset: i16) {
     read_untyped(a, INDEX, 8, base, offset);
     a.load(Size::Double, R3, FP, INDEX);
@@ -376,7 +380,7 @@ fn copy_comm(a: &mut Assembler, offsets: &Offsets, task: Reg, to: i16) {
 /// Sends the record at R9, and counts it as lost if the buffer is full.
 fn send(a: &mut Assembler, maps: Maps) {
     const AVAILABLE: i32 = 0;
-    /// The size of two records with their headers. After each quarter, at least one record begins within this distance.
+    /// The size of two records with their headers. Within this distance after each quarter of the buffer, at least one record begins.
     const NEAR: i32 = 2 * (LENGTH as i32 + 8);
     let quarter = (maps.ring_bytes / 4).cast_signed();
     let (output, sent): (Label, Label) = (a.label(), a.label());
@@ -385,7 +389,7 @@ fn send(a: &mut Assembler, maps: Maps) {
     a.call(RINGBUF_QUERY);
     a.set(R4, NO_WAKEUP);
     a.jump_if(If::Less, R0, quarter, output);
-    // Wake the reader at each quarter once, and not with each record.
+    // Wake the reader shortly after each quarter, and not with each record.
     a.and(R0, quarter - 1);
     a.jump_if(If::AtLeast, R0, NEAR, output);
     a.set(R4, FORCE_WAKEUP);

@@ -1,4 +1,4 @@
-//! The record that the BPF program sends for each close, and its decoder.
+//! Decodes the record that the BPF program sends for each close.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -11,52 +11,52 @@ use crate::model::socket::{Cookie, FourTuple, TcpState};
 /// The size of a record in bytes.
 pub const LENGTH: i16 = 256;
 
-// Where the fields begin. The names of the task and of its cgroup end with a NUL.
+// The offsets of the fields in bytes. The names of the task and of its cgroup end with a NUL.
 /// CLOCK_MONOTONIC in ns, u64.
 pub(super) const TIME: i16 = 0;
-/// u64.
+/// The cookie of the socket, u64.
 pub(super) const COOKIE: i16 = 8;
 /// The id of the cgroup in the unified hierarchy, u64.
 pub(super) const CGROUP: i16 = 16;
-/// CLOCK_BOOTTIME in ns when the process started, u64.
+/// When the process started, CLOCK_BOOTTIME in ns, u64.
 pub(super) const START: i16 = 24;
 /// The pid in the upper half and the tid in the lower half, u64.
 pub(super) const TASK: i16 = 32;
-/// Bits of enum sock_flags, u64.
+/// The flags of the socket, bits of enum sock_flags, u64.
 pub(super) const FLAGS: i16 = 40;
-/// u32.
+/// The inode number of the network namespace, u32.
 pub(super) const NETNS: i16 = 48;
 /// The real uid of the thread, u32.
 pub(super) const UID: i16 = 52;
 /// `TCP_LINGER2` if the state before CLOSE was FIN_WAIT_2, i32.
 pub(super) const LINGER2: i16 = 56;
-/// `sk_err`, u32.
+/// The error of the socket, `sk_err`, u32.
 pub(super) const ERROR: i16 = 60;
-/// Bits of `PF_*`, u32.
+/// The flags of the task, bits of `PF_*`, u32.
 pub(super) const TASK_FLAGS: i16 = 64;
-/// `sk_lock.owned` at FIN_WAIT_1, u32.
+/// Whether a system call had locked the socket at the change to FIN_WAIT_1, `sk_lock.owned`, u32.
 pub(super) const OWNED: i16 = 68;
-/// `sk_max_ack_backlog`, u32.
+/// The backlog, `sk_max_ack_backlog`, u32. See [`Record::accepted`].
 pub(super) const BACKLOG: i16 = 72;
-/// u32.
+/// The index of the interface that the socket was bound to, u32; 0 for none.
 pub(super) const INTERFACE: i16 = 76;
-/// u32.
+/// `SO_MARK`, u32.
 pub(super) const MARK: i16 = 80;
-/// u16.
+/// AF_INET or AF_INET6, u16.
 pub(super) const FAMILY: i16 = 84;
 /// The state before CLOSE, u8.
 pub(super) const OLD_STATE: i16 = 86;
 /// Whether the record has a task, u8.
 pub(super) const HAS_TASK: i16 = 87;
-/// u16 in the byte order of the machine.
+/// The local port, u16 in the byte order of the machine.
 pub(super) const LOCAL_PORT: i16 = 88;
-/// u16 in the byte order of the network.
+/// The remote port, u16 in the byte order of the network.
 pub(super) const REMOTE_PORT: i16 = 90;
 /// Whether one copy of the program has sent the record, u8.
 pub(super) const SENT: i16 = 92;
-/// 4 or 16 bytes in the byte order of the network.
+/// The local address, 4 or 16 bytes in the byte order of the network.
 pub(super) const LOCAL_ADDR: i16 = 96;
-/// As [`LOCAL_ADDR`].
+/// The remote address, in the form of [`LOCAL_ADDR`].
 pub(super) const REMOTE_ADDR: i16 = 112;
 /// The name of the process, 16 bytes.
 pub(super) const COMM: i16 = 128;
@@ -65,17 +65,17 @@ pub(super) const THREAD: i16 = 144;
 /// The last component of the path of the cgroup, 96 bytes. `cri-containerd-ID.scope` has 85.
 pub(super) const CGROUP_NAME: i16 = 160;
 
-/// `SOCK_DONE` of enum sock_flags: the connection has ended in order.
+/// `SOCK_DONE` of enum sock_flags: the FIN of the peer has arrived.
 const SOCK_DONE: u64 = 1 << 1;
 /// `SOCK_DEAD`: no process has the socket open.
 const SOCK_DEAD: u64 = 1;
-/// The thread belongs to the kernel (include/linux/sched.h).
+/// `PF_KTHREAD`: the thread belongs to the kernel (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// A close, as the BPF program saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When this end closed (CLOCK_MONOTONIC), or when the socket ended if there is no task.
+    /// When this end closed (CLOCK_MONOTONIC in ns). Without a task: when the socket ended.
     pub time_ns: u64,
     /// The cookie of the socket and of its bucket.
     pub cookie: Option<Cookie>,
@@ -87,14 +87,15 @@ pub struct Record {
     pub interface: Option<NonZeroU32>,
     /// `SO_MARK`.
     pub mark: u32,
-    /// The state before the end.
+    /// The state before CLOSE.
     pub old_state: Option<TcpState>,
-    /// What the socket left.
+    /// What the socket left when it ended.
     pub outcome: Outcome,
     /// Whether a listener accepted the connection. A listener has its backlog in `sk_max_ack_backlog`, and each socket that it
-    /// accepts is a copy of it; connect() leaves 0 there. So true is certain. After `listen(fd, 0)` it is false, too.
+    /// accepts is a copy of it; connect() leaves 0 there. So true is certain, but false is not: after `listen(fd, 0)`, the value is
+    /// also false.
     pub accepted: bool,
-    /// The task that closed the socket; `None` if it closed before the program was attached.
+    /// The task that closed the socket; `None` if the socket closed before the program was attached, or if PENDING has evicted the task.
     pub task: Option<Task>,
 }
 
@@ -105,7 +106,7 @@ pub struct Task {
     pub pid: u32,
     /// The tid in the initial pid namespace.
     pub tid: u32,
-    /// Its real uid in the initial user namespace (bpf_get_current_uid_gid).
+    /// The real uid of the task in the initial user namespace (bpf_get_current_uid_gid).
     pub uid: u32,
     /// The name of the process.
     pub comm: String,
@@ -113,18 +114,18 @@ pub struct Task {
     pub thread: String,
     /// When the process started (CLOCK_BOOTTIME).
     pub start_ns: u64,
-    /// The id of its cgroup in the unified hierarchy.
+    /// The id of the task's cgroup in the unified hierarchy.
     pub cgroup: u64,
-    /// The last component of the path of that cgroup; empty if the kernel does not show it.
+    /// The last component of the path of that cgroup; empty if the program could not read it.
     pub cgroup_name: String,
-    /// Whether it is a thread of the kernel.
+    /// Whether the task is a thread of the kernel.
     pub kernel: bool,
-    /// Whether the socket was locked for a system call. Otherwise the task only happened to run when the kernel handled a packet
-    /// (Fast Open, shutdown() in SYN_RECV), and has nothing to do with the socket.
+    /// Whether the task closed the socket: the socket was locked for a system call. Otherwise the task only happened to run when the
+    /// kernel handled a packet (Fast Open, shutdown() in SYN_RECV), and has nothing to do with the socket.
     pub did_it: bool,
 }
 
-/// Reads fields. A field outside the record is 0.
+/// Reads the fields of a record. A field outside the record is 0.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -145,7 +146,7 @@ impl Fields<'_> {
         u64::from_ne_bytes(self.bytes(at))
     }
 
-    /// The text up to the first NUL.
+    /// Reads a text of `N` bytes, up to the first NUL.
     fn text<const N: usize>(&self, at: i16) -> String {
         let bytes: [u8; N] = self.bytes(at);
         text_of(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
@@ -153,7 +154,7 @@ impl Fields<'_> {
 }
 
 impl Record {
-    /// Decodes a record; `None` if it is too short or has another address family.
+    /// Decodes a record; `None` if it is too short, or if its address family is neither IPv4 nor IPv6.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         const AF_INET: u16 = 2;
@@ -201,7 +202,7 @@ fn task(fields: &Fields) -> Task {
     }
 }
 
-/// What a socket leaves when it ends (measured on Linux 6.18).
+/// Infers what a socket leaves when it ends (measured on Linux 6.18).
 fn outcome(old_state: Option<TcpState>, flags: u64, error: u32, linger2: i32) -> Outcome {
     if error != 0 {
         Outcome::Aborted
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_family_or_length_is_no_record() {
+    fn a_record_of_another_family_or_a_short_record_is_refused() {
         assert_eq!(Record::decode(&bytes(&[])), None);
         assert_eq!(Record::decode(&bytes(&[(FAMILY, &2_u16.to_ne_bytes())])[..255]), None);
         assert!(Record::decode(&bytes(&[(FAMILY, &10_u16.to_ne_bytes())])).is_some_and(|record| record.task.is_none()));
@@ -282,7 +283,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Record::decode(&bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! A bind test and its demonstration, as a page or as JSON.
+//! Prints the result of `bind-test` and the demonstration of `bind-test --demo`, as a page or as JSON.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -28,22 +28,22 @@ use crate::model::time::milliseconds;
 /// The maximum number of holders on a page. JSON has all of them.
 const HOLDERS_SHOWN: usize = 12;
 
-/// The result of a bind test.
+/// The result of a bind test, with the advice to print.
 #[derive(Clone, Copy, Debug)]
 pub struct BindTest<'a> {
     /// The measurements and the conclusion.
     pub evidence: Evidence<'a>,
     /// The port that the kernel chose for port 0.
     pub chosen_port: Option<Port>,
-    /// Commands that help now.
+    /// Suggested commands.
     pub next: &'a [Step],
     /// How to reserve the port for servers if connect() can use it.
     pub reserve: &'a Help,
     /// Further advice, with reasons.
     pub advice: &'a [String],
-    /// Whether the kernel's SO_REUSEPORT note of a server may be lost or replaced by the note of the test.
+    /// Whether the test may have erased or replaced the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
     pub note_lost: bool,
-    /// The options on which the verdict depends.
+    /// The verdicts with other values of options, where they differ.
     pub other_verdicts: &'a [OtherVerdict],
 }
 
@@ -132,7 +132,7 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, test: &BindTes
     json::document(out, envelope, payload(test))
 }
 
-/// Writes the payload as one record.
+/// Writes the payload as one JSON record.
 pub fn ndjson(out: &mut (dyn Write + Send), test: &BindTest) -> io::Result<()> {
     json::line(out, &payload(test))
 }
@@ -145,7 +145,7 @@ const fn meaning(verdict: Verdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict, commands that help now, advice, and the measurements.
+/// Writes the page: the verdict, suggested commands, advice, and the measurements.
 pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> io::Result<()> {
     let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
@@ -174,13 +174,13 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     attempts_table(out, attempts, facts, style)?;
     if !holders.is_empty() {
         writeln!(out)?;
-        // With SO_REUSEADDR or SO_REUSEPORT the bind may work.
+        // The heading says "plain", because a bind with SO_REUSEADDR or SO_REUSEPORT may work.
         holders_table(out, holders, "BLOCKS PLAIN BIND", facts, style)?;
     }
     holder::write_processes(out, holders, style)
 }
 
-/// The verdict with another value of an option, and programs that use that value.
+/// Describes the verdict with another value of an option, and names programs that use that value.
 fn other_verdict(other: OtherVerdict) -> String {
     let example = match other.option {
         OpenOption::V6only(true) => " (nginx sets it for [::]:80)",
@@ -190,7 +190,7 @@ fn other_verdict(other: OtherVerdict) -> String {
     format!("with {}{example}, the verdict would be {}", other.option.words(), other.verdict.name())
 }
 
-/// The text after the verdict in the first line. It contains process names, so the caller must escape it.
+/// The text after the verdict in the first line. The text contains process names, so the caller must escape it.
 fn headline(evidence: &Evidence) -> String {
     match evidence.conclusion.verdict {
         Verdict::Free => String::new(),
@@ -216,7 +216,7 @@ fn reason(evidence: &Evidence) -> String {
     }
 }
 
-/// `the server's own socket on 0.0.0.0`.
+/// Names the socket of the server with which its next bind conflicts: `the server's own socket on 0.0.0.0`.
 fn own_socket(evidence: &Evidence) -> String {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     let earlier = advice::earlier_addresses(plain, evidence.facts).map_or_else(String::new, |(earlier, _)| earlier);
@@ -296,7 +296,7 @@ pub(super) fn holders_table(
     Ok(())
 }
 
-/// The local end with its interface, as ss writes it: `0.0.0.0%eth0:80 (http)`.
+/// Formats the local end with its interface, as ss does: `0.0.0.0%eth0:80 (http)`.
 fn local(holder: &Holder, facts: &Facts) -> String {
     let tuple = holder.socket.tuple();
     let device = holder.socket.interface().map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();
@@ -331,7 +331,7 @@ pub fn demo_document(out: &mut (dyn Write + Send), envelope: Envelope, runs: &[D
     json::document(out, envelope, DemoPayload { runs: demo_records(envelope.facts, runs) })
 }
 
-/// Writes the demonstration as one record per run.
+/// Writes the demonstration as one JSON record per run.
 pub fn demo_ndjson(out: &mut (dyn Write + Send), facts: &Facts, runs: &[DemoRun]) -> io::Result<()> {
     demo_records(facts, runs).iter().try_for_each(|run| json::line(out, run))
 }

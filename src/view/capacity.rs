@@ -1,4 +1,4 @@
-//! The free ports of destinations, in each output format.
+//! Prints the free ports of destinations, in each output format.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -18,18 +18,18 @@ use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 use crate::model::tw_reuse::ReuseMode;
 
-/// The answer of `twtool capacity`.
+/// The answer of `twtool capacity`, with the advice to print.
 #[derive(Clone, Copy, Debug)]
 pub struct CapacityReport<'a> {
     /// Facts of the network namespace, for the names of services and interfaces.
     pub facts: &'a Facts,
-    /// The kernel interface that the sockets were read from.
+    /// The name of the kernel interface from which the sockets were read.
     pub source: &'static str,
     /// The pool of ports, and how long TIME_WAIT holds them.
     pub conditions: Conditions<'a>,
     /// The destinations to show.
     pub destinations: &'a [Destination],
-    /// The number of all destinations.
+    /// The number of all destinations, including those that are not shown.
     pub total: usize,
     /// The number of destinations below `--min-free`; `None` without that flag.
     pub below_min_free: Option<usize>,
@@ -84,9 +84,9 @@ struct DestinationRecord<'a> {
     uncertain: u32,
     closes_per_s: Option<f64>,
     closes_per_s_now: Option<f64>,
-    /// `None`: there is no limit.
+    /// `None` means that there is no limit.
     sustainable_per_s: Option<f64>,
-    /// `None`: not exhausted at this rate.
+    /// `None` means that the ports are never exhausted at this rate.
     exhausted_in_ms: Option<u64>,
     remote_service: Option<&'a str>,
     interface: Option<String>,
@@ -193,7 +193,7 @@ pub fn csv(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Resul
     out.write_all(text.as_bytes())
 }
 
-/// The columns of a destination.
+/// The headings of the table of destinations.
 pub const HEADINGS: [Heading; 10] = [
     Heading::new("FROM"),
     Heading::new("TO"),
@@ -207,7 +207,7 @@ pub const HEADINGS: [Heading; 10] = [
     Heading::new("EXHAUSTED"),
 ];
 
-/// Writes the page: the pool, the destinations, notes about their numbers, and what helps.
+/// Writes the page: the pool, the destinations, notes about their numbers, and advice.
 pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
     let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
@@ -256,7 +256,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
     steps::write(out, help, "", style)
 }
 
-/// Explains why there may be fewer free ports than shown; `None` if the number is exact.
+/// Explains why there may be fewer free ports than the table shows; `None` if the numbers are exact.
 #[must_use]
 pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option<String> {
     let Conditions { pool, reuse, .. } = conditions;
@@ -287,7 +287,7 @@ pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option
     Some(format!("free may be up to {most} too high: {}", reasons.join("; ")))
 }
 
-/// The cells of a destination, in the order of [`HEADINGS`].
+/// Formats the cells of a destination, in the order of [`HEADINGS`].
 #[must_use]
 pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let ends = destination.ends;
@@ -296,12 +296,12 @@ pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let to = format!("{}{service}", SocketAddr::new(ends.remote_addr, ends.remote_port.0));
     let rate = |rate: Option<f64>| match rate {
         None => "-".into(),
-        // A narrow range has a ceiling below one connection per second.
+        // A small number has two decimals: with a narrow range of ports, the ceiling is below one connection per second.
         Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.2}"),
         Some(rate) => format!("{rate:.1}"),
     };
     let exhausted = match destination.exhausted_in {
-        // The model says nothing about connections that are opened and not closed.
+        // The model predicts the exhaustion from closes only, not from connections that stay open.
         None if destination.closes_per_s == Some(0.0) => "no closes".into(),
         None => "not at this rate".into(),
         Some(time) if time.is_zero() => "now".into(),

@@ -1,4 +1,4 @@
-//! A bar chart over time: one bar per second, or one bar for the mean of several seconds in a narrow terminal.
+//! Draws a bar chart over time, with one bar per second. On a narrow terminal, each bar shows the mean of several seconds.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -15,22 +15,22 @@ const USUAL_WIDTH: usize = 80;
 /// The maximum width of a bar in columns.
 const WIDEST: usize = 2;
 
-/// Bars from zero to eight eighths of a line: the block elements U+2581 to U+2588, and similar ASCII characters.
+/// Parts of a bar, from zero to eight eighths of a line: the block elements U+2581 to U+2588, and similar ASCII characters.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 9] = [' ', '.', '.', '.', ':', ':', ':', '#', '#'];
 
-/// A chart of numbers per second, the newest last. `None` is unknown.
+/// A bar chart of numbers per second.
 #[derive(Clone, Copy, Debug)]
 pub struct Chart<'a> {
-    /// The number of each second.
+    /// The number of each second, the newest last; `None` if it is unknown.
     pub seconds: &'a [Option<u64>],
-    /// The height of the bars in lines. The axis below them takes two more.
+    /// The height of the bars in lines. The axis below them takes two more lines.
     pub height: usize,
 }
 
 /// The layout of the bars.
 struct BarLayout {
-    /// The width in columns of the scale before the axis.
+    /// The width in columns of the numbers on the left of the chart.
     label: usize,
     /// The number of seconds per bar.
     per_bar: usize,
@@ -39,7 +39,7 @@ struct BarLayout {
 }
 
 impl Chart<'_> {
-    /// The number of seconds per bar. If it is above 1, a bar is their mean.
+    /// The number of seconds per bar. If there are several, the bar shows their mean.
     #[must_use]
     pub fn seconds_per_bar(&self, style: TextStyle) -> usize {
         self.layout(style).per_bar
@@ -55,7 +55,7 @@ impl Chart<'_> {
         BarLayout { label, per_bar, columns: (room / (count / per_bar)).clamp(1, WIDEST) }
     }
 
-    /// Writes bars, scale and time axis.
+    /// Writes the bars, the scale on the left, and the time axis.
     pub fn write(&self, out: &mut dyn Write, style: TextStyle) -> io::Result<()> {
         let BarLayout { label, per_bar, columns } = self.layout(style);
         let bars: Vec<Option<f64>> = self.seconds.chunks(per_bar).map(mean).collect();
@@ -100,14 +100,14 @@ fn eighths(value: f64, top: f64, line: usize, height: usize) -> usize {
     filled.saturating_sub(line * 8).min(8)
 }
 
-/// A mean as text: with one decimal, or as an integer if it is one or is at least 100.
+/// Formats a mean: with one decimal, or without decimals if it is a whole number or at least 100.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
 #[must_use]
 pub fn text_of(mean: f64) -> String {
     if mean.fract() == 0.0 || mean >= 100.0 { human::grouped(mean.round() as u64) } else { format!("{mean:.1}") }
 }
 
-/// The time axis `-60 s ... -30 s ... now`, with as many marks as fit.
+/// Formats the labels of the time axis, `-60 s ... -30 s ... now`, with as many marks as fit.
 fn time_axis(seconds: usize, width: usize) -> String {
     let now = "now";
     for marks in [4, 2, 1] {
@@ -149,18 +149,18 @@ mod tests {
     }
 
     #[test]
-    fn each_second_has_a_column_if_there_is_room_and_the_newest_is_on_the_right() {
+    fn each_second_has_one_column_and_the_newest_is_on_the_right() {
         let lines = drawn(&rising(), Some(80), true);
         assert_eq!(lines.len(), HEIGHT + 2);
         assert!(lines[0].starts_with("190 │") && lines[0].ends_with("▃▅█"), "{}", lines.join("\n"));
-        assert!(lines[5].starts_with("    │▁ "), "what is not 0 is seen: {}", lines[5]);
+        assert!(lines[5].starts_with("    │▁ "), "a value above 0 is visible: {}", lines[5]);
         assert_eq!(lines[6], format!("  0 └{}", "─".repeat(60)));
         assert_eq!(lines[7].trim_start(), "-60 s          -45 s          -30 s          -15 s       now");
         assert_eq!(lines.iter().map(|line| line.width()).max(), Some(65));
     }
 
     #[test]
-    fn a_second_has_two_columns_on_a_wide_terminal_and_shares_one_on_a_narrow_one() {
+    fn a_second_has_two_columns_on_a_wide_terminal_and_half_a_column_on_a_narrow_one() {
         let lines = drawn(&rising(), Some(130), true);
         assert_eq!(lines[6].width(), 125);
         let lines = drawn(&rising(), Some(40), true);

@@ -1,9 +1,9 @@
-//! The columns of a socket record. [`COLUMNS`] describes each of them once: JSON, ndjson, csv, tables, `--columns`, its help,
-//! its completions and its errors derive from that list.
+//! Defines the columns of a socket record. [`COLUMNS`] describes each column once. JSON, ndjson, csv, tables, and `--columns` with its
+//! help, completions and errors use this list.
 //!
-//! To add a column, add an entry to the list, and its key to the table in docs/json.md, where a test looks for it. The macro
-//! around the list also generates a function that appends a whole record. That function contains each column as a constant, so
-//! the compiler can inline it.
+//! To add a column, add an entry to the list, and its key to the table in docs/json.md. A test compares the two. The macro around
+//! the list also generates a function that appends a whole record. That function contains each column as a constant, so the
+//! compiler can inline it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Column {
     pub help: &'static str,
     /// Whether a table aligns it to the right.
     pub right: bool,
-    /// The order in which a narrow terminal drops columns: the highest number first. 0 is never dropped.
+    /// The order in which a narrow terminal drops columns: the highest number first. A column with 0 is never dropped.
     pub spare: u8,
     /// Whether JSON, ndjson and csv have the column by default. `--columns` can name every column.
     in_record: bool,
@@ -34,7 +34,7 @@ pub struct Column {
     cell: Cell,
 }
 
-/// When a table has a column without `--columns`.
+/// The condition under which a table shows a column if `--columns` is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InTable {
     Always,
@@ -51,7 +51,7 @@ enum Cell {
     Exact,
     /// Milliseconds, as a rounded time.
     Duration,
-    /// The name of the network namespace, or its inode number if it has no name.
+    /// The name of the network namespace, or the inode number of a namespace without a name.
     Netns,
     /// Address and port, with the interface that the socket is bound to and the service of the local port.
     Local,
@@ -78,7 +78,8 @@ macro_rules! columns {
         /// records, so it must not change.
         pub static COLUMNS: &[Column] = &[$(Column { key: $key, ..$column }),*];
 
-        /// Appends the columns of a record: a JSON object without its closing brace, or csv fields.
+        /// Appends the columns of a record: a JSON object without its closing brace, or csv fields. `CONTINUES`: the JSON object
+        /// is already open and has keys.
         ///
         /// The code is generated for each column. A loop over [`COLUMNS`] would call a function pointer per column, and `list -o
         /// ndjson` of 100,000 buckets would take 1.29 times the processor time (whole command, median of 21 pairs, 2 busy
@@ -275,7 +276,7 @@ impl Column {
         COLUMNS.iter().filter(shown).collect()
     }
 
-    /// The exact value.
+    /// Returns the exact value of this column.
     #[must_use]
     pub fn value<'r>(&self, record: &'r SocketRecord<'_>) -> Value<'r> {
         (self.value)(record)
@@ -339,7 +340,7 @@ impl SocketRecord<'_> {
     }
 }
 
-/// Serializes the keys and values of a socket record. Larger records include them among their own keys (`#[serde(flatten)]`).
+/// Serializes the keys and values of a socket record. Larger records contain them beside their own keys (`#[serde(flatten)]`).
 impl Serialize for SocketRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -364,7 +365,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     #[test]
-    fn an_appended_record_is_what_serde_makes_of_it() {
+    fn an_appended_record_is_the_same_as_a_record_from_serde() {
         let facts = facts();
         let row = row("::ffff:10.0.0.1", 80, "::ffff:10.0.0.2", 40000);
         let record = SocketRecord::of_row(&row, &facts);
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_json_documents_every_key_of_a_record() {
+    fn docs_json_md_has_every_key_of_a_record() {
         let page = include_str!("../../docs/json.md");
         for column in Column::of_record() {
             let key = format!("`{}`", column.key);
@@ -441,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_the_namespace_and_the_state_only_if_rows_differ_in_them() {
+    fn a_table_has_the_namespace_and_the_state_only_if_rows_can_differ_in_them() {
         let keys = |several_namespaces, several_states| {
             let columns = Column::of_table(several_namespaces, several_states);
             columns.into_iter().map(|column| column.key).collect::<Vec<_>>().join(" ")
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_shows_the_service_beside_the_port_and_a_dash_for_what_is_unknown() {
+    fn a_table_shows_the_service_beside_the_port_and_a_dash_for_an_unknown_value() {
         let facts = facts();
         let row = row("10.0.0.1", 80, "10.0.0.2", 40000);
         let record = SocketRecord::of_row(&row, &facts);

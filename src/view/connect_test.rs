@@ -1,4 +1,4 @@
-//! The answer of `connect-test`, as a page or as JSON.
+//! Prints the answer of `connect-test`, as a page or as JSON.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::time::milliseconds;
 
-/// The answer of `twtool connect-test`.
+/// The answer of `twtool connect-test`, with the advice to print.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectTest<'a> {
     /// What was measured.
@@ -51,7 +51,7 @@ struct Payload<'a> {
     lasting: Vec<LastingRecord<'a>>,
 }
 
-/// One end of the connection. `None` means unknown. Without a fixed source port, connect() chooses the port.
+/// One end of the connection. `None` means unknown. The source port is unknown if connect() chooses it.
 #[derive(Serialize)]
 struct EndRecord<'a> {
     addr: Option<String>,
@@ -71,7 +71,7 @@ impl<'a> EndRecord<'a> {
     }
 }
 
-/// The local address of the connection: the kernel's choice, or without a route the one that the client binds.
+/// The local address of the connection: the kernel's choice. If there is no route, the address that the client binds.
 fn source(situation: &Situation) -> Option<BindAddr> {
     let scope = situation.from.and_then(|at| at.scope);
     situation.route.ok().map(|addr| BindAddr { addr, scope }).or(situation.from)
@@ -106,7 +106,7 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, test: &Connect
     json::document(out, envelope, payload(test))
 }
 
-/// Writes the payload as one record.
+/// Writes the payload as one JSON record.
 pub fn ndjson(out: &mut (dyn Write + Send), test: &ConnectTest) -> io::Result<()> {
     json::line(out, &payload(test))
 }
@@ -119,7 +119,7 @@ const fn meaning(verdict: ConnectVerdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict, commands that help now, the permanent solution and the reasons, and the sockets on the source
+/// Writes the page: the verdict, suggested commands, lines that keep a setting after a restart, advice, and the sockets on the source
 /// port.
 pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) -> io::Result<()> {
     let ConnectTest { situation, conclusion, help } = *test;
@@ -135,7 +135,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
         writeln!(out)?;
         help.advice.iter().try_for_each(|advice| human::break_lines(out, advice, "- ", "  ", style.width))?;
     }
-    // Sockets that do not block explain nothing here. JSON has them.
+    // Without a socket that blocks, the table would explain nothing. JSON has all sockets.
     if situation.holders.iter().all(|holder| !holder.blocks) {
         return Ok(());
     }
@@ -144,7 +144,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
     holder::write_processes(out, situation.holders.iter().filter(|holder| holder.blocks), style)
 }
 
-/// `from 10.0.0.1:15060 to 192.0.2.1:443`
+/// Formats both ends: `from 10.0.0.1:15060 to 192.0.2.1:443`.
 fn ends(situation: &Situation) -> String {
     let facts = &situation.facts;
     let end = |at: BindAddr, port: Option<Port>| {

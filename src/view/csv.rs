@@ -1,4 +1,4 @@
-//! A writer that makes csv safe for a terminal.
+//! Makes csv safe for a terminal.
 
 use std::io::{self, Write};
 
@@ -73,7 +73,7 @@ mod tests {
                 Value::append_csv_line(row.iter().map(|field| Value::Text(field)), &mut csv);
             }
             let mut out = Escaping::new(vec![]);
-            // Short pieces, so that characters and fields are split between two writes.
+            // Write short pieces, so that characters and fields are split between two writes.
             csv.as_bytes().chunks(piece_length).for_each(|piece| out.write_all(piece).expect("written"));
             let text = String::from_utf8(out.out).expect("UTF-8");
             prop_assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{:?}", text);

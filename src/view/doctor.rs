@@ -1,4 +1,4 @@
-//! The checks of `twtool doctor`, as a page or as JSON.
+//! Prints the checks of `twtool doctor`, as a page or as JSON.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use super::steps::{self, LastingRecord, StepRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::doctor::{Check, Datum, Status};
 
-/// The maximum length of a value on the page. Longer values are cut; JSON has the full value.
+/// The maximum length in characters of a value on the page. Longer values are cut; JSON has the full value.
 const LONGEST_VALUE: usize = 36;
 
 /// The width of the lines that list checks with status ok, if the output is not a terminal.
@@ -105,8 +105,9 @@ const fn meaning(status: Status) -> Meaning {
     }
 }
 
-/// Writes the page: the number of checks per status, then warnings, unknown checks and notes, and in a few lines the names of the
-/// checks with status ok, so that a warning stays on a small screen. `verbose` explains every check, with its sources.
+/// Writes the page: the number of checks per status, then warnings, unknown checks and notes. Last come the names of the checks with
+/// status ok, in a few lines, so that a warning stays visible on a small screen. With `verbose`, explains every check and names its
+/// sources.
 pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
@@ -152,7 +153,7 @@ fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io:
     writeln!(out, "{}  {}", style.paint(meaning(check.status), status), human::escape(&subject(check)))
 }
 
-/// The name and the value of a check, with the kernel's default if that differs: `tcp_fin_timeout = 30 (default 60)`.
+/// Formats the name and the value of a check, and the kernel's default if it is different: `tcp_fin_timeout = 30 (default 60)`.
 fn subject(check: &Check) -> String {
     let id = check.subject.id;
     match (brief(&check.value), brief(&check.default)) {
@@ -174,7 +175,7 @@ fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> i
     line("sources", &check.subject.sources.join("; "))
 }
 
-/// A value as a short text; `None` if there is no value.
+/// Formats a value as a short text; `None` if there is no value.
 fn brief(datum: &Datum) -> Option<String> {
     let text = match datum {
         Datum::Unknown | Datum::Record(_) => return None,
@@ -187,7 +188,7 @@ fn brief(datum: &Datum) -> Option<String> {
     Some(if cut { text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect() } else { text })
 }
 
-/// As many items as fit, followed by the number of the others.
+/// Lists as many items as fit, followed by the number of the others.
 fn brief_list(items: &[Datum]) -> String {
     let texts: Vec<String> = items.iter().filter_map(brief).collect();
     let shortened = |shown: usize| match texts.len() - shown {
@@ -195,7 +196,7 @@ fn brief_list(items: &[Datum]) -> String {
         more => format!("{} and {more} more", texts[..shown].join(",")),
     };
     let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
-    // Each item takes at least one character, so no more than these can fit.
+    // Each item takes at least one character, so no more items than this can fit.
     let most = texts.len().min(LONGEST_VALUE);
     shortened((1..=most).rev().find(fits).unwrap_or(most.min(1)))
 }
@@ -207,7 +208,7 @@ mod tests {
     use crate::model::command::{Help, Step};
 
     #[test]
-    fn a_list_is_shown_as_far_as_there_is_room() {
+    fn a_long_list_is_cut_and_shows_the_number_of_the_other_items() {
         let list = |texts: &[&str]| brief(&Datum::List(texts.iter().map(|text| Datum::Text((*text).into())).collect()));
         assert_eq!(list(&[]).as_deref(), Some("none"));
         assert_eq!(list(&["8080", "9000-9010"]).as_deref(), Some("8080,9000-9010"));
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_the_shell_is_never_broken() {
+    fn a_command_is_printed_on_one_line_even_on_a_narrow_terminal() {
         let line = "sysctl -w net.ipv4.tcp_max_tw_buckets=40000";
         let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
         let check = Check {

@@ -1,4 +1,4 @@
-//! The events and results of an experiment as JSON: one record per event, or one document.
+//! Prints the events and results of an experiment as JSON: as a stream of records, or as one document.
 
 use std::io::{self, Write};
 
@@ -103,7 +103,7 @@ fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
     }
 }
 
-/// The record of an event; `None` for a countdown, and for a result, which has its own record type.
+/// Converts an event to its record; `None` for a countdown, and for a result, which has its own record type.
 fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     let (name, what, segment, errno, data) = match &event.kind {
         EventKind::Part => ("part", Some(event.part.as_str()), None, None, None),
@@ -151,7 +151,7 @@ fn result_record(check: &Comparison) -> ResultRecord<'_> {
     ResultRecord { part, what, expected, observed, agrees: *agrees }
 }
 
-/// Writes one event or result as a record on a line.
+/// Writes an event or a result as one JSON record.
 pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
     if let EventKind::Comparison(check) = &event.kind {
         let record = ResultEvent {
@@ -167,7 +167,7 @@ pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
     event_record(event).map_or(Ok(()), |record| json::line(out, &record))
 }
 
-/// Writes the whole experiment as a document.
+/// Writes the whole experiment as a JSON document.
 pub fn document(
     out: &mut dyn Write,
     envelope: Envelope,
@@ -190,7 +190,7 @@ pub fn list_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> 
     json::document(out, envelope, ListPayload { scenarios: Scenario::ALL.map(scenario_record).into() })
 }
 
-/// Writes the list of scenarios as one record per line.
+/// Writes the list of scenarios as one JSON record per line.
 pub fn list_ndjson(out: &mut dyn Write) -> io::Result<()> {
     Scenario::ALL.map(scenario_record).iter().try_for_each(|record| json::line(out, record))
 }

@@ -1,4 +1,4 @@
-//! The sockets that hold a port, and their processes, as JSON and as tables, for every command that names holders.
+//! Prints the holders of a port (the sockets that use it) and their processes, as JSON and as tables. Several commands use this.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const PROCESSES_SHOWN: usize = 12;
 /// The maximum width of a command line in a table, in columns. JSON contains the whole command line.
 const COMMAND_WIDTH: usize = 80;
 
-/// The other options of the tested server. An option that was not given is null.
+/// The options of the tested server besides the reuse options, as JSON. An option that was not given is null.
 #[derive(Serialize)]
 pub(super) struct SetupRecord {
     v6only: Option<bool>,
@@ -50,7 +50,7 @@ impl SetupRecord {
     }
 }
 
-/// A socket, the processes that have it open, and whether it blocks the bind.
+/// A holder as JSON: the socket, the processes that have it open, and whether it blocks the bind.
 #[derive(Serialize)]
 pub(super) struct HolderRecord<'a> {
     #[serde(flatten)]
@@ -63,7 +63,7 @@ pub(super) struct HolderRecord<'a> {
     blocks: bool,
 }
 
-/// A process.
+/// A process as JSON.
 #[derive(Serialize)]
 pub(super) struct ProcessRecord<'a> {
     pid: i32,
@@ -110,7 +110,7 @@ fn name(user: Option<&User>) -> Option<&str> {
 impl<'a> HolderRecord<'a> {
     pub(super) fn new(holder: &'a Holder, facts: &'a Facts) -> Self {
         let inode = match holder.socket {
-            // The zero of a bucket is a placeholder.
+            // The kernel reports inode 0 for a bucket, as a placeholder.
             Socket::Bucket(_) => None,
             Socket::Full(full) => full.inode.map(std::num::NonZeroU32::get),
         };
@@ -131,8 +131,8 @@ impl<'a> HolderRecord<'a> {
     }
 }
 
-/// Writes the users and the command lines of the processes that hold the sockets, each process once. Writes nothing if no
-/// process is known.
+/// Writes a table of the processes that have the sockets open, with their users and command lines. Each process is in it once. Writes
+/// nothing if no process is known.
 pub(super) fn write_processes<'a>(
     out: &mut (dyn Write + Send),
     holders: impl IntoIterator<Item = &'a Holder>,
@@ -165,8 +165,8 @@ pub(super) fn write_processes<'a>(
     Ok(())
 }
 
-/// The arguments as a shell reads them, cut to a width. Hidden characters are escaped. A title that the program wrote over its
-/// arguments stays as it is.
+/// Formats arguments as a shell reads them, cut to the width of a table. Hidden characters are escaped. A title that the program wrote
+/// over its arguments is not quoted.
 pub(super) fn command_line(arguments: &[String]) -> String {
     let text = match arguments {
         [title] if title.contains(' ') => human::escape(title).into_owned(),
@@ -178,7 +178,9 @@ pub(super) fn command_line(arguments: &[String]) -> String {
     };
     human::cut(&text, COMMAND_WIDTH)
 }
-/// When these sockets free the port: `free in 12.1s`. The timer of a FIN_WAIT_2 bucket restarts when the peer closes.
+
+/// Says when the holders free the port: `free in 12.1s`. A FIN_WAIT_2 bucket adds `at the earliest`, because its timer restarts when
+/// the peer closes.
 pub(super) fn free_in(time: Duration, holders: &[Holder]) -> String {
     let half = |holder: &Holder| {
         holder.blocks && matches!(holder.socket, Socket::Bucket(_)) && holder.socket.state() == TcpState::FinWait2

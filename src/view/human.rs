@@ -1,4 +1,4 @@
-//! Text for people: durations, times, sizes, and text of other programs made safe for a terminal.
+//! Formats durations, times and sizes for people, and makes the text of other programs safe for a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -88,7 +88,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Shortens a text to the width, with `...` at the end.
+/// Cuts a text to a width of `room` columns, with `...` at the end.
 #[must_use]
 pub fn cut(text: &str, room: usize) -> String {
     if text.width() <= room {
@@ -108,7 +108,8 @@ pub fn cut(text: &str, room: usize) -> String {
     line
 }
 
-/// Writes text wrapped at spaces to the width, with control characters escaped.
+/// Writes a text in lines of at most `width` columns, broken at spaces. Escapes control characters. `first` precedes the first line,
+/// and `indent` each further line.
 pub fn break_lines(out: &mut dyn Write, text: &str, first: &str, indent: &str, width: Option<usize>) -> io::Result<()> {
     let width = width.unwrap_or(usize::MAX);
     let mut line = first.to_owned();
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_sizes_are_short_to_read() {
+    fn numbers_have_separators_and_sizes_have_binary_units() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 1023, 1024, 25_600_000].map(bytes), ["0 B", "1023 B", "1.0 KiB", "24.4 MiB"]);
         assert!(bytes(u64::MAX).ends_with(" TiB"));

@@ -1,4 +1,4 @@
-//! JSON output: the document around every answer, and records, one per line.
+//! Writes JSON: the document around every answer, and records with one record per line.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use crate::model::name::json_escaped;
 pub struct Envelope<'a> {
     /// `twtool.<command>/<number>`; the number grows when a key is renamed or changes its meaning.
     pub schema: &'static str,
-    /// Facts with the time, the kernel and the network namespace.
+    /// The facts that contain the time, the kernel release and the network namespace.
     pub facts: &'a Facts,
     /// Whether the answer is complete.
     pub complete: bool,
@@ -41,7 +41,7 @@ struct Document<'a, P> {
     payload: P,
 }
 
-/// Writes one document on one line; `payload` is a struct whose fields become keys beside the envelope's.
+/// Writes one document on one line. `payload` is a struct. Its fields become keys beside the keys of the envelope.
 pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize) -> io::Result<()> {
     line(out, &envelope.with(payload))
 }

@@ -1,4 +1,4 @@
-//! The plan of `twtool kill` with its risks, and the result of each removal, in each output format.
+//! Prints the plan of `twtool kill` with its risks, and the results of the removals, in each output format.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ const RISKS: [&str; 2] = [
     "risk: a peer that missed the last ACK gets a RST (RFC 9293, section 3.10.7.4)",
 ];
 
-/// The risk of removing a closing socket.
+/// The risk of removing an orphan, a closing socket without a process.
 const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and loses the data that it has not received yet";
 
 /// The sockets that `twtool kill` is about to remove.
@@ -41,7 +41,7 @@ pub struct Plan<'a> {
     pub with_state: bool,
 }
 
-/// Writes the first rows in the order of a list, and the risks of removing them.
+/// Writes the first sockets of the plan in the order of `twtool list`, and the risks of removing them.
 pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, style: TextStyle) -> io::Result<()> {
     let Plan { targets, facts, with_state } = *plan;
     let mut sorted: Vec<&Target> = targets.iter().collect();
@@ -74,7 +74,7 @@ fn numbers(targets: &[Target]) -> (usize, usize) {
     (orphans, targets.len() - orphans)
 }
 
-/// Writes the question. The user types the answer on the same line.
+/// Writes the question whether to remove the sockets. The user types the answer on the same line.
 pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<()> {
     let (orphans, buckets) = numbers(targets);
     let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
@@ -103,7 +103,7 @@ impl<'a> RemovalReport<'a> {
         self.outcomes.iter().filter(|other| **other == outcome).count()
     }
 
-    /// The sockets that could not be removed, each with its errno, in the order of a list.
+    /// The sockets that could not be removed, each with its errno, in the order of `twtool list`.
     fn failed(&self) -> Vec<(&'a Target, Option<&'static str>)> {
         let failed = self.targets.iter().zip(self.outcomes).filter_map(|(target, outcome)| match outcome {
             RemovalResult::Failed(errno) => Some((target, *errno)),
@@ -169,7 +169,7 @@ fn word(word: Option<&'static str>) -> Value<'static> {
     word.map_or(Value::Unknown, Value::Word)
 }
 
-/// Writes one JSON record per socket: the keys of a list, `outcome` and `errno`.
+/// Writes one JSON record per socket: the keys of `twtool list`, `outcome` and `errno`.
 pub fn ndjson(out: &mut (dyn Write + Send), report: &RemovalReport) -> io::Result<()> {
     lines(out, report, &|record, outcome, text| {
         record.append_json(text);
@@ -243,7 +243,7 @@ mod tests {
                 && both.contains("a RST, and loses the data"),
             "{both}"
         );
-        assert!(both.lines().any(|line| line.starts_with("fin-wait-1") && line.ends_with('-')), "no time{both}");
+        assert!(both.lines().any(|line| line.starts_with("fin-wait-1") && line.ends_with('-')), "no time: {both}");
         assert_eq!(text(|out| question(out, &rows[..2])), "Remove 1 bucket and 1 orphan? [y/N] ");
         assert_eq!(text(|out| question(out, &rows[2..4])), "Remove 2 buckets? [y/N] ");
     }

@@ -1,8 +1,8 @@
-//! An experiment as a ladder diagram: the client on the left, the server on the right, time downwards.
+//! Draws an experiment as a ladder diagram: the client on the left, the server on the right, and the time from top to bottom.
 //!
-//! Each event is drawn when it arrives. A segment is an arrow between the state of the sender while the segment was under way
-//! and the state of the receiver after it arrived, as in the figures of RFC 9293. Scenarios with many connections have one line
-//! per call instead.
+//! Each event is drawn when it arrives. A segment is an arrow between two states, as in the figures of RFC 9293: the state of the
+//! sender while the segment was under way, and the state of the receiver after it arrived. A scenario that is about the results of
+//! calls is drawn as one line per call.
 
 use std::io::{self, Write};
 
@@ -16,13 +16,13 @@ use crate::model::experiment::{
 };
 use crate::model::socket::TcpState;
 
-/// Widths in columns: the page, the time, a state, and an arrow.
+/// The widths in columns of the page, the time, a state, and an arrow.
 const WIDTH: usize = 80;
 const TIME: usize = 5;
 const STATE: usize = 15;
 const ARROW: usize = WIDTH - TIME - 2 * STATE - 3;
 
-/// Widths in columns of the matrix of options: the first column, and a cell.
+/// The widths in columns of the parts of the matrix in the scenario `reuse`: the first column, and a cell.
 const OPTIONS: usize = 15;
 const CELL: usize = 13;
 
@@ -52,13 +52,13 @@ pub struct Ladder {
     parts: u32,
     /// The flags of segments that are not drawn yet.
     folded: Vec<String>,
-    /// The last line was an arrow. An empty line comes before the next call.
+    /// Whether the last line was an arrow. In this case, an empty line precedes the next call.
     arrow: bool,
-    /// The last routine segment that is not drawn yet.
+    /// The last routine segment ([`LabEvent::routine`]) that is not drawn yet.
     before: Option<LabEvent>,
     /// The current row of the matrix.
     row: Option<String>,
-    /// The results of this part have begun. An empty line precedes only the first result.
+    /// Whether the results of this part have begun. An empty line precedes only the first result.
     checks_begun: bool,
 }
 
@@ -138,7 +138,7 @@ impl Ladder {
         }
     }
 
-    /// Writes the conclusion.
+    /// Writes how many results were as expected.
     pub fn end(&mut self, out: &mut dyn Write, checks: &[Comparison]) -> io::Result<()> {
         self.unfold(out)?;
         let wrong = checks.iter().filter(|check| !check.agrees).count();
@@ -157,7 +157,7 @@ impl Ladder {
         self.parts += 1;
         self.checks_begun = false;
         writeln!(out)?;
-        // The parts of the matrix are its rows.
+        // Each part of the scenario `reuse` is a row of the matrix, so it has no title.
         if event.scenario != Scenario::Reuse {
             let title = format!("{}. {}", self.parts, event.part);
             writeln!(out, "{}", self.style.paint(Meaning::Heading, title))?;
@@ -234,7 +234,7 @@ impl Ladder {
         };
         let (client, server) = self.state_texts(event);
         let line = format!("{:>TIME$} {client} {arrow} {server}", event.since.as_millis());
-        // Both states are unknown at some segments, and the arrow of a lost one ends before the last column.
+        // Trim the blanks of an unknown state, and of the arrow of a lost segment, which ends before the last column.
         writeln!(out, "{}", line.trim_end())
     }
 
@@ -324,7 +324,7 @@ impl Ladder {
     }
 }
 
-/// The states of both sides. TIME_WAIT has its remaining time.
+/// The states of both sides as text. TIME_WAIT also has its remaining time.
 fn plain_state_texts(event: &LabEvent) -> (String, String) {
     let States { client, server } = event.states.unwrap_or_default();
     let text = |state: Option<TcpState>| match (state, event.timer) {
@@ -429,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_segment_without_a_known_state_has_no_blanks_at_the_end() {
+    fn the_line_of_a_lost_segment_without_states_has_no_blanks_at_the_end() {
         let lost = LabEvent { states: None, ..fin(Side::Client, Fate::Lost, b"") };
         let [line] = &drawn(&[lost])[..] else { panic!("one line") };
         assert!(line.ends_with("lost ------X"), "{line:?}");
     }
 
     #[test]
-    fn a_call_stands_at_its_callers_side() {
+    fn a_call_is_drawn_on_the_side_of_its_caller() {
         let call = |actor| {
             let outcome = ReturnValue::Failed(Errno::Other("ECONNRESET"));
             event(EventKind::Call { call: "read()".into(), outcome }, actor, None)

@@ -1,4 +1,4 @@
-//! A list of buckets in each output format: streamed row by row, or written from memory.
+//! Prints a list of buckets in each output format: as a stream of rows, or from memory.
 
 use std::hint;
 use std::io::{self, Write};
@@ -18,14 +18,16 @@ use crate::model::facts::Facts;
 use crate::model::row::{Row, RowObserver};
 use crate::parallel;
 
-/// The number of bytes to collect before a write: the buffer size of standard output, which writes such a chunk directly.
+/// The number of bytes to collect before a write. It is the buffer size of standard output, so such a chunk is written without
+/// another copy.
 const CHUNK: usize = 64 * 1024;
 
 /// The format of a row as one line.
 enum RowFormat<'a> {
     Ndjson,
-    /// Every column of a record.
+    /// Csv with every column of a record.
     Csv,
+    /// Csv with chosen columns.
     ChosenCsv(&'a [&'static Column]),
 }
 
@@ -121,7 +123,7 @@ fn lines(out: &mut (dyn Write + Send), line: &RowFormat, rows: &[&Row], facts: &
     })
 }
 
-/// Writes rows as ndjson. `facts` has the facts of each network namespace, by the index in the row.
+/// Writes rows as ndjson. `facts` has the facts of each network namespace. Each row contains the index of its namespace.
 pub fn ndjson(out: &mut (dyn Write + Send), rows: &[&Row], facts: &[Facts]) -> io::Result<()> {
     lines(out, &RowFormat::Ndjson, rows, facts)
 }
@@ -140,7 +142,7 @@ pub fn csv(
     lines(out, &RowFormat::csv(columns), rows, facts)
 }
 
-/// Writes rows as a JSON document. `source` is the kernel interface that they were read from.
+/// Writes rows as a JSON document. `source` is the name of the kernel interface from which they were read.
 pub fn document(
     out: &mut (dyn Write + Send),
     envelope: Envelope,
@@ -175,7 +177,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// An empty survey for rows of these network namespaces.
+    /// Creates an empty survey for rows of these network namespaces.
     #[must_use]
     pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // The services of a port can differ between network namespaces.
@@ -236,11 +238,11 @@ pub struct ListTable<'a> {
     pub rows: &'a [&'a Row],
     /// The facts of each network namespace.
     pub facts: &'a [Facts],
-    /// The survey of the rows.
+    /// The survey of the rows to show.
     pub survey: Survey,
-    /// The number of rows before a limit was applied.
+    /// The number of matching rows before a limit was applied.
     pub total: usize,
-    /// Whether to write the header and the last line.
+    /// Whether to write the header, and the last line with the totals.
     pub header: bool,
 }
 
@@ -290,7 +292,7 @@ pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -
     writeln!(out, "{}", style.paint(Meaning::Aside, last_line(list, &left_out)))
 }
 
-/// Writes the table without its last line. Returns the titles of columns that did not fit.
+/// Writes the table without its last line. Returns the titles of the columns that did not fit.
 fn body(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<Vec<&'static str>> {
     table::stream(out, &headings(&list.survey.columns), list.header, list, style)
 }
@@ -328,7 +330,7 @@ impl Totals {
         }
     }
 
-    /// `5 TIME_WAIT, 2 FIN_WAIT_2`.
+    /// Formats the numbers of buckets by state: `5 TIME_WAIT, 2 FIN_WAIT_2`.
     fn states(&self, rows: usize) -> String {
         let time_wait = rows - self.fin_wait_2;
         match self.fin_wait_2 {
@@ -338,12 +340,12 @@ impl Totals {
     }
 }
 
-/// `in 3 namespaces`; `None` for one namespace.
+/// Formats the number of namespaces: `in 3 namespaces`; `None` for one namespace.
 fn among(facts: &[Facts]) -> Option<String> {
     (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
 }
 
-/// `5 TIME_WAIT, the next expires in 12.1s`.
+/// Formats the last line: `5 TIME_WAIT, the next expires in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
     let totals = &list.survey.totals;
@@ -366,7 +368,7 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     parts.join(", ")
 }
 
-/// Writes which part of a filter the kernel evaluates and which part twtool evaluates. `None`: no test.
+/// Writes which part of a filter the kernel evaluates, and which part twtool evaluates. `None` means that a part has no test.
 pub fn explain(
     out: &mut (dyn Write + Send),
     filter: Option<&str>,
@@ -390,7 +392,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
-    fn a_table_is_as_wide_as_the_rows_that_it_shows_need() {
+    fn the_width_of_a_table_depends_only_on_the_rows_that_it_shows() {
         let (facts, columns) = ([facts()], ["local", "expires_ms"].map(|key| Column::find(key).expect(key)).to_vec());
         let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
         let table = |rows: &[&Row], total| {
@@ -402,7 +404,7 @@ mod tests {
         };
         let both = "10.0.0.1:1            10.0s\n10.0.0.100:80 (http)  10.0s\n";
         assert_eq!(table(&[&short, &long], 2), both);
-        assert_eq!(table(&[&short], 2), "10.0.0.1:1  10.0s\n", "what a limit cut off takes no room");
+        assert_eq!(table(&[&short], 2), "10.0.0.1:1  10.0s\n", "a row beyond the limit takes no room");
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! Buckets with their owners: a list as a table with two more columns or as records with one more key, and the names of groups.
+//! Prints buckets with their owners. A table has two more columns than a list without owners, and a record has one more key. The module
+//! also formats the names of owners and groups for other pages.
 
 use std::io::{self, Write};
 
@@ -19,13 +20,13 @@ use crate::model::facts::Facts;
 use crate::model::owner::{Evidence, Owner};
 use crate::model::row::Row;
 
-/// Rows with their owners, in the same order.
+/// Rows with their owners.
 pub struct Owned<'a> {
     /// The rows.
     pub rows: &'a [&'a Row],
-    /// Their owners.
+    /// The owners of the rows, in the same order.
     pub owners: &'a [Option<Owner>],
-    /// The facts of each network namespace, by the index in the row.
+    /// The facts of each network namespace. Each row contains the index of its namespace.
     pub facts: &'a [Facts],
 }
 
@@ -98,7 +99,7 @@ impl Owned<'_> {
         Ok(())
     }
 
-    /// Writes a JSON document. `source` is the kernel interface that the rows were read from.
+    /// Writes a JSON document. `source` is the name of the kernel interface from which the rows were read.
     ///
     /// # Errors
     /// Writing failed.
@@ -160,13 +161,13 @@ impl Owned<'_> {
     }
 }
 
-/// How many of these buckets have an owner.
+/// Says how many buckets have a known owner, an inferred owner, and no owner.
 pub(super) fn totals(known: u64, inferred: u64, all: u64) -> String {
     let [unknown, known, inferred] = [all - known - inferred, known, inferred].map(human::grouped);
     format!("{known} with a known owner, {inferred} with an inferred one, {unknown} unknown")
 }
 
-/// The owner in one cell: a fact of a tracer has only the name, everything else also has the evidence.
+/// Formats an owner as one cell: its name, and the evidence unless a tracer recorded the owner.
 #[must_use]
 pub fn cell(owner: Option<&Owner>) -> String {
     match owner {
@@ -176,7 +177,7 @@ pub fn cell(owner: Option<&Owner>) -> String {
     }
 }
 
-/// The owner, and the evidence.
+/// Formats an owner as two cells: its name, and the evidence.
 #[must_use]
 pub fn cells(owner: Option<&Owner>) -> [String; 2] {
     match owner {
@@ -185,7 +186,7 @@ pub fn cells(owner: Option<&Owner>) -> [String; 2] {
     }
 }
 
-/// `nginx (4711, nginx.service)`.
+/// Formats the name of an owner: `nginx (4711, nginx.service)`.
 fn name(owner: &Owner) -> String {
     let process = owner.process();
     let place = process.container().map(|container| container.text()).or_else(|| process.unit().map(str::to_owned));
@@ -197,7 +198,7 @@ fn process_name(comm: &str, pid: u32, place: Option<&str>) -> String {
     human::escape(&format!("{comm} ({pid}{place})")).into_owned()
 }
 
-/// The name of an owner, a unit or a container that made buckets.
+/// Formats the name of a group of buckets: the process, the unit or the container that made them.
 #[must_use]
 pub fn group_name(group: &OwnerGroup, by: By) -> String {
     let container = |runtime: Option<&str>, id: &str| {
@@ -217,7 +218,7 @@ pub fn group_name(group: &OwnerGroup, by: By) -> String {
     }
 }
 
-/// The evidence about a group of buckets, with numbers if there are several kinds.
+/// Formats the evidence for the owner of a group of buckets. If there are several kinds of evidence, each has its number of buckets.
 #[must_use]
 pub fn group_evidence(group: &OwnerGroup) -> String {
     let found = Evidence::ALL.into_iter().zip(group.evidence).filter(|(_, evidence)| evidence.buckets > 0);
@@ -229,7 +230,7 @@ pub fn group_evidence(group: &OwnerGroup) -> String {
     if found.is_empty() { "-".into() } else { found.iter().map(text).collect::<Vec<_>>().join(", ") }
 }
 
-/// The evidence. An inference has a question mark and the number of candidates, so that it does not look like a fact.
+/// Formats evidence. An inference has a question mark and the number of candidates, so that it does not look like a fact.
 fn evidence(evidence: Evidence, candidates: usize) -> String {
     let name = evidence.name();
     match (evidence.is_certain(), candidates) {

@@ -1,23 +1,23 @@
-//! Capture files for Wireshark: the classic format with nanoseconds (draft-ietf-opsawg-pcap), with a header of 24 bytes and
-//! 16 bytes before each frame.
+//! Writes capture files for Wireshark, in the classic format with nanoseconds (draft-ietf-opsawg-pcap). The file has a header of
+//! 24 bytes, and each frame has a header of 16 bytes.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use crate::model::experiment::Segment;
 
-/// The magic number of files with time stamps in nanoseconds.
+/// The magic number of files with timestamps in nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;
 
 /// The link type of frames with an Ethernet header. On `lo`, the two addresses in the header are zero.
 const LINKTYPE_ETHERNET: u32 = 1;
 
-/// The maximum length of a frame.
+/// The maximum length of a frame in bytes.
 const SNAP_LENGTH: u32 = 0x4_0000;
 
 /// Writes the header of a capture file.
 pub fn header(out: &mut dyn Write) -> io::Result<()> {
-    // Version 2.4; time zone and accuracy are always 0.
+    // The version is 2.4. The time zone and the accuracy are always 0.
     let words = [MAGIC, u32::from_le_bytes([2, 0, 4, 0]), 0, 0, SNAP_LENGTH, LINKTYPE_ETHERNET];
     words.iter().try_for_each(|word| out.write_all(&word.to_le_bytes()))
 }

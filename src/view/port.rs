@@ -1,4 +1,4 @@
-//! The facts of ports, in each output format.
+//! Prints the facts about ports, in each output format.
 
 use std::io::{self, Write};
 
@@ -13,9 +13,9 @@ use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::port::{Port, PortClass, PortUse};
 
-/// The facts of one port. The order of fields is the order of keys in the contract. `None` is unknown.
+/// The facts about one port. The order of fields is the order of keys in JSON and csv. `None` means unknown.
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the contract's keys")]
+#[expect(missing_docs, reason = "docs/json.md describes the keys")]
 pub struct PortRecord<'a> {
     pub port: u16,
     pub class: &'static str,
@@ -82,7 +82,7 @@ pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()>
     out.write_all(text.as_bytes())
 }
 
-/// Writes the table, and below it the meaning of its columns.
+/// Writes the table, and below it an explanation of its columns.
 pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let yes = |value: Option<bool>| value.map_or("unknown", |yes| if yes { "yes" } else { "no" }).to_owned();
     let cells = |p: &PortRecord| {
@@ -113,7 +113,7 @@ pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, 
     explain(ports, facts).iter().try_for_each(|line| human::break_lines(out, line, "", "  ", style.width))
 }
 
-/// Explains the columns of the table, as far as these ports need it.
+/// Explains the columns and the port classes of the table. Explains only classes that occur, and port 0 only if the table has it.
 fn explain(ports: &[PortRecord], facts: &Facts) -> Vec<String> {
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
     let mut lines = vec![];

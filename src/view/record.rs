@@ -61,7 +61,7 @@ impl<'a> SocketRecord<'a> {
         }
     }
 
-    /// The remote end; `None` without a connection, because the zeros of the kernel are placeholders.
+    /// Returns the remote end; `None` for a socket without a connection, because the kernel fills that end with zeros.
     pub(super) fn remote(&self) -> Option<(IpAddr, Port)> {
         let connected = !matches!(self.state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive);
         connected.then(|| (self.tuple.remote_addr(), self.tuple.remote_port()))

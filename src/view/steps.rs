@@ -1,4 +1,5 @@
-//! Commands that help: a title with the purpose, and below it the whole command on one line, so that it can be copied.
+//! Prints suggested commands. Each command has a title with its purpose. The whole command follows on one line, so that a user
+//! can copy it.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -27,7 +28,7 @@ impl<'a> StepRecord<'a> {
     }
 }
 
-/// A line of a configuration file, in JSON.
+/// A line that keeps a setting after a restart, and the configuration file for it, in JSON.
 #[derive(Serialize)]
 pub struct LastingRecord<'a> {
     file: &'a str,
@@ -46,13 +47,13 @@ impl<'a> LastingRecord<'a> {
 /// the width.
 pub fn write(out: &mut dyn Write, help: &Help, indent: &str, style: TextStyle) -> io::Result<()> {
     help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, style))?;
-    // A longer line is omitted, because one of the commands writes it to the file.
+    // A line of more than LONGEST_LINE bytes is omitted, because one of the commands writes it to the file.
     let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
     short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, style))?;
     help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, style.width))
 }
 
-/// Writes commands that help now, each after an empty line.
+/// Writes suggested commands, each after an empty line.
 pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::Result<()> {
     steps.iter().try_for_each(|step| {
         writeln!(out)?;
@@ -60,7 +61,7 @@ pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::
     })
 }
 
-/// The title above a command: its purpose, and why it fails here:
+/// The title above a command: its purpose and, if the command fails here, the reason. Example:
 /// `allow more buckets (needs CAP_NET_ADMIN, which root lacks here)`.
 fn title(step: &Step) -> Cow<'_, str> {
     match &step.obstacle {
@@ -87,7 +88,7 @@ mod tests {
     use crate::model::command::Line;
 
     #[test]
-    fn a_command_stands_whole_on_a_line_of_its_own_below_what_it_does() {
+    fn a_command_is_printed_on_one_line_below_its_purpose() {
         let obstacle = Some("needs CAP_NET_ADMIN, which sudo cannot give here".into());
         let step = Step::new(
             Line { text: "sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1".into(), obstacle },

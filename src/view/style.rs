@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 /// The meaning of a text, which selects its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the meanings themselves")]
+#[expect(missing_docs, reason = "the names say what they mean")]
 pub enum Meaning {
     Heading,
     Good,

@@ -1,8 +1,9 @@
 //! Tables for people, fitted to the width of the terminal.
 //!
-//! comfy-table draws small tables. For more than `DRAWN` rows it would cost several times the memory and time of the rest of
-//! the command. Even for a list of ten rows, comfy-table would take longer than the rest of the command. Lists are therefore
-//! written line by line. Both ways have the same layout, and a property test compares their bytes.
+//! [`write()`] uses comfy-table for tables of up to `DRAWN` rows. For more rows, comfy-table would need several times the memory
+//! and time of the rest of the command, so [`stream`] writes the table line by line. Lists of sockets always use [`stream`],
+//! because comfy-table would take longer than the rest of the command even for ten rows. Both ways have the same layout, and a
+//! property test compares their bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -30,7 +31,7 @@ pub struct Heading {
     pub title: &'static str,
     /// Whether cells are aligned to the right.
     pub right: bool,
-    /// The order in which a narrow terminal drops columns: the highest number first. 0 is never dropped.
+    /// The order in which a narrow terminal drops columns: the highest number first. A column with 0 is never dropped.
     pub spare: u8,
 }
 
@@ -48,7 +49,7 @@ impl Heading {
     }
 }
 
-/// The rows of a table, whose cells can be produced more than once.
+/// A source of the rows of a table. It can produce each cell more than once.
 pub trait Rows: Sync {
     /// The data of one row.
     type Row<'a>
@@ -60,8 +61,8 @@ pub trait Rows: Sync {
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of a cell. Returns its width in terminal columns.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
-    /// Appends a whole line with cells at these positions. `None`: nothing is appended, and the caller must produce the line
-    /// cell by cell.
+    /// Appends a whole line. `cells` has the start and the end of each cell. `None`: nothing is appended, and the caller must
+    /// produce the line cell by cell.
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
@@ -120,7 +121,8 @@ pub fn write(
     Ok(layout.left_out(headings))
 }
 
-/// Writes a table of any length, whose cells are produced as they are written. Returns the titles that did not fit.
+/// Writes a table of any length, and produces each row only when it is written. Returns the titles of the columns that did not
+/// fit.
 pub fn stream(
     out: &mut (dyn Write + Send),
     headings: &[Heading],
@@ -246,14 +248,14 @@ fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     }
 }
 
-/// Splits a cell that is wider than its column. It splits anywhere, because addresses have no spaces.
+/// Splits a cell that is wider than its column into lines. A line can end anywhere, because addresses have no spaces.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = vec![];
     let mut rest = text;
     while display_width(rest) > width {
         let fits = |&(at, c): &(usize, char)| display_width(&rest[..at + c.len_utf8()]) <= width;
         let end = rest.char_indices().take_while(fits).last().map_or(rest.len(), |(at, c)| at + c.len_utf8());
-        // Keep the service behind an address in one piece.
+        // Split at a space if there is one, so that the service behind an address stays in one piece.
         let end = rest[..end].rfind(' ').filter(|&at| at > 0).map_or(end, |at| at + 1);
         lines.push(rest[..end].trim_end());
         rest = &rest[end..];
@@ -306,7 +308,8 @@ fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<TextStyl
     }
 }
 
-/// Pads the last cell of the line, which begins at `cell`, on the left or on the right, and appends the gap.
+/// Pads the last cell of a line with blanks, and appends the gap. The cell begins at byte `cell`. `right`: the blanks come before
+/// the text.
 fn align(line: &mut Text, cell: usize, blanks: usize, right: bool) {
     if right {
         line.insert_blanks(cell, blanks);
@@ -368,7 +371,7 @@ LOCAL                CLASS       EXPIRES
 
     proptest! {
         #[test]
-        fn the_drawn_and_the_streamed_table_are_the_same_bytes(
+        fn drawn_and_streamed_tables_have_the_same_bytes(
             rows in proptest::collection::vec(proptest::collection::vec("[a-z0-9:.()ö]{1,30}( [a-z()]{1,9})?", 3), 0..8),
             width in proptest::option::of(10_usize..90),
             color in any::<bool>(),

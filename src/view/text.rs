@@ -96,7 +96,7 @@ impl Text {
         self.push_str(c.encode_utf8(&mut [0; 4]));
     }
 
-    /// Appends ASCII that `make` writes to a buffer. `make` returns its length.
+    /// Appends ASCII text that `make` writes to a buffer. `make` returns the length of the text.
     #[inline]
     fn push_made<const N: usize>(&mut self, make: impl FnOnce(&mut [u8; N]) -> usize) {
         let begin = self.0.len();

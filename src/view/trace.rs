@@ -1,4 +1,4 @@
-//! Closes and the processes that made them: lines and tables for people, JSON for programs.
+//! Prints closes and the processes that made them, as lines and tables for people and as JSON for programs.
 
 use std::io::{self, Write};
 
@@ -38,7 +38,7 @@ struct CloseRecord<'a> {
     certain: bool,
 }
 
-/// The process of a close.
+/// The process that made a close, as JSON.
 #[derive(Serialize)]
 struct MakerRecord<'a> {
     pid: u32,
@@ -191,7 +191,7 @@ const fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The totals for a person.
+/// Describes the totals of a trace: `3 closes seen: 2 named, 1 of an unknown process`.
 #[must_use]
 pub fn totals(totals: CloseTotals) -> String {
     let closes = if totals.seen == 1 { "close" } else { "closes" };
@@ -201,7 +201,7 @@ pub fn totals(totals: CloseTotals) -> String {
     format!("{} {closes} seen: {}", human::grouped(totals.seen), parts.join(", "))
 }
 
-/// The warning about process numbers that cannot be looked up in the own /proc.
+/// The warning that process numbers belong to another pid namespace, so that the /proc of twtool does not have them.
 pub const FOREIGN_PIDS: &str =
     "process numbers belong to the initial pid namespace, because twtool runs in another one";
 
@@ -245,7 +245,8 @@ impl<'a> GroupRecord<'a> {
     }
 }
 
-/// The keys of a group. JSON has only the keys of its kind; the group of an unknown process, for example, has none beside `group`.
+/// The JSON keys that identify a group. JSON has only the keys of the group's kind. For example, the group of unknown processes has
+/// only `group`.
 #[derive(Default, Serialize)]
 struct KeyRecord<'a> {
     group: &'static str,

@@ -21,7 +21,7 @@ const KEYS: [&str; 6] = ["local", "local_class", "remote", "remote_class", "dire
 
 const COLUMNS: usize = KEYS.len();
 
-/// The size of a padded word, which is copied as a whole.
+/// The size of a padded word in bytes. A copy always has this size, so that the compiler can inline it.
 const WORD: usize = 16;
 
 /// The length of `41.3s`.
@@ -56,7 +56,7 @@ const DIRECTIONS: [PaddedWord; Direction::ALL.len()] = {
     [PaddedWord::new(a.name()), PaddedWord::new(b.name()), PaddedWord::new(c.name())]
 };
 
-/// The writer of the fast path.
+/// Writes the lines of the default table on the fast path.
 #[derive(Clone, Debug)]
 pub(super) struct Usual {
     /// The services, whose names are all plain ASCII.
@@ -140,7 +140,7 @@ fn write_word(word: &PaddedWord, (begin, end): (usize, usize), line: &mut [u8; L
     (word.length <= end - begin).then_some(())
 }
 
-/// Both ends; `None` unless they are IPv4 and the socket is not bound to an interface.
+/// Returns both ends if they are IPv4 and the socket is not bound to an interface.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
 fn ipv4_ends(row: &Row) -> Option<((Ipv4Addr, Port), (Ipv4Addr, Port))> {

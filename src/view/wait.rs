@@ -1,4 +1,4 @@
-//! A wait for a port: the result as text or JSON, and the status line of a terminal.
+//! Prints the result of a wait for a port as text or JSON, and its status line on a terminal.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -42,7 +42,7 @@ pub struct WaitReport<'a> {
     pub with: ReuseOptions,
     /// The other options of the server.
     pub setup: ServerSetup,
-    /// The addresses that the server already has open when its own sockets make it fail.
+    /// The addresses that the server has already opened when its next bind conflicts with its own sockets.
     pub collision: Option<&'a str>,
     /// Whether a bind works on every address.
     pub bindable: bool,
@@ -58,7 +58,7 @@ pub struct WaitReport<'a> {
     pub cause: Cause,
     /// The longest remaining time, if only buckets block the bind.
     pub remaining: Option<Duration>,
-    /// Whether the kernel's SO_REUSEPORT note of a server may be lost because of the binds.
+    /// Whether the binds may have erased the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
     pub note_lost: bool,
     /// Commands that help now.
     pub next: &'a [Step],
@@ -159,7 +159,7 @@ fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -
     if names.is_empty() { String::new() } else { format!(" on {}", names.join(" and ")) }
 }
 
-/// The holders that are listeners, or those that are not, depending on the cause.
+/// Returns the listeners if the cause is a listener. Otherwise returns the other sockets that are not buckets.
 fn of_cause<'a>(wait: &WaitReport<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     let listeners = wait.cause == Cause::Listener;
     wait.blocked_by.iter().filter(move |holder| match holder.socket {
@@ -185,7 +185,7 @@ fn buckets(wait: &WaitReport) -> String {
 #[derive(Debug, Default)]
 pub struct StatusLine {
     drawn: usize,
-    /// The longest remaining time so far, which is the full bar.
+    /// The longest remaining time so far, which the whole bar represents.
     longest: Duration,
 }
 
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(
             later,
             format!("\rport 80: 1 TIME_WAIT socket, 9.9s to go [{}{}] ", "#".repeat(22), "-".repeat(8)),
-            "a shorter line covers the longer one"
+            "blanks cover the end of the longer line"
         );
         let due = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(0)), 80);
         assert!(due.contains("due: gone at the next timer tick ["), "{due}");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_shows_that_the_timeout_comes_first() {
+    fn the_line_shows_a_timeout_that_ends_before_the_remaining_time() {
         let facts = facts();
         let held = [bucket(false), bucket(true)];
         let line = drawn(&mut StatusLine::default(), &wait(&facts, &held, BUCKETS, Some(200_000)), 120);

@@ -41,7 +41,7 @@ pub struct ExplainedCall<'a> {
 pub struct ProgramReport<'a> {
     /// The command, or `process 7`.
     pub program: &'a str,
-    /// How the command ended; `None` if the watch ended before.
+    /// How the command ended; `None` if the watch ended first.
     pub end: Option<ProgramEnd>,
     /// The calls that the program made.
     pub tally: &'a CallTally,
@@ -140,7 +140,7 @@ fn note_text(note: &WatchNote) -> String {
                 if *processes == 1 { ("process still runs", "it ends") } else { ("processes still run", "they end") };
             format!(
                 "the command has ended ({}), and {processes} other {are}. twtool runs until {they}, because without \
-                 twtool bind() would fail there. It sends the signals that it receives to them.",
+                 twtool bind() would fail there. It also passes on the signals that it receives.",
                 ended(*end)
             )
         }

@@ -25,21 +25,21 @@ use crate::model::row::Row;
 /// What happened to a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventKind {
-    /// It is new.
+    /// The bucket is new.
     Entered,
-    /// It was in FIN_WAIT_2, and the peer has closed.
+    /// The bucket was in FIN_WAIT_2, and the peer has closed.
     BecameTimeWait,
-    /// Its timer ran out.
+    /// The timer of the bucket ran out.
     Expired,
-    /// Its timer started again, because the peer retransmitted its FIN or sent an ACK.
+    /// The timer of the bucket started again, because the peer retransmitted its FIN or sent an ACK.
     Restarted,
-    /// SOCK_DESTROY removed it.
+    /// SOCK_DESTROY removed the bucket.
     Destroyed,
-    /// A new connection with the same ends replaced it.
+    /// A new connection with the same ends replaced the bucket.
     TakenOver,
-    /// A RST removed it.
+    /// A RST removed the bucket.
     Reset,
-    /// It is missing before its time, and the cause is unknown.
+    /// The bucket is missing before its time, and the cause is unknown.
     Gone,
 }
 
@@ -79,10 +79,10 @@ pub struct Event {
     pub at: SystemTime,
     /// What happened.
     pub kind: EventKind,
-    /// Whether it is proven. `false`: the most likely cause, or [`EventKind::Gone`].
+    /// Whether the event is proven. `false`: the kind is the most likely cause, or [`EventKind::Gone`].
     pub certain: bool,
     /// The bucket in this sample. If it is missing: the bucket in the last sample, with the remaining time that it would have now.
     pub row: Row,
-    /// The facts of its namespace.
+    /// The facts of the bucket's namespace.
     pub facts: Arc<Facts>,
 }

@@ -1,11 +1,13 @@
-//! The data that a watch keeps from its samples: closes per second, and the recent events. It reads no clock and does no I/O.
+//! The data that a watch keeps from its samples: closes per second, and the recent events. This module reads no clock and does no
+//! I/O.
 
 use std::collections::VecDeque;
 
 use super::events::Event;
 use super::sample::Sample;
 
-/// The number of seconds before the first sample for which its remaining times show the closes.
+/// The number of seconds before the first sample for which the history has closes. A bucket lasts 60 s, and its remaining time
+/// shows when it entered TIME_WAIT.
 const FIRST_SECONDS: i64 = 60;
 
 /// The maximum number of seconds that are kept.
@@ -40,7 +42,7 @@ impl History {
         self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
     }
 
-    /// Adds the closes of a sample, without its events: after [`Sample::reselect`].
+    /// Adds the closes of a sample without its events. The caller uses it after [`Sample::reselect`].
     pub fn add_closes(&mut self, sample: &Sample) {
         let current = i64::try_from(sample.elapsed.as_secs()).unwrap_or(i64::MAX);
         if sample.closes_begin {

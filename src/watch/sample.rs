@@ -1,4 +1,4 @@
-//! A sample of each network namespace, with the events that result from the comparison with the last sample. It is a plain value.
+//! A sample of each network namespace, as a plain value, with the events that result from a comparison with the previous sample.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ pub struct Sample {
     pub processor_time: Duration,
     /// Each namespace, in a stable order. There is at least one. [`Row::netns`] is an index into this list.
     pub namespaces: Vec<NetnsSample>,
-    /// Whether [`NetnsSample::closes`] counts every bucket instead of the new ones: in the first sample, and in the first
-    /// one with another selection.
+    /// Whether [`NetnsSample::closes`] counts every selected bucket and not only the new ones. This is so in the first sample,
+    /// and in the first sample with another selection.
     pub closes_begin: bool,
-    /// Whether nothing is missing.
+    /// Whether nothing is missing from the sample.
     pub complete: bool,
     /// What is missing or uncertain, of all namespaces.
     pub warnings: Vec<String>,
@@ -45,7 +45,7 @@ pub struct NetnsSample {
     pub time_wait: usize,
     /// The number of selected buckets in FIN_WAIT_2.
     pub fin_wait_2: usize,
-    /// The number of buckets in either state, selected or not, for a comparison with the maximum.
+    /// The number of buckets in either state, selected or not, for a comparison with [`Self::max_tw_buckets`].
     pub all_buckets: usize,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub max_tw_buckets: Option<i64>,
@@ -59,7 +59,8 @@ pub struct NetnsSample {
     pub closes_per_s: Option<f64>,
     /// What happened to selected buckets since the last sample. Always empty in the first sample.
     pub events: Vec<Event>,
-    /// Whether the walk has missed no bucket, as far as the kernel shows. Otherwise there are no events about missing buckets.
+    /// Whether the walk over the sockets missed no bucket, as far as the kernel shows. Otherwise there are no events about missing
+    /// buckets.
     pub whole: bool,
     /// Whether nothing is missing, neither buckets nor facts.
     pub complete: bool,
@@ -78,7 +79,7 @@ pub struct Reselected {
     pub closes_per_s: f64,
 }
 
-/// Sets [`Row::netns`] of rows that have 0. The rows of the first namespace stay shared.
+/// Sets [`Row::netns`] of rows in which it is 0. The first namespace has the number 0, so its rows do not change and stay shared.
 pub(super) fn number(rows: &mut Arc<Vec<Row>>, netns: u32) {
     if netns > 0 {
         for row in Arc::make_mut(rows) {
@@ -88,7 +89,7 @@ pub(super) fn number(rows: &mut Arc<Vec<Row>>, netns: u32) {
 }
 
 impl Sample {
-    /// Replaces what depends on the selection. The events stay as they are.
+    /// Replaces the rows, the counts and the closes, which depend on the selection. The events stay as they are.
     pub fn reselect(&mut self, all: Vec<Reselected>) {
         self.closes_begin = true;
         for Reselected { netns: inode, mut rows, closes, closes_per_s } in all {

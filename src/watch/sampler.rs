@@ -57,7 +57,8 @@ impl Sampler {
         self.interval = interval;
     }
 
-    /// Sleeps until this time from the start of the first sample. Returns false if a signal that a recording blocks has arrived.
+    /// Sleeps until this time from the start of the first sample. A recording blocks signals. Returns false if a blocked signal has
+    /// arrived.
     ///
     /// # Errors
     /// The sleep failed.
@@ -164,7 +165,7 @@ mod tests {
         let kept = |trackers: &Trackers| trackers.keys().map(|netns| netns.expect("known")).collect::<Vec<_>>();
         forget(&mut trackers, [Some(1), Some(2)].into_iter(), seconds(0), true);
         forget(&mut trackers, [Some(1)].into_iter(), seconds(1), false);
-        assert_eq!(kept(&trackers), [1, 2], "the second may be readable again");
+        assert_eq!(kept(&trackers), [1, 2], "the second namespace may be readable again");
         // Namespaces come and go, and another one can never be read.
         for second in 2..10_000 {
             forget(&mut trackers, [Some(1), Some(second)].into_iter(), seconds(second), false);

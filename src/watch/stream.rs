@@ -48,7 +48,7 @@ impl<'a> SampleRecord<'a> {
     }
 }
 
-/// Writes the records of a sample, and flushes them, so that a reader of a pipe gets them now.
+/// Writes the records of a sample, and flushes them, so that the reader of a pipe gets them immediately.
 ///
 /// # Errors
 /// Writing failed.

@@ -1,4 +1,4 @@
-//! State tests: samples as plain values, without a kernel.
+//! Tests of the tracker and the history with samples that are plain values, without a kernel.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_sample() {
     let new = |row| events([walk(0, vec![]), walk(1000, vec![row])], Occupant::Nobody);
     assert_eq!(new(bucket(1, 59_500)), [(1, Entered, true)]);
     assert_eq!(new(fin_wait_2(1, 2000)), [(1, Entered, true)]);
-    assert_eq!(new(bucket(1, 30_000)), [], "the last sample has missed it");
+    assert_eq!(new(bucket(1, 30_000)), [], "an old bucket that the last sample has missed");
     let not_whole = BucketSample { whole: false, ..walk(0, vec![]) };
     assert_eq!(events([not_whole, walk(1000, vec![fin_wait_2(1, 2000)])], Occupant::Nobody), []);
 }
@@ -106,7 +106,11 @@ fn a_bucket_that_changes_keeps_its_cookie() {
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
     assert_eq!(changed(bucket(1, 0), bucket(1, 59_900)), [(1, Restarted, true)], "it was due");
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 39_030)), [], "the sample took 10 ms, and the kernel rounds");
-    assert_eq!(changed(bucket(1, 59_000), bucket(1, 59_500)), [(1, Restarted, true)], "both timers are young");
+    assert_eq!(
+        changed(bucket(1, 59_000), bucket(1, 59_500)),
+        [(1, Restarted, true)],
+        "the old timer would have 58 s left"
+    );
     let later = |was, now| events([walk(0, vec![was]), walk(19_000, vec![now])], Occupant::Nobody);
     assert_eq!(later(bucket(1, 59_990), bucket(1, 41_033)), [], "the kernel has lost ticks");
     assert_eq!(later(bucket(1, 45_000), bucket(1, 26_043)), [], "the kernel has lost ticks");
@@ -115,11 +119,19 @@ fn a_bucket_that_changes_keeps_its_cookie() {
 }
 
 #[test]
-fn a_bucket_that_is_gone_when_due_has_expired() {
+fn a_bucket_that_is_missing_when_due_has_expired() {
     assert_eq!(end_of(bucket(1, 0), (99, 0), Occupant::Another), (Expired, true), "it was due in the last sample");
     assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Nobody), (Expired, true));
-    assert_eq!(end_of(bucket(1, 900), (99, 0), Occupant::Another), (Expired, false), "or was it taken over?");
-    assert_eq!(end_of(outbound(1, 900), (99, 0), Occupant::Another), (Expired, true), "the ends are used again");
+    assert_eq!(
+        end_of(bucket(1, 900), (99, 0), Occupant::Another),
+        (Expired, false),
+        "another socket may have taken it over"
+    );
+    assert_eq!(
+        end_of(outbound(1, 900), (99, 0), Occupant::Another),
+        (Expired, true),
+        "a later connect() uses the same ends"
+    );
     assert_eq!(end_of(bucket(1, 995), (0, 0), Occupant::Nobody), (Expired, true), "due during the sample");
     assert_eq!(end_of(fin_wait_2(1, 900), (0, 0), Occupant::Nobody), (Expired, true));
 }
@@ -135,7 +147,7 @@ fn expiry_is_uncertain_if_much_time_was_left_in_the_last_sample() {
 }
 
 #[test]
-fn expiry_is_uncertain_where_something_else_removed_buckets_in_that_time() {
+fn expiry_is_uncertain_if_something_else_removed_buckets_at_the_same_time() {
     let first = || walk(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
     let killed = [first(), walk(1000, vec![])];
     assert_eq!(events(killed, Occupant::Nobody), [(1, Expired, true), (2, Expired, false), (3, Destroyed, true)]);
@@ -144,7 +156,7 @@ fn expiry_is_uncertain_where_something_else_removed_buckets_in_that_time() {
 }
 
 #[test]
-fn a_cause_is_named_only_where_no_other_is_possible() {
+fn a_cause_is_named_only_if_no_other_cause_is_possible() {
     let early = |grown, occupant| end_of(bucket(1, 50_000), grown, occupant);
     assert_eq!(early((0, 0), Occupant::Nobody), (Destroyed, true));
     assert_eq!(early((1, 0), Occupant::Nobody), (Gone, false), "the segment may be a RST");
@@ -153,7 +165,7 @@ fn a_cause_is_named_only_where_no_other_is_possible() {
     assert_eq!(early((9, 0), Occupant::Another), (TakenOver, true), "by a SYN");
     let connect = |recycled| end_of(outbound(1, 50_000), (9, recycled), Occupant::Another);
     assert_eq!(connect(1), (TakenOver, true));
-    assert_eq!(connect(0), (Gone, false), "it was gone before the new connection");
+    assert_eq!(connect(0), (Gone, false), "the bucket was gone before the new connection");
 
     let on_kernel = |version: &str, row| {
         let mut second = BucketSample { after: counters(9, 0), ..walk(1000, vec![]) };
@@ -174,7 +186,7 @@ fn counters_that_are_unknown_prove_nothing() {
 }
 
 #[test]
-fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_knows_their_times() {
+fn after_a_sample_that_is_not_whole_the_next_one_reports_what_happened() {
     let first = || walk(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
     let not_whole = || BucketSample { whole: false, ..walk(1000, vec![bucket(3, 49_000)]) };
     assert_eq!(events([first(), not_whole()], Occupant::Nobody), []);
@@ -196,7 +208,7 @@ fn a_bucket_that_a_sample_has_missed_is_not_gone() {
 }
 
 #[test]
-fn only_events_of_selected_buckets_are_reported_and_a_new_selection_causes_none() {
+fn only_events_of_selected_buckets_are_reported_and_a_new_selection_causes_no_event() {
     let unselected = |rows| BucketSample { rows: vec![], others: rows, ..walk(0, vec![]) };
     assert_eq!(events([unselected(vec![bucket(1, 50_000)]), walk(1000, vec![])], Occupant::Nobody), []);
     assert_eq!(
@@ -252,7 +264,7 @@ fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
     }
 }
 
-/// The history after these samples, which are at most some seconds apart.
+/// The history after these samples.
 fn history(walks: Vec<BucketSample>) -> History {
     let (mut tracker, mut history) = (Tracker::default(), History::default());
     for (number, walk) in walks.into_iter().enumerate() {
@@ -264,7 +276,7 @@ fn history(walks: Vec<BucketSample>) -> History {
 }
 
 #[test]
-fn a_history_begins_with_a_minute_and_grows_to_ten() {
+fn a_history_begins_with_one_minute_and_grows_to_ten_minutes() {
     let first = history(vec![walk(0, vec![bucket(1, 59_500), bucket(2, 59_400), bucket(3, 30_500)])]);
     let closes: Vec<_> = first.closes().collect();
     assert_eq!((closes.len(), closes[59], closes[30], closes[0]), (60, Some(2), Some(1), Some(0)));
@@ -287,13 +299,13 @@ fn the_current_second_is_shown_when_it_is_complete() {
 }
 
 #[test]
-fn seconds_that_no_whole_sample_has_shown_are_unknown() {
+fn seconds_that_no_whole_sample_covers_are_unknown() {
     let late = history(vec![walk(0, vec![]), walk(100_000, vec![bucket(1, 59_500)])]);
     let closes: Vec<_> = late.closes().collect();
     assert_eq!((closes[59], closes[60], closes[99], closes[100], closes[159]), (Some(0), None, None, Some(0), Some(1)));
     let not_whole = |at_ms| BucketSample { whole: false, ..walk(at_ms, vec![bucket(1, 59_500)]) };
     let gap = history(vec![walk(0, vec![]), not_whole(1000), walk(2000, vec![bucket(1, 58_500)])]);
-    assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next sample has shown it");
+    assert_eq!(gap.closes().skip(60).collect::<Vec<_>>(), [Some(1), Some(0)], "the next sample has shown that second");
     let unknown = history(vec![walk(0, vec![]), not_whole(1000)]);
     assert_eq!(unknown.closes().skip(60).collect::<Vec<_>>(), [None]);
 }
@@ -337,7 +349,7 @@ fn the_order_of_the_rows_does_not_matter() {
     }
 }
 
-/// The number of pairs, of old rows without a partner, and of new ones.
+/// The numbers of pairs, of old rows without a partner, and of new rows without a partner.
 fn counts(was: &[Row], now: &[Row]) -> (usize, usize, usize) {
     let (mut paired, mut ended, mut new) = (0, 0, 0);
     pair(was, now, |was, now| match (was, now) {
@@ -357,7 +369,7 @@ fn rows(cookies: impl IntoIterator<Item = u64>) -> Vec<Row> {
 
 #[test]
 fn rows_that_stay_are_paired_beside_long_runs_of_others() {
-    // After 1000, 2,000 end and 3,000 begin; after 4000, 100 end and 500 begin.
+    // Behind cookie 1000, 2,000 rows are gone and 3,000 are new. Behind cookie 4000, 100 rows are gone and 500 are new.
     let now = rows((1..=1000).chain(6001..=9000).chain(3001..=4000).chain(9001..=9500).chain(4101..=5000));
     assert_eq!(counts(&rows(1..=5000), &now), (2900, 2100, 3500));
 }
@@ -368,7 +380,7 @@ fn rows_that_change_their_place_are_paired_and_so_are_the_others() {
     let to_the_front = rows((1..=100).chain([5000]).chain(101..=4999));
     let (paired, ended, new) = counts(&was, &to_the_front);
     assert!(paired >= 4999 && ended == new, "{paired} {ended} {new}");
-    // A selection was changed: its rows come first, and the kernel's order mixes them with the others.
+    // After a change of the selection, the selected rows of the old list come first. The kernel's order mixes them with the others.
     let selected_first = rows((1..=5000).filter(|n| n % 10 != 0).chain((1..=5000).filter(|n| n % 10 == 0)));
     let (paired, ended, new) = counts(&selected_first, &was);
     assert!(paired >= 4500 && ended == new, "{paired} {ended} {new}");

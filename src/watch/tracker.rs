@@ -1,8 +1,8 @@
-//! Compares the buckets of a sample with the buckets of the last one, by cookie.
+//! Compares the buckets of a sample with the buckets of the last sample (the one before it), by cookie.
 //!
 //! A bucket has the cookie of its connection. So a bucket of the last sample and a bucket of this sample are the same if they have
-//! the same cookie. The kernel reports each remaining time at an unknown moment of a walk, so the time between two reports of one
-//! bucket is known only up to the durations of the two walks.
+//! the same cookie. A *walk* is the time in which the kernel lists the sockets of a sample. The kernel reports each remaining time
+//! at an unknown moment of a walk, so the time between two reports of one bucket is known only up to the durations of both walks.
 //!
 //! The kernel lists the buckets that stay in the same order each time. So this module reads the rows of both samples side by side,
 //! and looks up only rows without a partner in a map of rows. With 100,000 buckets a map of all rows would take a third of the
@@ -37,7 +37,7 @@ const SOON_MS: i64 = 2000;
 /// The buckets of the last sample of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    /// The selected and the other buckets that the last sample has listed, in its order. The sample shares them.
+    /// The selected and the other buckets that the last sample has listed, in its order. The sample shares their memory.
     listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last sample has not listed.
     missed: Vec<Seen>,
@@ -66,7 +66,7 @@ struct Seen {
     row: Row,
     /// How much longer the remaining time may be than in the row, in ms: 0, unless a sample has missed the bucket.
     slack_ms: u16,
-    /// The remaining time when a sample last listed it.
+    /// The remaining time when a sample last listed the bucket.
     listed_ms: u32,
     /// An upper bound of the time from that sample to the last one, in ms: 0, unless a sample has missed the bucket.
     since_ms: i64,
@@ -79,10 +79,10 @@ impl Seen {
         Self { row, slack_ms: 0, listed_ms: row.bucket.expires_ms, since_ms: 0, selected }
     }
 
-    /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when a sample last listed it.
-    /// That is so if the timer can have started with its full length since that sample, and if clearly more time is left than the
-    /// old timer would have. "Clearly" allows for a virtual machine that loses ticks: there the timer was slower than the clock, by
-    /// 43 ms in 19 s on an emulated processor.
+    /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when a sample last listed the
+    /// bucket. Two conditions must hold: the timer can have started with its full length since that sample, and clearly more time
+    /// is left than the old timer would have. "Clearly" allows for a virtual machine that loses ticks, so that its timers are slow:
+    /// by 43 ms in 19 s on an emulated processor.
     fn restarted(&self, left: i64, time: Elapsed, length_ms: i64) -> bool {
         let since = self.since_ms.saturating_add(time.most);
         let old_timer = i64::from(self.row.bucket.expires_ms) + i64::from(self.slack_ms) - time.least;
@@ -112,7 +112,7 @@ impl Elapsed {
     }
 }
 
-/// An event before it has the time and the facts of its sample.
+/// An event that does not yet have the time and the facts of its sample.
 #[derive(Debug)]
 struct Found {
     kind: EventKind,
@@ -240,9 +240,10 @@ impl Tracker {
 
     /// The event of a bucket that the last sample has not listed, if it is new.
     fn entered(&self, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
-        // Without a cookie it may be an old one.
+        // A bucket without a cookie cannot be recognized, so it may be an old one.
         row.bucket.cookie?;
-        // If it is older, the last sample has missed it. The timer of FIN_WAIT_2 has no fixed length.
+        // An older bucket is not new: the last sample has missed it. The age of a bucket in FIN_WAIT_2 is unknown, because its timer
+        // has no fixed length.
         let is_new = if row.bucket.fin_wait_2 {
             self.last.as_ref().is_some_and(|last| last.whole)
         } else {
@@ -260,7 +261,7 @@ impl Tracker {
         find: &mut FindOccupant<'_>,
         found: &mut Vec<Found>,
     ) -> Vec<Seen> {
-        // The bucket ended between some moment of the last walk and some moment of this one.
+        // Each missing bucket ended between some moment of the last walk and some moment of this walk.
         let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.before, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
         let mut still_there = vec![];
@@ -284,8 +285,8 @@ impl Tracker {
                 still_there.push(seen);
                 continue;
             }
-            // If TWRecycled did not grow, no connect() took a bucket over, so the socket of a connect() came after the bucket had
-            // ended.
+            // If TWRecycled did not grow, no connect() took a bucket over. So a socket that called connect() came after the bucket
+            // had ended.
             let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
                 // SOCK_DESTROY and a RST leave no trace. In the last 2 s of a bucket they are very unlikely.
@@ -296,7 +297,6 @@ impl Tracker {
             }
             let outbound = row.direction == Direction::Outbound;
             let (kind, certain) = match occupant {
-                // If TWRecycled did not grow, the connect() of the new socket came after the bucket had ended.
                 Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
                 Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
                 Occupant::Nobody if sample.facts.never_destroys_buckets() && recycled == Some(0) && outbound => {
@@ -351,14 +351,15 @@ fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) 
     Some(Found { kind, certain: true, row: *row, selected: selected || was.selected })
 }
 
-/// How far to search in both lists before an index is made.
+/// The number of rows to search in each list before an index is built.
 const NEAR: usize = 16;
 
-/// Pairs the rows of two lists by cookie. Rows without a partner are passed on alone. It is fast if most rows are in the same
-/// order.
+/// Pairs the rows of two lists by cookie. A row without a partner is passed to `each` alone. The function is fast if most rows are in
+/// the same order.
 ///
 /// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the
-/// hash of the rest), so thousands of rows may begin or end in one place. Sockets from a second dump are at its end.
+/// hash of the rest), so thousands of rows may appear or disappear in one place. Sockets that a second dump has added are at the end of a
+/// list.
 pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Option<&'a Row>, Option<&'a Row>)) {
     let mut paired = vec![false; was.len()];
     // The place in `was` where the partner of the next row is expected.
@@ -375,7 +376,8 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
         let place = near.or_else(|| {
             let next = was.get(expected).and_then(|old| old.bucket.cookie);
             if next.is_some_and(|next| now[at..].iter().take(NEAR).any(|row| is(row, next))) {
-                // A few new rows. If this one has an old place, the caller finds both among the rows without a partner.
+                // Only a few new rows come before the expected one. If `row` has a partner elsewhere in `was`, both are passed
+                // alone, and the caller pairs them.
                 return None;
             }
             let unpaired = || {
@@ -398,7 +400,7 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
     }
 }
 
-/// Counts the buckets that entered TIME_WAIT, by the time at which they did.
+/// Counts the buckets that entered TIME_WAIT, by the second in which they entered.
 #[derive(Debug, Default)]
 struct Closes {
     /// The time of the sample, from the start of the first sample.
@@ -416,12 +418,12 @@ impl Closes {
         self.length_ms - i64::from(row.bucket.expires_ms)
     }
 
-    /// Adds a bucket in TIME_WAIT. `is_close`: it entered since the last sample. `all`: older ones count by second, too.
+    /// Adds a bucket in TIME_WAIT. `is_close`: the bucket entered since the last sample. `all`: older buckets count by second, too.
     fn add(&mut self, row: &Row, is_close: bool, all: bool) {
         let age = self.age(row);
         self.since_last += u64::from(is_close);
         self.in_last_second += u64::from(age <= 1000);
-        // It is unknown how long ago a bucket that is due entered.
+        // The age of a bucket that is due is unknown.
         if is_close || (all && row.bucket.expires_ms > 0) {
             *self.by_second.entry((self.now_ms - age).div_euclid(1000)).or_default() += 1;
         }

@@ -17,12 +17,13 @@ pub(crate) fn add(addr: &str) {
     const IFA_LOCAL: u16 = 2;
     const IFA_F_NODAD: u8 = 2;
     const LOOPBACK: u32 = 1;
-    let (family, bytes) = match addr.parse().unwrap_or_else(|_| panic!("no address: {addr}")) {
+    let (family, bytes) = match addr.parse().unwrap_or_else(|_| panic!("not an IP address: {addr}")) {
         IpAddr::V4(v4) => (2_u8, v4.octets().to_vec()),
         IpAddr::V6(v6) => (10, v6.octets().to_vec()),
     };
     let length = u8::try_from(bytes.len()).expect("short");
-    // struct ifaddrmsg, and the address twice, because lo is its own peer. IFA_F_NODAD: bind() works at once.
+    // struct ifaddrmsg, and the address twice, because lo is its own peer. Without duplicate address detection (IFA_F_NODAD),
+    // bind() works at once.
     let mut body = vec![family, length * 8, IFA_F_NODAD, 0];
     body.extend(LOOPBACK.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {
@@ -44,13 +45,13 @@ pub(crate) fn rename_loopback(name: &str) {
     const IFF_UP: u32 = 1;
     let link = |flags: u32| [0_u32, 1, flags, IFF_UP].map(u32::to_ne_bytes).concat();
     // Older kernels rename an interface only if it is down.
-    ask(RTM_NEWLINK, 0, &link(0), "lo goes down");
+    ask(RTM_NEWLINK, 0, &link(0), "taking lo down");
     let length = u16::try_from(5 + name.len()).expect("short");
     let mut named = link(IFF_UP);
     named.extend([length.to_ne_bytes(), IFLA_IFNAME.to_ne_bytes()].concat());
     named.extend(name.bytes().chain([0]));
     named.resize(named.len().next_multiple_of(4), 0);
-    ask(RTM_NEWLINK, 0, &named, &format!("lo is called {name}"));
+    ask(RTM_NEWLINK, 0, &named, &format!("renaming lo to {name}"));
 }
 
 /// Sends one request to rtnetlink, and panics if it fails.
@@ -79,7 +80,8 @@ fn wait_until_local(addr: Ipv6Addr) {
     const RTF_LOCAL: u32 = 0x8000_0000;
     let digits = format!("{:032x}", addr.to_bits());
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));
-    // Destination and its length, source and its length, next hop, metric, two counts, flags, interface; in hexadecimal.
+    // The fields of a line: destination and its length, source and its length, next hop, metric, two counts, flags, interface.
+    // Numbers are hexadecimal.
     let is_local = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields[0] == digits && u32::from_str_radix(fields[8], 16).is_ok_and(|flags| flags & RTF_LOCAL != 0)

@@ -1,4 +1,5 @@
-//! Runs every command that reads the kernel in one situation, and removes from its answer the values that differ between runs.
+//! One situation on the kernel, and the commands whose answers describe it. The values that differ between runs are removed from
+//! the answers, so that tests can compare them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,8 +27,11 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
     ("kill", &["kill", "--all", "--dry-run", "--json"]),
 ];
 
-/// A situation with these sockets: a listener, a listener whose port the kernel chose, a client's bucket whose socket was bound
-/// to `lo`, an orphan in FIN_WAIT_2, and a listener on port 7100 of `::` for IPv6 only, so that a server can bind 7100 on IPv4.
+/// A situation with these sockets:
+/// - a listener on 127.0.0.1:443, and a listener whose port the kernel chose
+/// - the bucket of a client, whose socket was bound to `lo`
+/// - an orphan in FIN_WAIT_2
+/// - a listener on port 7100 of `::` for IPv6 only, so that a server can bind 7100 on IPv4
 pub(crate) struct Situation {
     _open: [Socket; 4],
     made: Instant,
@@ -36,7 +40,7 @@ pub(crate) struct Situation {
 impl Situation {
     /// Makes the situation in the namespace of the calling thread.
     pub(crate) fn make() -> Self {
-        // A bucket that becomes reusable after a second would change answers.
+        // With tcp_tw_reuse, connect() could take over the bucket when it is 1 s old. That would change answers.
         sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
         let taken = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
         taken.set_only_v6(true).expect("IPV6_V6ONLY");
@@ -54,7 +58,7 @@ impl Situation {
         let (accepted, _) = listener.accept().expect("accept()");
         drop(client);
         drop(accepted);
-        // An orphan that lasts longer than a bucket stays a full socket.
+        // If tcp_fin_timeout is longer than the 60 s of a bucket, the kernel keeps the orphan as a full socket.
         let usual = sysctl::read("ipv4.tcp_fin_timeout").expect("tcp_fin_timeout");
         sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
         let orphan = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -74,12 +78,12 @@ impl Situation {
         Self { _open: [taken, listener, chosen, open], made }
     }
 
-    /// Whether its bucket exists for at least 10 s more.
+    /// Whether the bucket is younger than 40 s. Then it exists for almost 20 s more.
     pub(crate) fn lasts(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
     }
 
-    /// Makes the situation again in a new namespace if its bucket ends soon.
+    /// Makes the situation again in a new namespace if the bucket is older than 40 s.
     pub(crate) fn refresh(&mut self) {
         if !self.lasts() {
             sandbox::enter_network_namespace().expect("another namespace");
@@ -88,7 +92,7 @@ impl Situation {
     }
 }
 
-/// The exit code, and standard output without the values that differ between runs.
+/// The exit code of a run, and its standard output without the values that differ between runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) code: Option<i32>,
@@ -102,7 +106,8 @@ impl Answer {
         Self { code: run.code, content }
     }
 
-    /// Removes the values that are null for a caller without privileges: processes of other users, the size of a bucket.
+    /// Removes the values that are null for a caller without privileges: names of namespaces, processes of other users, and the
+    /// size of a bucket.
     pub(crate) fn without_privileged_values(&self) -> Self {
         fn hide(value: &mut Value) {
             match value {
@@ -114,7 +119,8 @@ impl Answer {
                 }
                 Value::Array(list) => {
                     list.iter_mut().for_each(hide);
-                    // If the first process of a namespace may not be read, the namespace is found later, through another process.
+                    // A caller without privileges cannot read some processes. It finds a namespace through a later process, and so
+                    // its list has another order.
                     list.sort_by_cached_key(Value::to_string);
                 }
                 _ => {}
@@ -131,8 +137,8 @@ impl Answer {
     }
 }
 
-/// Removes times and rates, and replaces each number of the kernel's counts, and each number in a text about them, by `#`. So
-/// two answers still differ if a value is unknown or missing in one of them, or if a text has other words.
+/// Removes times and rates, and replaces each number by `#` in the kernel's counts and in texts about them. Two answers still
+/// differ if a value is unknown or missing in one of them, or if a text has other words.
 fn comparable(value: Value) -> Value {
     const VARIES: [&str; 13] = [
         "netns",
@@ -149,7 +155,7 @@ fn comparable(value: Value) -> Value {
         "text",
         "attempts",
     ];
-    // Warnings are dropped, because a run with a failed call may have one more.
+    // Warnings are dropped, because a run in which a system call failed may have one more.
     let dropped = |key: &str| key.ends_with("_ms") || key.contains("per_s") || ["taken_at", "warnings"].contains(&key);
     match value {
         Value::Object(map) => {
@@ -190,7 +196,7 @@ fn without_numbers(value: Value) -> Value {
     }
 }
 
-/// The header of csv, and the records without the remaining time.
+/// Converts csv to an array: the header as text, then the records without the remaining time.
 fn csv(text: &str) -> Value {
     let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
     let header = lines.next().unwrap_or_default();

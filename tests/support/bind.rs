@@ -64,7 +64,8 @@ pub(crate) struct Situation {
     warnings: Vec<&'static str>,
 }
 
-/// A situation whose port is expected to be free and without holders. `args` are the typed arguments, the port first.
+/// Describes a situation whose port is free and has no holders; the methods change what is expected. `args` are the arguments as
+/// the user types them, the port first.
 pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static str) -> Situation {
     Situation {
         name,
@@ -86,12 +87,12 @@ impl Situation {
         Self { verdict, cause, ..self }
     }
 
-    /// Expects attempts on these addresses, which differ from the typed ones and from the default.
+    /// Expects attempts on these addresses. Needed if they are neither the typed ones nor the default.
     pub(crate) fn on(self, addrs: &'static [&'static str]) -> Self {
         Self { addrs: Some(addrs), ..self }
     }
 
-    /// Expects a holder in this state, and whether it blocks the bind.
+    /// Expects a holder in this state that blocks, or does not block, the plain bind.
     pub(crate) fn held(mut self, state: &'static str, blocks: bool) -> Self {
         self.holders.push((state, blocks));
         self
@@ -148,10 +149,10 @@ impl Situation {
         let _kept = (self.make)();
         let before = rows(self.port());
         let run = self.run("json").code(self.code());
-        // The test binds at once, because the next timer may change the result.
+        // The test binds at once, because the end of a bucket could change the results.
         self.remaining_attempts(&mut independent);
         let after = rows(self.port());
-        assert_eq!(identities(&before), identities(&after), "the probe leaves the port as it was");
+        assert_eq!(identities(&before), identities(&after), "twtool's binds leave the port as it was");
 
         let document = run.json();
         assert_eq!(
@@ -166,7 +167,7 @@ impl Situation {
         );
         let independent: Value = independent.iter().map(Attempt::json).collect();
         assert_eq!(document["attempts"], independent, "twtool's attempts, and the same binds made by the test{run}");
-        assert_eq!(document["note_lost"], false, "no server of this test has a note{run}");
+        assert_eq!(document["note_lost"], false, "no server of this test loses the note of SO_REUSEPORT{run}");
         self.check_facts(&document);
         self.check_holders(&document, &before, &after, &run);
         self.check_words(&document, &run);
@@ -174,9 +175,9 @@ impl Situation {
         self.check_page();
     }
 
-    /// Returns all attempts, and makes the ones with SO_REUSEPORT. The code is independent of twtool. A successful bind with
-    /// SO_REUSEPORT changes the results of later binds, so each of them gets its own situation. [`Self::remaining_attempts`] makes
-    /// the other binds after twtool, in the situation that twtool has tested.
+    /// Lists all attempts, and makes the binds with SO_REUSEPORT. The code is independent of twtool. A successful bind with
+    /// SO_REUSEPORT changes the results of later binds, so each bind with this option gets a new namespace with the situation.
+    /// [`Self::remaining_attempts`] makes the other binds after twtool, in the situation that twtool has tested.
     fn attempts_with_reuseport(&self) -> Vec<Attempt> {
         let listen = self.args.split(' ').any(|word| word == "--listen");
         let of = |addr: &'static str| {
@@ -194,13 +195,13 @@ impl Situation {
         self.addrs().into_iter().flat_map(of).collect()
     }
 
-    /// Makes the remaining attempts. Also repeats the last attempt with SO_REUSEPORT, because twtool must not have changed its
-    /// result.
+    /// Makes the binds without SO_REUSEPORT. Also repeats the last bind with SO_REUSEPORT alone, and asserts that twtool has not
+    /// changed its result.
     fn remaining_attempts(&self, attempts: &mut [Attempt]) {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =
             attempts.iter().rfind(|attempt| attempt.options == ["SO_REUSEPORT"]).expect("one for each address");
-        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {} after twtool, and without it", shared.addr);
+        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {} with twtool, and without it", shared.addr);
         for attempt in attempts {
             if attempt.result.is_none() {
                 attempt.result = Some(again(attempt));
@@ -241,7 +242,7 @@ impl Situation {
         let holders = document["holders"].as_array().expect("an array");
         let seen = holders.iter().map(|holder| (text(holder, "state"), holder["blocks"].as_bool().expect("a bool")));
         assert_eq!(sorted(seen), sorted(self.holders.iter().copied()), "the holders, and which block{run}");
-        // procfs has no sockets that are bound only.
+        // procfs does not list sockets that are only bound.
         let shown = holders.iter().filter(|holder| holder["state"] != "bound-inactive");
         assert_eq!(sorted(shown.map(holder_identity)), identities(before), "the holders, and procfs's rows{run}");
 
@@ -276,14 +277,14 @@ impl Situation {
         for text in &self.advice {
             assert!(advice.contains(text), "expected {text:?} in the advice{run}");
         }
-        // tcp_fin_timeout is the timer of an orphan in FIN_WAIT_2, and of no other socket.
+        // tcp_fin_timeout sets the timer of an orphan in FIN_WAIT_2. It is wrong advice for every other socket.
         let fin_wait_2 = self.holders.iter().any(|(state, _)| *state == "fin-wait-2");
         let never = NEVER.iter().filter(|text| !(fin_wait_2 && **text == "tcp_fin_timeout"));
         for text in self.not_advice.iter().chain(never) {
             assert!(!advice.contains(text), "expected no {text:?} in the advice{run}");
         }
         assert_eq!(self.verdict == "blocked" || self.verdict == "denied", !advice.is_empty() && self.code() == 1);
-        // If an owner is unknown, a warning gives the reason, which is different for root.
+        // If an owner is unknown, one more warning gives the reason. Its text depends on the user, so it is not compared.
         let unknown = document["holders"].as_array().expect("an array").iter().any(|h| h["processes"].is_null());
         assert_eq!(warnings.len(), self.warnings.len() + usize::from(unknown), "warnings{run}");
         for text in &self.warnings {
@@ -337,7 +338,8 @@ pub(crate) fn check_all(situations: &[Situation]) {
     assert!(failures.is_empty(), "{failed} of {all} situations:\n{}", failures.join("\n"));
 }
 
-/// Asserts that the value lies between the values of procfs before and after, or is null if `expected` is `None`.
+/// Asserts that a remaining time is between the ones that procfs shows before and after the run. If `expected` is `None`, asserts
+/// that the value is null.
 #[track_caller]
 fn between(value: &Value, expected: Option<(Option<u64>, Option<u64>)>, run: &Run) {
     let Some((before, after)) = expected else {
@@ -352,7 +354,7 @@ fn between(value: &Value, expected: Option<(Option<u64>, Option<u64>)>, run: &Ru
     assert!(fits, "expected {before} ms >= {value} ms >= {after} ms{run}");
 }
 
-/// The identity of a socket: family, local address, remote address and port, `st`.
+/// The identity of a socket on the tested port: family, local address, remote address and port, number of the state.
 type Identity = (&'static str, String, String, u16, u8);
 
 fn identity(entry: &Entry) -> Identity {

@@ -1,5 +1,5 @@
-//! Control groups that a test makes if it is allowed to. A group is made in the unified hierarchy and, if it is mounted, in
-//! systemd's hierarchy, because twtool reads the latter if both are mounted.
+//! Makes control groups for a test, if the machine allows it. A group is made in the unified hierarchy. If systemd's hierarchy
+//! (/sys/fs/cgroup/systemd) is mounted, the group is made there, too, because twtool prefers that hierarchy.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use twtool::sys::cgroup;
 
-/// A cgroup with its own parent. Dropping it removes both. Its processes must have ended before.
+/// A cgroup with its own parent. Dropping this value removes both, so its processes must have ended by then.
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
     name: String,
@@ -38,7 +38,7 @@ impl Cgroup {
         self.folders.iter().map(|folder| folder.join("cgroup.procs").to_string_lossy().into_owned()).collect()
     }
 
-    /// The files to which a process writes its ID to leave this cgroup: they belong to the roots of the hierarchies.
+    /// The files in the roots of the hierarchies to which a process writes its ID to leave this cgroup.
     pub(crate) fn root_files(&self) -> Vec<String> {
         let root = |folder: &PathBuf| folder.parent()?.parent().map(|root| root.join("cgroup.procs"));
         self.folders.iter().filter_map(root).map(|file| file.to_string_lossy().into_owned()).collect()
@@ -53,7 +53,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for folder in &self.folders {
-            // A process that has just ended can still be in it for a moment.
+            // A process that has just ended can still be in the cgroup for a moment.
             for _ in 0..200 {
                 if fs::remove_dir(folder).is_ok() {
                     break;

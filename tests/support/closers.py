@@ -1,7 +1,8 @@
-"""Closes connections in one of many ways, and prints which process and which ends must be reported.
+"""Closes connections in the ways that the arguments name, and prints the reports that `twtool trace` must make.
 
-Each line of the output is a JSON object: pid, local, remote, outcome, role. `absent` has ends for which there must be no report.
-`not_checked` has the reason why a way is not possible here.
+Each line of the output is a JSON object for one close: pid, local and remote port, outcome, role. With `absent`, there must be no
+report for these ports. `orphan` means that no process had the socket when the peer closed. `not_checked` is the reason why a way of
+closing is not possible here. In a way, `c` is the client's socket and `s` is the server's socket.
 """
 import array
 import ctypes
@@ -19,17 +20,18 @@ import threading
 LINGER = socket.SO_LINGER
 
 
-def ends(sock):
+def ports_of(sock):
+    """The local and the remote port of a socket."""
     return sock.getsockname()[1], sock.getpeername()[1]
 
 
-def say(pid, of, outcome="time-wait", role="connected", orphan=True, **more):
+def expect(pid, ports, outcome="time-wait", role="connected", orphan=True, **more):
     more["orphan"] = orphan
-    print(json.dumps({"pid": pid, "local": of[0], "remote": of[1], "outcome": outcome, "role": role, **more}), flush=True)
+    print(json.dumps({"pid": pid, "local": ports[0], "remote": ports[1], "outcome": outcome, "role": role, **more}), flush=True)
 
 
-def absent(of):
-    print(json.dumps({"absent": True, "local": of[0], "remote": of[1]}), flush=True)
+def expect_none(ports):
+    print(json.dumps({"absent": True, "local": ports[0], "remote": ports[1]}), flush=True)
 
 
 def pair(family=socket.AF_INET, addr="127.0.0.1", server="127.0.0.1", port=0):
@@ -62,38 +64,39 @@ def child(run):
 
 def close():
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     c.close()
     wait_for_end(s)
-    absent(ends(s))
+    expect_none(ports_of(s))
     s.close()
-    say(os.getpid(), of)
+    expect(os.getpid(), ports)
 
 
 def shutdown():
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     c.shutdown(socket.SHUT_WR)
     wait_for_end(s)
     s.close()
     wait_for_end(c)
     c.close()
-    say(os.getpid(), of, orphan=False)
+    expect(os.getpid(), ports, orphan=False)
 
 
 def accepted():
     c, s = pair()
-    of = ends(s)
+    ports = ports_of(s)
     s.close()
     wait_for_end(c)
-    absent(ends(c))
+    expect_none(ports_of(c))
     c.close()
-    say(os.getpid(), of, role="accepted")
+    expect(os.getpid(), ports, role="accepted")
 
 
 def ended(way):
+    """A child ends without close(): by itself, or by a signal."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     go, release = os.pipe()
 
     def run():
@@ -108,12 +111,13 @@ def ended(way):
     os.waitpid(pid, 0)
     wait_for_end(s)
     s.close()
-    say(pid, of)
+    expect(pid, ports)
 
 
 def fork():
+    """Two processes have the socket. The last one that closes it is reported."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     go, release = os.pipe()
     pid = child(lambda: (os.read(go, 1), c.close()))
     c.close()
@@ -121,12 +125,12 @@ def fork():
     os.waitpid(pid, 0)
     wait_for_end(s)
     s.close()
-    say(pid, of)
+    expect(pid, ports)
 
 
 def thread():
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     tids = []
 
     def run():
@@ -138,35 +142,36 @@ def thread():
     one.join()
     wait_for_end(s)
     s.close()
-    say(os.getpid(), of, tid=tids[0])
+    expect(os.getpid(), ports, tid=tids[0])
 
 
 def linger():
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     c.setsockopt(socket.SOL_SOCKET, LINGER, struct.pack("ii", 1, 5))
     closer = threading.Thread(target=c.close)
     closer.start()
     wait_for_end(s)
     s.close()
     closer.join()
-    # close() returns when the peer has acknowledged the FIN, perhaps before the peer closes.
-    say(os.getpid(), of)
+    # close() returns when the peer has acknowledged the FIN. The peer may not have closed yet.
+    expect(os.getpid(), ports)
 
 
 def linger_0():
     c, s = pair()
-    absent(ends(c))
-    absent(ends(s))
+    expect_none(ports_of(c))
+    expect_none(ports_of(s))
     c.setsockopt(socket.SOL_SOCKET, LINGER, struct.pack("ii", 1, 0))
     c.close()
     s.close()
 
 
 def unread_data():
+    """The client closes with unread data, so the kernel sends a RST."""
     c, s = pair()
-    absent(ends(c))
-    absent(ends(s))
+    expect_none(ports_of(c))
+    expect_none(ports_of(s))
     s.send(b"x")
     while c.recv(1, socket.MSG_PEEK) != b"x":
         pass
@@ -174,37 +179,39 @@ def unread_data():
     s.close()
 
 
-def is_bucket(of):
+def is_bucket(ports):
     """Whether the socket with these ends is a bucket in FIN_WAIT_2: state 05 and timer 03."""
     with open("/proc/thread-self/net/tcp") as table:
         rows = [row.split() for row in table]
     return any(
-        row[1].endswith(":%04X" % of[0]) and row[2].endswith(":%04X" % of[1]) and row[3] == "05" and row[5].startswith("03:")
+        row[1].endswith(":%04X" % ports[0]) and row[2].endswith(":%04X" % ports[1]) and row[3] == "05" and row[5].startswith("03:")
         for row in rows
     )
 
 
 def orphan():
+    """The client's socket becomes a bucket in FIN_WAIT_2. The server stays open until stdin ends."""
     while True:
         c, s = pair()
-        of = ends(c)
+        ports = ports_of(c)
         c.close()
         wait_for_end(s)
-        if is_bucket(of):
+        if is_bucket(ports):
             break
-        # The kernel has kept the whole socket, because the ACK came while close() had it locked.
+        # The kernel has kept the full socket, because the ACK came while close() had the socket locked.
         s.setsockopt(socket.SOL_SOCKET, LINGER, struct.pack("ii", 1, 0))
         s.close()
-    say(os.getpid(), of, outcome="fin-wait-2")
-    absent(ends(s))
+    expect(os.getpid(), ports, outcome="fin-wait-2")
+    expect_none(ports_of(s))
     sys.stdin.read()
 
 
 def half():
+    """The client only shuts down, and closes after the server has closed. The server stays open until stdin ends."""
     c, s = pair()
     c.shutdown(socket.SHUT_WR)
     wait_for_end(s)
-    say(None, ends(c))
+    expect(None, ports_of(c))
     sys.stdin.read()
     s.close()
     wait_for_end(c)
@@ -212,8 +219,9 @@ def half():
 
 
 def reset():
+    """The server resets the connection after the client has shut down."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     c.shutdown(socket.SHUT_WR)
     wait_for_end(s)
     s.setsockopt(socket.SOL_SOCKET, LINGER, struct.pack("ii", 1, 0))
@@ -223,25 +231,25 @@ def reset():
     except ConnectionResetError:
         pass
     c.close()
-    say(os.getpid(), of, outcome="aborted")
+    expect(os.getpid(), ports, outcome="aborted")
 
 
 def ipv6():
     c, s = pair(socket.AF_INET6, "::1", "::1")
-    of = ends(c)
+    ports = ports_of(c)
     c.close()
     wait_for_end(s)
     s.close()
-    say(os.getpid(), of, family="ipv6")
+    expect(os.getpid(), ports, family="ipv6")
 
 
 def mapped():
     c, s = pair(socket.AF_INET6, "127.0.0.1", "::")
-    of = ends(s)
+    ports = ports_of(s)
     s.close()
     wait_for_end(c)
     c.close()
-    say(os.getpid(), of, role="accepted", family="ipv4-mapped")
+    expect(os.getpid(), ports, role="accepted", family="ipv4-mapped")
 
 
 def send(unix, fd):
@@ -249,8 +257,9 @@ def send(unix, fd):
 
 
 def passed():
+    """The process that closes the socket has received it through a Unix socket."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     go, release = os.pipe()
     one, other = socket.socketpair(socket.AF_UNIX)
 
@@ -268,12 +277,13 @@ def passed():
     os.waitpid(pid, 0)
     wait_for_end(s)
     s.close()
-    say(pid, of)
+    expect(pid, ports)
 
 
 def in_flight():
+    """The socket is only in a message of a Unix socket. Closing the Unix socket also closes the socket in the message."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     one, other = socket.socketpair(socket.AF_UNIX)
     send(one, c.fileno())
     c.close()
@@ -281,13 +291,13 @@ def in_flight():
     other.close()
     wait_for_end(s)
     s.close()
-    say(os.getpid(), of)
+    expect(os.getpid(), ports)
 
 
 def garbage():
-    """The socket is in a message that no process can receive any more: the socket that has it is itself only in a message."""
+    """The socket is in a message that no process can receive, because the Unix socket with this message is only in a message, too."""
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     one, other = socket.socketpair(socket.AF_UNIX)
     send(other, one.fileno())
     send(other, c.fileno())
@@ -300,15 +310,15 @@ def garbage():
             wait_for_end(s)
             break
         except TimeoutError:
-            # The end of any Unix socket starts the collection.
+            # When any Unix socket is closed, the kernel starts to collect unreachable sockets.
             for unix in socket.socketpair(socket.AF_UNIX):
                 unix.close()
     s.close()
-    say(os.getpid(), of, collector=True)
+    expect(os.getpid(), ports, collector=True)
 
 
 class Ring:
-    """An io_uring of one entry, by its system calls (io_uring_setup(2), io_uring_enter(2))."""
+    """An io_uring with one entry, made with io_uring_setup(2) and io_uring_enter(2)."""
 
     def __init__(self):
         self.call = ctypes.CDLL(None, use_errno=True).syscall
@@ -339,7 +349,7 @@ class Ring:
 
 
 def io_uring():
-    """The second close runs on a worker thread of the kernel, which belongs to the process."""
+    """Closes two sockets with io_uring. The second close runs in a worker thread of the kernel that belongs to the process."""
     try:
         ring = Ring()
     except OSError as error:
@@ -347,15 +357,15 @@ def io_uring():
         return
     for flags in (0, 1 << 4):
         c, s = pair()
-        of = ends(c)
+        ports = ports_of(c)
         ring.close(c.detach(), flags)
         wait_for_end(s)
         s.close()
-        say(os.getpid(), of)
+        expect(os.getpid(), ports)
 
 
 def both():
-    """Both ends close before they have the FIN of the other end, because it waits behind data for which there is no room."""
+    """Both ends send a FIN before they receive the other FIN. Each FIN waits behind data for which the receiver has no room."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     c = socket.socket()
@@ -363,14 +373,14 @@ def both():
     c.connect(listener.getsockname())
     s, _ = listener.accept()
     listener.close()
-    of, back = ends(c), ends(s)
+    ports, server_ports = ports_of(c), ports_of(s)
     for sock in (c, s):
         sock.setblocking(False)
         while True:
             try:
                 sock.send(bytes(65536))
             except BlockingIOError:
-                # The peer may still acknowledge a part.
+                # The peer may still acknowledge data, which makes room.
                 if not select.select([], [sock], [], 0.3)[1]:
                     break
         sock.setblocking(True)
@@ -381,20 +391,20 @@ def both():
     states = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] for sock in (c, s)]
     assert states == [4, 4], "both are in FIN_WAIT_1: %s" % states
     wait_for_end(c)
-    # Its FIN has no acknowledgement yet, and the FIN of the peer has come: CLOSING.
+    # The client is in CLOSING: it has received the FIN of the server, but no acknowledgement of its own FIN.
     assert c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 11
     wait_for_end(s)
     c.close()
     s.close()
-    say(os.getpid(), of, orphan=False)
-    say(pid, back, role="accepted", orphan=False)
+    expect(os.getpid(), ports, orphan=False)
+    expect(pid, server_ports, role="accepted", orphan=False)
 
 
 def linger2():
-    """Without time for FIN_WAIT_2 there is no bucket, and with 3 s there is one."""
+    """An orphan leaves no bucket if TCP_LINGER2 is -1, and leaves a bucket if TCP_LINGER2 is 3 s."""
     for seconds, outcome in ((-1, "aborted"), (3, "time-wait")):
         c, s = pair()
-        of = ends(c)
+        ports = ports_of(c)
         c.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, seconds)
         c.close()
         try:
@@ -402,7 +412,7 @@ def linger2():
         except ConnectionResetError:
             pass
         s.close()
-        say(os.getpid(), of, outcome=outcome, orphan=outcome == "time-wait")
+        expect(os.getpid(), ports, outcome=outcome, orphan=outcome == "time-wait")
 
 
 def checksum(data):
@@ -414,8 +424,9 @@ def checksum(data):
 
 
 def fast_open():
-    """A server shuts a Fast Open connection down before the handshake ends. The kernel closes when the last ACK of the handshake
-    comes, on behalf of whichever task runs then. Packets of the peer come from a TUN device."""
+    """A server shuts down a Fast Open connection before the handshake ends. The kernel closes the connection when it receives the
+    last ACK of the handshake. The process that runs at that moment has nothing to do with the connection. The packets of the
+    client are written to a TUN device."""
     try:
         tun = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"fastopen", 0x1001))
@@ -425,7 +436,7 @@ def fast_open():
     for line in ("addr add 10.99.0.1/24 dev fastopen", "link set fastopen up"):
         assert os.system("ip " + line) == 0
     with open("/proc/sys/net/ipv4/tcp_fastopen", "w") as setting:
-        # Servers accept data in a SYN without a cookie.
+        # With this value, servers accept data in a SYN without a cookie.
         setting.write(str(0x202))
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -443,7 +454,7 @@ def fast_open():
         return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + tcp
 
     def answer(flags):
-        """The sequence number behind the next packet of the server with these flags."""
+        """Waits for a packet of the server with these flags. Returns the sequence number after this packet."""
         while select.select([tun], [], [], 5)[0]:
             got = os.read(tun, 2048)
             if got[9:10] == b"\x06" and got[33] & flags == flags:
@@ -452,21 +463,21 @@ def fast_open():
         raise TimeoutError("no packet with the flags %#x" % flags)
 
     SYN, FIN, ACK = 2, 1, 16
-    # MSS, and an empty Fast Open option, which asks for a cookie.
+    # The SYN has data and two options: MSS, and Fast Open without a cookie.
     os.write(tun, packet(1000, 0, SYN, b"hello", b"\x02\x04\x05\xb4\x22\x02\x01\x01"))
     s, _ = server.accept()
-    of = ends(s)
+    ports = ports_of(s)
     assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
     begin = answer(SYN | ACK)
     s.shutdown(socket.SHUT_WR)
-    # Another process delivers the packet.
+    # Another process writes the last ACK, so that this process runs when the kernel closes the connection.
     os.waitpid(child(lambda: os.write(tun, packet(1006, begin, ACK))), 0)
     end = answer(FIN)
     os.write(tun, packet(1006, end, FIN | ACK))
     while s.recv(1024):
         pass
     s.close()
-    say(os.getpid(), of, role="accepted", orphan=False, bystander=True)
+    expect(os.getpid(), ports, role="accepted", orphan=False, bystander=True)
 
 
 def short_lived():
@@ -477,41 +488,42 @@ def short_lived():
 
         def run():
             c = socket.create_connection(("127.0.0.1", 8099))
-            os.write(tell, json.dumps(ends(c)).encode())
+            os.write(tell, json.dumps(ports_of(c)).encode())
 
         pid = child(run)
         s, _ = listener.accept()
-        of = json.loads(os.read(report, 100))
+        ports = json.loads(os.read(report, 100))
         os.close(report)
         os.close(tell)
         os.waitpid(pid, 0)
         wait_for_end(s)
         s.close()
-        expected.append((pid, of))
-    for pid, of in expected:
-        say(pid, of)
+        expected.append((pid, ports))
+    for pid, ports in expected:
+        expect(pid, ports)
 
 
 def same_ends():
+    """Always closes the same two ports."""
     listener = socket.create_server(("127.0.0.1", 8097))
     c = socket.create_connection(("127.0.0.1", 8097), source_address=("127.0.0.1", 40097))
     s, _ = listener.accept()
     c.close()
     wait_for_end(s)
     s.close()
-    say(os.getpid(), (40097, 8097))
+    expect(os.getpid(), (40097, 8097))
 
 
 def renamed():
-    """The name of the process is a control sequence."""
+    """The name of the process contains an escape sequence and a line feed."""
     with open("/proc/self/comm", "w") as comm:
         comm.write("a\x1b[31m\nb")
     c, s = pair()
-    of = ends(c)
+    ports = ports_of(c)
     c.close()
     wait_for_end(s)
     s.close()
-    say(os.getpid(), of, comm="a\x1b[31m\nb")
+    expect(os.getpid(), ports, comm="a\x1b[31m\nb")
 
 
 WAYS = {

@@ -1,5 +1,5 @@
-//! A client as programs write it, and the call and the errno with which it fails. The tests compare this result of the kernel
-//! with the answer of `twtool connect-test`. This code is independent of twtool.
+//! A client as programs write it. It returns which call fails, and the errno. The tests compare this result of the kernel with
+//! the answer of `twtool connect-test`. This code is independent of twtool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,8 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> Failure {
 }
 
 impl Client {
-    /// Connects, without waiting for a response. A connection that the peer refuses is also a success, because it had a port.
+    /// Connects, without waiting for a response. If the peer refuses the connection, that is also a success, because the kernel
+    /// found a port for it.
     pub(crate) fn connect(&self) -> Result<Socket, Failure> {
         let Self { from, to, reuseaddr, no_port } = *self;
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).map_err(failed("socket"))?;
@@ -51,7 +52,7 @@ impl Client {
         Ok(socket)
     }
 
-    /// The failure of bind() alone.
+    /// Calls only bind(), and returns its failure.
     pub(crate) fn binds(&self) -> Option<Failure> {
         let at = self.from.expect("an address to bind");
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
@@ -59,12 +60,12 @@ impl Client {
         socket.bind(&at.into()).map_err(failed("bind")).err()
     }
 
-    /// The failure of the client. A connection, if there is one, is reset at once.
+    /// Connects, and returns the failure. A connection, if there is one, is reset at once.
     pub(crate) fn fails(&self) -> Option<Failure> {
         self.connect().err()
     }
 
-    /// The words of `connect-test` for this client.
+    /// The arguments of `twtool connect-test` for this client.
     pub(crate) fn words(&self) -> Vec<String> {
         let mut words = vec!["connect-test".to_owned(), self.to.to_string()];
         if let Some(from) = self.from {

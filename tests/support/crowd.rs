@@ -1,7 +1,7 @@
-//! Many buckets at the same time, and short-lived buckets that appear and end in the meantime.
+//! Makes many buckets that exist at the same time, and short-lived buckets that begin and end while a test reads the others.
 //!
-//! Every client closes first, so each bucket is on a port that the kernel has chosen. The kernel does not choose that port again,
-//! so no new connection ends a bucket by accident.
+//! Every client closes first, so each bucket is on a port that the kernel has chosen. As long as the bucket exists, the kernel does
+//! not choose that port again for the same destination. So no new connection ends a bucket by accident.
 
 use std::collections::VecDeque;
 use std::io::Read as _;
@@ -19,7 +19,7 @@ use twtool::sys::sysctl;
 
 use super::{kernel, procfs};
 
-/// The number of buckets of each destination. With [`make_room`], each destination can have 63,001 ports.
+/// The number of buckets of each destination. With [`make_room`], the kernel has 63,001 ports for each destination.
 const OF_ONE_DESTINATION: usize = 5000;
 
 /// Prepares the namespace for many buckets.
@@ -28,12 +28,12 @@ pub(crate) fn make_room() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "1000000").expect("the namespace is ours");
     // With tcp_tw_reuse, connect() may take over a bucket after 1 s.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
-    // The minimum. It does not affect TIME_WAIT.
+    // 1 s is the minimum. This setting does not affect TIME_WAIT.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
 }
 
-/// Makes this many buckets in TIME_WAIT, half of them IPv6. [`make_room`] comes before. If this takes longer than the buckets
-/// last, the test ends as not checked.
+/// Makes this many buckets in TIME_WAIT, in turn 5000 with IPv4 and 5000 with IPv6. Call [`make_room`] first. If this takes longer
+/// than the buckets last, the test ends as not checked.
 #[track_caller]
 pub(crate) fn gather(count: usize) {
     let began = Instant::now();
@@ -45,7 +45,7 @@ pub(crate) fn gather(count: usize) {
             leave_bucket(&server);
         }
     }
-    // A bucket that is missing when every connection is closed is made again.
+    // If buckets are missing after every connection is closed, make more.
     let server = TcpListener::bind(("127.0.0.1", 1499)).expect("a server");
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while procfs::bucket_count() < wanted {
@@ -59,7 +59,8 @@ pub(crate) fn gather(count: usize) {
     kernel::needs_life(began);
 }
 
-/// Makes one bucket. The server waits for the client's FIN, because two FINs that cross leave two buckets.
+/// Makes one bucket. The server waits for the client's FIN before it closes. If both ends close at the same time, both get a
+/// bucket.
 fn leave_bucket(server: &TcpListener) {
     let (client, mut accepted) = connect(server);
     drop(client);
@@ -80,19 +81,20 @@ pub(crate) struct Traffic {
     pub(crate) reset: usize,
     /// Buckets in FIN_WAIT_2 that ended with their timer after 1 s.
     pub(crate) expired: usize,
-    /// How long it took.
+    /// How long [`churn`] ran.
     pub(crate) took: Duration,
 }
 
 impl Traffic {
-    /// The sum of all three.
+    /// The number of buckets of all three kinds.
     pub(crate) const fn all(&self) -> usize {
         self.destroyed + self.reset + self.expired
     }
 }
 
-/// Makes buckets at this rate, or as fast as possible, until `stop` is true. Each ends after 50 ms or 1 s. `made` counts them.
-pub(crate) fn churn(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
+/// Makes buckets until `stop` is true, at this rate, or as fast as possible if the machine is slower. Each bucket ends after
+/// 50 ms or 1 s. `made` counts the buckets.
+pub(crate) fn churn(per_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
     const MOMENT: Duration = Duration::from_millis(50);
     const TURN: Duration = Duration::from_millis(5);
     let server = TcpListener::bind(("127.0.0.9", 1400)).expect("a server");
@@ -101,7 +103,7 @@ pub(crate) fn churn(a_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> T
     let mut traffic = Traffic::default();
     let (mut to_destroy, mut to_reset, mut to_forget) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     while !stop.load(Ordering::Relaxed) {
-        let due = began.elapsed().as_micros() * a_second as u128 / 1_000_000;
+        let due = began.elapsed().as_micros() * per_second as u128 / 1_000_000;
         while (traffic.all() as u128) < due && !stop.load(Ordering::Relaxed) {
             let (client, accepted) = connect(&server);
             let (now, ends) = (Instant::now(), client.local_addr().and_then(|c| Ok((c, client.peer_addr()?))));
@@ -150,7 +152,7 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Sends SOCK_DESTROY requests. It ignores the responses, because a bucket may already have ended.
+/// Sends SOCK_DESTROY requests, and ignores the responses, because a bucket may already have ended.
 pub(crate) struct Killer(Socket);
 
 impl Killer {
@@ -162,14 +164,14 @@ impl Killer {
         Self(socket)
     }
 
-    /// Destroys the socket with these ends. IPv4-mapped sockets need mapped addresses.
+    /// Destroys the socket with these ends. For an IPv4-mapped socket, the addresses must be mapped, too.
     pub(crate) fn destroy(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
         let socket_id = SocketId {
             source_port: local.port(),
             destination_port: remote.port(),
             source_address: local.ip(),
             destination_address: remote.ip(),
-            // INET_DIAG_NOCOOKIE: any socket with these ends.
+            // INET_DIAG_NOCOOKIE selects any socket with these ends.
             cookie: [0xff; 8],
             ..SocketId::new_v4()
         };

@@ -1,4 +1,4 @@
-//! Netlink datagrams that the tests build by hand, and recordings of them. They imitate kernels that this machine does not run.
+//! Builds netlink datagrams by hand, and recordings of them, so that tests can imitate kernels that this machine does not run.
 //! The formats come from uapi/linux/netlink.h and inet_diag.h, not from twtool's decoder.
 
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ pub(crate) const TIME_WAIT: u8 = 6;
 pub(crate) const FIN_WAIT_2: u8 = 5;
 pub(crate) const LISTEN: u8 = 10;
 
-/// A message of this kind, as a response to request 1.
+/// A netlink message of this type, as a response to the request with sequence number 1.
 pub(crate) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + payload.len()).expect("short");
     let mut bytes = length.to_ne_bytes().to_vec();
@@ -54,7 +54,7 @@ pub(crate) fn flagged(mut message: Vec<u8>, flags: u16) -> Vec<u8> {
     message
 }
 
-/// The end of a dump, with 0 or an errno.
+/// The NLMSG_DONE message that ends a dump, with 0 or an errno.
 pub(crate) fn done(errno: i32) -> Vec<u8> {
     message(NLMSG_DONE, &(-errno).to_ne_bytes())
 }
@@ -99,7 +99,7 @@ impl Sock {
             &addr(self.local),
             &addr(self.remote),
             &self.interface.to_ne_bytes(),
-            // Two words of host order, the low one first.
+            // The cookie is two 32-bit words in host order, the low word first.
             &u32::try_from(self.cookie & 0xffff_ffff).expect("32 bits").to_ne_bytes(),
             &u32::try_from(self.cookie >> 32).expect("32 bits").to_ne_bytes(),
             &self.expires_ms.to_ne_bytes(),
@@ -108,13 +108,13 @@ impl Sock {
         .concat()
     }
 
-    /// Its message.
+    /// The netlink message with this socket.
     pub(crate) fn message(&self) -> Vec<u8> {
         message(self.kind, &self.payload())
     }
 }
 
-/// The facts of a machine that is not this one.
+/// The facts of an imaginary machine.
 pub(crate) fn facts() -> Facts {
     let range = |first, last| PortRange::new(Port(first), Port(last)).expect("forwards");
     Facts {
@@ -131,11 +131,11 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
-/// A request for every state, and the datagrams of its response.
+/// The events of one dump in a recording: a request for every state, then the datagrams of the response.
 pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
     const EVERY_STATE: u32 = 0x3ffe;
     const TCP: u8 = 6;
-    // struct inet_diag_req has its states near its end, struct inet_diag_req_v2 near its beginning.
+    // The states are near the end of struct inet_diag_req, and near the beginning of struct inet_diag_req_v2.
     let (kind, payload) = match walk {
         Walk::BothFamilies => {
             let states = EVERY_STATE.to_ne_bytes();
@@ -153,12 +153,12 @@ pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Ve
     std::iter::once(Event::Request(request)).chain(answer.into_iter().map(Event::Datagram)).collect()
 }
 
-/// A recording of these events. Dropping the folder removes the file.
+/// Writes a recording of these events, and returns its folder and its path. Dropping the folder removes the file.
 pub(crate) fn recording(facts: &Facts, events: &[Event]) -> (TempDir, String) {
     recording_with_counts(facts, &BucketFacts::default(), events)
 }
 
-/// A recording of these events, with the kernel's counts.
+/// Like [`recording`], with these counts of the kernel.
 pub(crate) fn recording_with_counts(facts: &Facts, buckets: &BucketFacts, events: &[Event]) -> (TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recording");

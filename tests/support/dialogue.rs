@@ -12,7 +12,7 @@ use super::twtool::{Run, command};
 pub(crate) struct Dialogue {
     command: Command,
     child: Child,
-    /// The user's side of the terminal.
+    /// The user's side of the terminal (the master side of pty(7)).
     user: File,
     /// The text on the terminal so far, including the echo of typed text.
     screen: String,
@@ -33,7 +33,8 @@ impl Dialogue {
         let program = File::from(terminal.slave);
         command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
         let child = command.spawn().expect("twtool can be started");
-        // Closes this process's descriptors of the program's side of the terminal. So read() reports the end when the child ends.
+        // The replaced values were this process's descriptors of the program's side of the terminal. Without them, read() reports
+        // the end when the child ends.
         command.stdin(Stdio::null()).stderr(Stdio::null());
         Self { command, child, user: terminal.master.into(), screen: String::new(), asked: 0 }
     }
@@ -63,10 +64,10 @@ impl Dialogue {
         self.screen.matches(text).count()
     }
 
-    /// Reads the available output; false at its end.
+    /// Reads the available output. Returns false at its end.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
-        // The other side was closed: EIO (pty(7)).
+        // If the program's side was closed, read() fails with EIO.
         let count = self.user.read(&mut bytes).unwrap_or(0);
         self.screen.push_str(&String::from_utf8_lossy(&bytes[..count]));
         count > 0
@@ -77,7 +78,7 @@ impl Dialogue {
         writeln!(self.user, "{line}").expect("typed");
     }
 
-    /// Types a control character: `C` for Ctrl-C.
+    /// Types a control character, such as Ctrl-C for `C`.
     pub(crate) fn types_control(&mut self, letter: char) {
         let byte = u8::try_from(letter).expect("a letter") & 0x1f;
         self.user.write_all(&[byte]).expect("typed");
@@ -103,7 +104,7 @@ impl Dialogue {
     /// Reads to the end of the run. Its stderr is the text on the screen.
     pub(crate) fn end(mut self) -> Run {
         while self.read() {}
-        let mut output = self.child.wait_with_output().expect("it ends");
+        let mut output = self.child.wait_with_output().expect("the child ends");
         output.stderr = self.screen.replace("\r\n", "\n").into_bytes();
         Run::ended(&self.command, &output)
     }

@@ -18,7 +18,7 @@ pub(crate) fn demo(scenario: &str, more: &[&str]) -> Run {
     twtool([["demo", scenario].as_slice(), more].concat())
 }
 
-/// The events and checks of a run in which every check agreed.
+/// The events and checks of a run of `twtool demo` in which every check agreed.
 pub(crate) struct DemoRun {
     pub(crate) events: Vec<Value>,
     pub(crate) checks: Vec<Value>,
@@ -31,7 +31,7 @@ pub(crate) fn is_unexpected_retransmission(event: &Value) -> bool {
 }
 
 impl DemoRun {
-    /// Plays a scenario.
+    /// Runs a scenario, and asserts that every check agreed.
     #[track_caller]
     pub(crate) fn of(scenario: &str) -> Self {
         let run = demo(scenario, &["--json"]).ok();
@@ -54,20 +54,20 @@ impl DemoRun {
         self.of_part(part).filter(|event| event["event"] == "segment").collect()
     }
 
-    /// The segments of this part that arrived, as text like `client FIN ACK`.
+    /// The segments of this part that arrived, in the form of [`segment`].
     #[track_caller]
     pub(crate) fn segments(&self, part: &str) -> Vec<String> {
         self.carried(part).into_iter().map(segment).collect()
     }
 
-    /// The lost segments of this part, as text.
+    /// The lost segments of this part, in the form of [`segment`].
     #[track_caller]
     pub(crate) fn lost(&self, part: &str) -> Vec<String> {
         self.of_part(part).filter(|event| event["event"] == "lost").map(segment).collect()
     }
 
-    /// The states of this side in the events of segments, in order and without repetitions; `gone` if no socket is listed. The
-    /// state before the first segment is not included.
+    /// The states of this side after each segment that arrived, in order and without repetitions. `gone` means that the side has no
+    /// socket. The state before the first segment is not included.
     #[track_caller]
     pub(crate) fn states(&self, part: &str, side: &str) -> Vec<String> {
         let states = self.carried(part).into_iter().map(|event| event["states"][side].as_str().unwrap_or("gone"));
@@ -76,7 +76,7 @@ impl DemoRun {
         states
     }
 
-    /// All data that applications have read in this part.
+    /// All data that the programs have read in this part.
     #[track_caller]
     pub(crate) fn read(&self, part: &str) -> String {
         self.of_part(part)
@@ -91,7 +91,7 @@ impl DemoRun {
         self.of_part(part).filter_map(|event| event["errno"].as_str()).collect()
     }
 
-    /// The only event of this kind.
+    /// The only event of this kind in this part.
     #[track_caller]
     pub(crate) fn one<'a>(&'a self, part: &'a str, kind: &str) -> &'a Value {
         let events: Vec<_> = self.of_part(part).filter(|event| event["event"] == kind).collect();
@@ -99,13 +99,13 @@ impl DemoRun {
         event
     }
 
-    /// The calls with this text.
+    /// The system calls of this part whose `what` is this text.
     #[track_caller]
     pub(crate) fn calls<'a>(&'a self, part: &'a str, what: &str) -> Vec<&'a Value> {
         self.of_part(part).filter(|event| event["event"] == "call" && event["what"] == what).collect()
     }
 
-    /// The only call with this text.
+    /// The only system call of this part whose `what` is this text.
     #[track_caller]
     pub(crate) fn call<'a>(&'a self, part: &'a str, what: &str) -> &'a Value {
         let calls = self.calls(part, what);
@@ -114,7 +114,7 @@ impl DemoRun {
     }
 }
 
-/// `client FIN ACK`.
+/// A segment as text: the sender and the flags, as in `client FIN ACK`.
 #[track_caller]
 pub(crate) fn segment(event: &Value) -> String {
     let flags = event["segment"]["flags"].as_array().expect("flags");
@@ -146,7 +146,7 @@ impl Lines {
     #[track_caller]
     pub(crate) fn until(&mut self, fits: impl Fn(&Value) -> bool) {
         while !self.events.last().is_some_and(&fits) {
-            assert!(self.next(), "it ended before: {:#?}", self.events);
+            assert!(self.next(), "the run ended before the expected event: {:#?}", self.events);
         }
     }
 
@@ -164,8 +164,8 @@ impl Lines {
     }
 }
 
-/// The local ports of the TIME_WAIT sockets in the network namespace of a process. Reads /proc/PID/net/tcp: the second column is
-/// the local end, and the fourth is the state (06).
+/// The local ports of the TIME_WAIT sockets in the network namespace of a process. In /proc/PID/net/tcp, the second column is the
+/// local end, and the fourth column is the state (06).
 pub(crate) fn time_wait_of(pid: u32) -> BTreeSet<u16> {
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("our own child's namespace");
     let ports = table.lines().skip(1).filter_map(|line| {

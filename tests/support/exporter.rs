@@ -1,4 +1,4 @@
-//! Runs `twtool exporter` beside a test, and asks it by HTTP without a library.
+//! Runs `twtool exporter` beside a test, and sends HTTP requests to it without a library.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::kernel;
 use super::twtool::command;
 
-/// The default address.
+/// The default address of the exporter.
 pub(crate) const ADDRESS: &str = "127.0.0.1:16060";
 
 /// A running exporter in the network namespace of the calling thread. Dropping this value ends it.
@@ -22,7 +22,7 @@ pub(crate) struct Exporter {
     log: Receiver<String>,
 }
 
-/// A response.
+/// An HTTP response. The head is in lower case.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -31,13 +31,13 @@ pub(crate) struct Response {
 }
 
 impl Exporter {
-    /// Starts it with these arguments, and waits until it listens on `addresses` addresses.
+    /// Starts the exporter with these arguments, and waits until it listens on this number of addresses.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str], addresses: usize) -> Self {
         Self::spawn(command([&["exporter"], args].concat()), addresses)
     }
 
-    /// Starts a command that becomes the exporter.
+    /// Starts a command that executes the exporter, and waits as [`Self::start_with`] does.
     #[track_caller]
     pub(crate) fn spawn(mut command: Command, addresses: usize) -> Self {
         let mut child =
@@ -50,7 +50,7 @@ impl Exporter {
         exporter
     }
 
-    /// Starts it with these arguments on one address.
+    /// Starts the exporter with these arguments, and waits until it listens on one address.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_with(args, 1)
@@ -87,7 +87,7 @@ impl Exporter {
         line.trim_start_matches(':').trim().to_owned()
     }
 
-    /// The context switches of all its threads, and their number.
+    /// The context switches of all threads of the exporter, and the number of threads.
     pub(crate) fn switches(&self) -> (u64, usize) {
         let tasks: Vec<_> = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten().collect();
         let of_task = |task: &fs::DirEntry| -> u64 {

@@ -1,7 +1,7 @@
 //! An *island*: a pid namespace and a private /proc, /run and /etc, so that twtool sees only the network namespaces of the test.
 //!
-//! A thread whose children belong to another pid namespace cannot start threads (clone(2)). So the test's thread itself enters
-//! one network namespace after the other, and returns.
+//! A thread whose children belong to another pid namespace cannot start threads (clone(2)). So the test's own thread enters the
+//! network namespaces of the test, one after the other, and returns to its first namespace each time.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -28,7 +28,7 @@ pub(crate) fn in_new_namespace<T>(run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A process that does nothing in the network namespace where it was started, until this is dropped.
+/// A process that does nothing, in the network namespace of the thread that starts it. Dropping this value ends the process.
 pub(crate) struct Resident(Child);
 
 impl Resident {
@@ -37,7 +37,7 @@ impl Resident {
         Self::start_as(Path::new("cat"))
     }
 
-    /// Starts this copy of `cat`, which can have another name.
+    /// Starts this program, which is a copy of `cat` and can have another name.
     pub(crate) fn start_as(program: &Path) -> Self {
         let child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
@@ -57,7 +57,7 @@ impl Resident {
         numbers.split_whitespace().last().and_then(|number| number.parse().ok()).expect("a number")
     }
 
-    /// Ends it and leaves it as a zombie, because no process reads its exit status.
+    /// Ends the process without reading its exit status, so that it stays a zombie.
     pub(crate) fn become_zombie(&mut self) {
         self.0.kill().expect("it can be killed");
         let stat = || fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("a zombie is there");
@@ -74,7 +74,7 @@ impl Drop for Resident {
     }
 }
 
-/// The private folders, and the first process of the pid namespace. If this process ends, the kernel ends all others there.
+/// The first process of the pid namespace of an island. If it ends, the kernel ends all other processes of the namespace.
 pub(crate) struct Island {
     _init: Resident,
 }
@@ -90,15 +90,16 @@ impl Island {
     }
 }
 
-/// Mounts a /proc that shows only the processes of the island; the calling thread is not one of them. A process of the island must
-/// do this. Returns false if the kernel does not allow it, because parts of the machine's /proc are covered (a container).
+/// Mounts a /proc that shows only the processes of the island. A child process does this, because the calling thread does not
+/// belong to the pid namespace of the island. Returns false if the kernel does not allow it, for example in a container, where other
+/// mounts cover parts of /proc.
 #[must_use]
 pub(crate) fn show_its_processes() -> bool {
     mount_proc("hidepid=0")
 }
 
-/// Mounts a /proc that also hides the processes that the caller may not trace. (hidepid=2 would show all of them to the group of
-/// root.)
+/// Mounts a /proc that also hides the processes of the island that the reader may not trace. It uses hidepid=4, because hidepid=2
+/// shows all processes to the group of root. Returns false if the kernel does not allow it.
 #[must_use]
 pub(crate) fn hide_its_processes() -> bool {
     mount_proc("hidepid=4")
@@ -110,8 +111,8 @@ fn mount_proc(option: &str) -> bool {
     mount.status().is_ok_and(|status| status.success())
 }
 
-/// Mounts a private /run and /etc for the calling thread and its children. They contain the folders of ip-netns(8) and a copy of
-/// /etc/services.
+/// Mounts a private /run and /etc for the calling thread and its children. They contain only the folders of ip-netns(8) and a copy
+/// of /etc/services.
 pub(crate) fn folders() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;

@@ -1,5 +1,5 @@
-//! Tests which features this kernel has, because the suite also runs on older and newer kernels. A test that needs a missing
-//! feature calls [`needs`], and is reported as not checked.
+//! Finds out which features this kernel has, because the suite also runs on older and newer kernels. A test calls [`needs`] for a
+//! feature. If the feature is missing, the test is reported as not checked.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,17 +15,17 @@ use twtool::sys::sysctl;
 use super::crowd::Killer;
 use super::{netns, procfs};
 
-/// The panic that ends a test that is not possible here, with the reason.
+/// The reason why a test is not possible here. A panic with this value ends the test.
 pub(crate) struct NotChecked(pub(crate) String);
 
-/// Ends the test as not checked if the kernel lacks this feature.
+/// Ends the test as not checked if `can` is false. `what` is the name of the missing feature.
 pub(crate) fn needs(can: bool, what: &str) {
     if !can {
         std::panic::resume_unwind(Box::new(NotChecked(format!("this kernel has no {what}"))));
     }
 }
 
-/// TIME_WAIT lasts 60 s. Later than this after a bucket was made, the bucket may be missing because it has expired.
+/// The age up to which a test relies on a bucket. A bucket lasts 60 s, so an older one may have expired.
 pub(crate) const SAFE_AGE: Duration = Duration::from_secs(50);
 
 /// Whether buckets that were made at this time certainly still exist.
@@ -38,7 +38,7 @@ pub(crate) fn needs_life(made: Instant) {
     needs_time(lasts(made));
 }
 
-/// Ends the test as not checked if the machine was too slow.
+/// Ends the test as not checked if the machine was too slow for the 60 s of a bucket.
 pub(crate) fn needs_time(was_in_time: bool) {
     if !was_in_time {
         std::panic::resume_unwind(Box::new(NotChecked("this machine is too slow for a bucket's life".into())));
@@ -84,7 +84,7 @@ pub(crate) fn lists_bound_sockets() -> bool {
 
 /// The cookies of the buckets of both families. A bucket has timer 3.
 pub(crate) fn bucket_cookies() -> BTreeSet<u64> {
-    // struct nlmsghdr, and places in struct inet_diag_msg: idiag_timer, idiag_cookie.
+    // The size of struct nlmsghdr, and the offsets of idiag_timer and idiag_cookie in struct inet_diag_msg.
     const HEADER: usize = 16;
     const TIMER: usize = 2;
     const COOKIE: usize = 44;
@@ -100,7 +100,7 @@ pub(crate) fn bucket_cookies() -> BTreeSet<u64> {
     cookies
 }
 
-/// The kind of the last message of a dump.
+/// The `nlmsg_type` of the last message of a dump.
 const NLMSG_DONE: u16 = 3;
 
 /// The messages in these datagrams, each with its header.
@@ -113,18 +113,19 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// `nlmsg_type`.
+/// The `nlmsg_type` of a message.
 fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
 
-/// The messages of sock_diag's answer for IPv4 sockets in these states, a bit for each of net/tcp_states.h.
+/// Asks sock_diag for the IPv4 sockets in these states, and returns the messages of the response. Bit N is state N of
+/// net/tcp_states.h.
 fn dump(states: u32) -> Vec<u8> {
     dump_family(2, states)
 }
 
 fn dump_family(family: u8, states: u32) -> Vec<u8> {
-    // nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP; inet_diag_req_v2: the family, TCP.
+    // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST and NLM_F_DUMP. struct inet_diag_req_v2: family, TCP, states.
     let mut request = vec![];
     request.extend(72_u32.to_ne_bytes());
     request.extend(20_u16.to_ne_bytes());
@@ -189,21 +190,21 @@ pub(crate) fn lists_marks_of_buckets() -> bool {
             const INET_DIAG_MARK: u16 = 15;
             make_bucket();
             let answer = dump(1 << 6);
-            // The row is struct inet_diag_msg of 72 bytes behind 16 of the header; attributes follow.
+            // A message has a header (16 bytes), struct inet_diag_msg (72 bytes) and then the attributes.
             let row = &answer[16 + 72..answer.len().min(usize::from(answer[0]) + usize::from(answer[1]) * 256)];
             row.len() >= 4 && u16::from_ne_bytes([row[2], row[3]]) == INET_DIAG_MARK
         })
     })
 }
 
-/// How many times slower this machine is than a developer's machine: `TWTOOL_SLOWNESS`, which is set if the processor is
-/// emulated.
+/// How many times slower this machine is than a developer's machine. The environment variable `TWTOOL_SLOWNESS` sets the number if
+/// the processor is emulated.
 pub(crate) fn slowness() -> u32 {
     let factor = std::env::var("TWTOOL_SLOWNESS").ok();
     factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))
 }
 
-/// Scales a time limit of a developer's machine to this machine.
+/// Multiplies a time limit, which is for a developer's machine, by [`slowness`].
 pub(crate) fn patience(time: Duration) -> Duration {
     time * slowness()
 }

@@ -1,5 +1,5 @@
-//! Takes capabilities away from the thread of a test and its children, and makes their syscalls fail with a seccomp filter. The
-//! limits end with the thread.
+//! Takes capabilities away from the thread of a test, and makes its system calls fail with a seccomp filter. The children of the
+//! thread inherit both.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Makes the syscall fail with this errno from now on. With `argument`, it fails only if that argument matches.
+/// Makes the system call fail with this errno from now on. With `argument`, the call fails only if that argument matches.
 pub(crate) fn refuse(syscall: i64, argument: Option<(u8, SeccompCmpOp, u64)>, errno: i32) {
     let condition = |(number, operator, value)| {
         SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value).expect("a condition")

@@ -1,5 +1,4 @@
-//! Code that the tests share: suites, a runner of the binary, code that reads the kernel without twtool's own code, and
-//! situations on the kernel.
+//! Code that the tests share. It runs the binary, makes situations on the kernel, and reads the kernel without twtool's own code.
 //!
 //! A test is a plain function whose name is a sentence. A file lists its tests once, with [`suite!`]. If a test is missing there,
 //! the compiler reports it as dead code.
@@ -50,7 +49,7 @@ pub(crate) struct Suite {
     pub(crate) netns: Vec<(&'static str, fn())>,
 }
 
-/// `suite! { pure: [a, b], netns: [c] }` defines the file's `suite()`.
+/// `suite! { pure: [a, b], netns: [c] }` defines the function `suite()` of a file.
 macro_rules! suite {
     (pure: [$($pure:ident),* $(,)?], netns: [$($netns:ident),* $(,)?] $(,)?) => {
         pub(crate) fn suite() -> crate::support::Suite {
@@ -65,7 +64,8 @@ macro_rules! suite {
 pub(crate) use suite;
 
 impl Suite {
-    /// The tests as the harness runs them, with names like `demo::steps_need_a_terminal`.
+    /// The tests as the harness runs them, with names like `demo::steps_need_a_terminal`. `namespaces` is an error if the process
+    /// cannot make network namespaces.
     pub(crate) fn trials(&self, namespaces: &Result<(), String>) -> Vec<Trial> {
         let file = self.module.rsplit("::").next().unwrap_or(self.module);
         let named = |name: &str| format!("{file}::{name}");
@@ -85,7 +85,7 @@ impl Suite {
     }
 }
 
-/// Runs a test. If it is not possible on this kernel or machine, it is reported as ignored and noted as not checked.
+/// Runs a test. If the test is not possible on this kernel or machine, it is reported as ignored and noted as not checked.
 fn checked(name: &str, test: impl FnOnce()) -> Completion {
     match catch_unwind(AssertUnwindSafe(test)) {
         Ok(()) => Completion::Completed,

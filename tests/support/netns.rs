@@ -1,8 +1,10 @@
-//! A thread for one test, with its own descriptor table and network namespace.
+//! Runs each test on its own thread, with its own descriptor table and network namespace.
 //!
-//! CLONE_NEWNET moves only one thread. Its children inherit the namespace, which ends with the thread and its sockets. The
-//! descriptor table is not shared, because a child that another test spawns would keep copies of this test's sockets until it
-//! executes its program. A dropped listener would still listen until then.
+//! CLONE_NEWNET moves only one thread into a new namespace. The children of the thread inherit the namespace. It ends with its
+//! processes and sockets.
+//!
+//! If tests shared the descriptor table, a child that another test spawns would have copies of this test's sockets until it executes
+//! its program. A dropped listener would still listen until then.
 
 use std::io::{Read as _, Write as _};
 use std::panic::resume_unwind;
@@ -12,7 +14,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use twtool::sys::{sandbox, sysctl};
 
-/// With this environment variable, tests that need a namespace fail if none can be made.
+/// With this environment variable, tests that need a network namespace fail if none can be made. Without it, they are ignored.
 pub(crate) const REQUIRE: &str = "TWTOOL_REQUIRE_NETNS=1";
 
 /// Whether namespaces are required.
@@ -21,7 +23,7 @@ pub(crate) fn required() -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Enters a user namespace, and tests whether network namespaces can be made in it. The process must have a single thread.
+/// Enters a user namespace, and returns an error if network namespaces cannot be made in it. The process must have a single thread.
 pub(crate) fn prepare() -> Result<(), String> {
     if !(nix::unistd::geteuid().is_root() && enter_user_namespace_with_users()) {
         sandbox::enter_user_namespace().map_err(|error| error.to_string())?;
@@ -32,11 +34,12 @@ pub(crate) fn prepare() -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// The users that a user namespace made by root has. Only a process outside it can map more than one (user_namespaces(7)).
+/// The number of user IDs in the user namespace that root makes. Only a process outside of the namespace can map more than one
+/// (user_namespaces(7)).
 const USERS: u32 = 65536;
 
-/// As root: enters a user namespace with many users, so that tests can run programs as others. Returns false if that is not
-/// possible; then nothing has changed.
+/// Enters a user namespace with many user IDs, so that tests can run programs as other users. Needs root. Returns false if that is
+/// not possible. Then nothing has changed.
 fn enter_user_namespace_with_users() -> bool {
     let script =
         format!("read pid && for m in uid gid; do echo 0 0 {USERS} >/proc/$pid/${{m}}_map || exit; done; echo done");
@@ -45,14 +48,14 @@ fn enter_user_namespace_with_users() -> bool {
     let entered = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
     let mut answer = String::new();
     if entered && let (Some(stdin), Some(stdout)) = (&mut helper.stdin, &mut helper.stdout) {
-        // The helper ends after this line, and its output with it.
+        // The helper reads one line, writes the maps, prints the result and ends.
         let asked = writeln!(stdin, "{}", std::process::id());
         let _ = asked.and_then(|()| stdout.read_to_string(&mut answer));
     }
-    // This closes its input.
+    // wait() closes the input of the helper. So the helper also ends if no line was written.
     let _ = helper.wait();
     let mapped = answer.trim() == "done";
-    // Without a map, this process would have no user id.
+    // In a user namespace without a map, this process would have no valid user ID.
     assert!(mapped || !entered, "a new user namespace got no users");
     mapped
 }
@@ -69,7 +72,8 @@ pub(crate) fn has_user(uid: u32) -> bool {
 /// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.
 pub(crate) fn alone(name: &str, test: impl FnOnce() + Send) {
     on_a_thread(name, || {
-        // If even this is forbidden, no test with sockets runs, and copied pipes only delay the end of a run.
+        // If unshare() is forbidden, no test with sockets runs. Then the shared table has only pipes, and a copy of a pipe only
+        // delays the end of a run.
         let _ = unshare(CloneFlags::CLONE_FILES);
         test();
     });
@@ -83,7 +87,7 @@ pub(crate) fn isolated(name: &str, test: fn()) {
     });
 }
 
-/// Asserts that this thread has a network namespace of its own, so that the sockets of the host do not matter.
+/// Asserts that this thread is not in the network namespace of the host.
 #[track_caller]
 pub(crate) fn assert_isolated() {
     let of = |thread: &str| std::fs::read_link(format!("/proc/{thread}/ns/net")).expect("a namespace");
@@ -99,8 +103,8 @@ pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs a function in a new network namespace with its own hash table of connections and buckets, which has this many chains.
-/// Returns `None` if the kernel has no such tables (before 6.1).
+/// Runs a function in a new network namespace with its own hash table of connections and buckets. The table has this many chains.
+/// Returns `None` if all namespaces of this kernel share one table (before 6.1).
 pub(crate) fn with_chains<T: Send>(chains: u32, run: impl FnOnce() -> T + Send) -> Option<T> {
     elsewhere(|| {
         sysctl::write("ipv4.tcp_child_ehash_entries", &chains.to_string()).ok()?;

@@ -1,4 +1,5 @@
-//! Opens sockets as a server does, in this process, or in a child as another user. This code is independent of twtool.
+//! Opens sockets as a server does, either in this process, or as another user in a child process. This code is independent of
+//! twtool.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -16,13 +17,13 @@ pub(crate) const ORDERS: &str = "TWTOOL_TEST_OPENS";
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub(crate) struct Spec {
-    /// The address.
+    /// The address and port.
     pub(crate) at: String,
     /// `SO_REUSEADDR`.
     pub(crate) reuseaddr: bool,
     /// `SO_REUSEPORT`.
     pub(crate) reuseport: bool,
-    /// The value of `IPV6_V6ONLY`; `None` leaves the option alone.
+    /// The value of `IPV6_V6ONLY`. `None` means that the option is not set.
     pub(crate) v6only: Option<bool>,
     /// `SO_BINDTODEVICE`.
     pub(crate) dev: Option<String>,
@@ -32,16 +33,16 @@ pub(crate) struct Spec {
     pub(crate) transparent: bool,
     /// `IPPROTO_MPTCP`.
     pub(crate) mptcp: bool,
-    /// Whether it listens after bind().
+    /// Whether to call listen() after bind().
     pub(crate) listen: bool,
 }
 
-/// The result of opening: `ok` or an errno of bind(), and of listen() if it was called; or the option that was refused.
+/// The result of opening a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Opened {
-    /// bind() and listen().
+    /// The results of bind(), and of listen() if it was called: `ok`, or the name of the errno.
     Called(String, Option<String>),
-    /// The call before bind() that failed.
+    /// The call or the option before bind() that failed.
     Refused(String),
 }
 
@@ -87,13 +88,13 @@ impl Spec {
         let at: SocketAddr = self.at.parse().expect("an address");
         let bound = socket.bind(&at.into());
         let listens = (self.listen && bound.is_ok()).then(|| name(socket.listen(8)));
-        // A socket that was not bound holds nothing.
+        // A socket whose bind() failed holds no port.
         let kept = bound.is_ok().then_some(socket);
         (Opened::Called(name(bound), listens), kept)
     }
 }
 
-/// Opened sockets: in this process, or in a child. Dropping this value closes them, and ends the child.
+/// The opened sockets, in this process or in a child. Dropping this value closes them, and ends the child.
 pub(crate) struct Kept {
     _sockets: Vec<Socket>,
     child: Option<(Child, ChildStdin)>,
@@ -108,7 +109,7 @@ impl Drop for Kept {
     }
 }
 
-/// Opens the sockets one after the other, each while the others are open, as this user.
+/// Opens the sockets one after the other as this user. Each socket stays open while the next ones are opened.
 pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, Kept) {
     if uid == nix::unistd::geteuid().as_raw() {
         let (opened, sockets): (Vec<_>, Vec<_>) = specs.iter().map(Spec::open).unzip();
@@ -125,7 +126,8 @@ pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, Kept) {
     (opened, Kept { _sockets: vec![], child: Some((child, stdin)) })
 }
 
-/// Runs in the child: becomes the user, opens the sockets, prints the results, and keeps the sockets until its input ends.
+/// Follows the instructions in a child process: becomes the user, opens the sockets, prints the results, and keeps the sockets open
+/// until its input ends.
 pub(crate) fn obey(orders: &str) {
     let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(orders).expect("orders");
     setgroups(&[]).expect("setgroups");

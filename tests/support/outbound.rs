@@ -1,4 +1,4 @@
-//! Clients whose port connect() chooses, and a count of the connects that really succeed. The tests compare that count with the
+//! Clients whose port connect() chooses. The tests count how many calls of connect() really succeed, and compare the number with the
 //! answer of `twtool capacity`. This code is independent of twtool.
 
 use std::io;
@@ -13,7 +13,7 @@ use twtool::sys::sysctl;
 use super::situations::addr;
 use super::{kernel, procfs};
 
-/// The first port of the range.
+/// The first port of the range of [`narrow_range`].
 pub(crate) const LOW: u16 = 40_000;
 
 /// Gives the namespace an ephemeral range of this many ports, and turns tcp_tw_reuse off.
@@ -47,7 +47,7 @@ pub(crate) fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket
     connect_with(from, to, |_| Ok(()))
 }
 
-/// Like [`connect()`], but calls `prepare` with the socket before.
+/// Like [`connect()`], but first calls `prepare` with the new socket.
 pub(crate) fn connect_with(
     from: Option<IpAddr>,
     to: SocketAddr,
@@ -70,7 +70,7 @@ pub(crate) fn count_connects_until_full(connect: impl Fn() -> io::Result<Socket>
         match connect() {
             Ok(socket) => connected.push(socket),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return connected.len(),
-            Err(error) => panic!("connect() failed after {} times: {error}", connected.len()),
+            Err(error) => panic!("connect() failed after {} connections: {error}", connected.len()),
         }
     }
 }
@@ -84,7 +84,7 @@ pub(crate) fn connected(from: IpAddr, to: SocketAddr) -> Socket {
 /// Closes the client's end first, and waits for the bucket.
 #[track_caller]
 pub(crate) fn close_client_first(client: Socket, server: &TcpListener) {
-    assert!(leaves_a_bucket(client, server), "a connection that left no bucket");
+    assert!(leaves_a_bucket(client, server), "the connection left no bucket");
 }
 
 /// Closes the client's end first, and returns whether that leaves a bucket.
@@ -103,7 +103,7 @@ fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
     half && reaches_state(local, 6)
 }
 
-/// Whether the end reaches this state of net/tcp_states.h within 5 s.
+/// Whether the socket with this local end reaches this state of net/tcp_states.h within 5 s.
 fn reaches_state(local: (IpAddr, u16), state: u8) -> bool {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(5));
     let is_there =

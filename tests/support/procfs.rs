@@ -1,23 +1,24 @@
 //! Reads /proc/net/tcp and tcp6 (proc_pid_net(5)) with a parser that is independent of twtool. Tests compare its result with
 //! twtool's answers.
 //!
-//! The kernel formats these files in get_timewait4_sock and get_timewait6_sock: addresses as 32-bit words in host order, ports in
-//! network order, `tr` the kind of timer (03 is a timewait bucket), `tm->when` its remaining time in USER_HZ units of 10 ms.
+//! The kernel formats the lines of buckets in get_timewait4_sock and get_timewait6_sock. An address is 32-bit words in host order.
+//! `tr` is the kind of timer (03 for a timewait bucket). `tm->when` is the remaining time of the timer in units of 10 ms.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// USER_HZ is 100 on every architecture that Rust's std runs Linux on.
+/// The unit of `tm->when` in milliseconds. USER_HZ is 100 on every Linux architecture that Rust's std supports.
 pub(crate) const UNIT_MS: u64 = 10;
 
-/// A socket as these files show it.
+/// A socket as /proc/net/tcp and tcp6 show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// As in the file: a mapped address stays mapped.
+    /// The local address and port. As in the file, a mapped address stays mapped.
     pub(crate) local: (IpAddr, u16),
+    /// The remote address and port.
     pub(crate) remote: (IpAddr, u16),
-    /// `st`, the number of net/tcp_states.h.
+    /// `st`, the number of the state in net/tcp_states.h.
     pub(crate) state: u8,
-    /// `tr`.
+    /// `tr`, the kind of timer.
     pub(crate) timer: u8,
     /// `tm->when`, in units of 10 ms.
     pub(crate) when: u64,
@@ -27,7 +28,7 @@ pub(crate) struct Entry {
 pub(crate) type Identity = (String, String, u64, String, u64, String);
 
 impl Entry {
-    /// The identity of this socket.
+    /// The identity of this bucket.
     pub(crate) fn identity(&self) -> Identity {
         let family = match self.local.0 {
             IpAddr::V4(_) => "ipv4",
@@ -55,7 +56,7 @@ impl Entry {
     }
 }
 
-/// Every TCP socket that these files list in the network namespace of the calling thread.
+/// Every TCP socket that /proc/net/tcp and tcp6 list in the network namespace of the calling thread.
 pub(crate) fn sockets() -> Vec<Entry> {
     let file = |name: &str| {
         std::fs::read_to_string(format!("/proc/thread-self/net/{name}"))
@@ -75,13 +76,13 @@ pub(crate) fn time_wait() -> Vec<Entry> {
     buckets().into_iter().filter(|entry| entry.state == 6).collect()
 }
 
-/// Whether any connection is between its first FIN and its end or its bucket.
+/// Whether any socket is closing, and has neither ended nor become a bucket.
 pub(crate) fn any_closing() -> bool {
     // FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK and CLOSING of net/tcp_states.h.
     sockets().iter().any(|entry| !entry.is_bucket() && matches!(entry.state, 4 | 5 | 8 | 9 | 11))
 }
 
-/// The number of timewait buckets by the kernel's own count, in /proc/net/sockstat.
+/// The number of timewait buckets that the kernel reports in /proc/net/sockstat.
 pub(crate) fn bucket_count() -> usize {
     let text = std::fs::read_to_string("/proc/thread-self/net/sockstat").expect("sockstat can be read");
     let tcp = text.lines().find(|line| line.starts_with("TCP:")).expect("sockstat has a TCP line");
@@ -92,9 +93,9 @@ pub(crate) fn bucket_count() -> usize {
 
 fn entry(line: &str) -> Entry {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let [_, local, remote, state, _, timer, ..] = fields[..] else { panic!("a line of another form: {line}") };
+    let [_, local, remote, state, _, timer, ..] = fields[..] else { panic!("a line of an unknown form: {line}") };
     let (tr, when) = timer.split_once(':').expect("tr:tm->when");
-    let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("no hexadecimal number: {text}"));
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("not hexadecimal: {text}"));
     let byte = |text: &str| u8::try_from(number(text)).expect("a byte");
     Entry { local: end(local), remote: end(remote), state: byte(state), timer: byte(tr), when: number(when) }
 }
@@ -116,12 +117,12 @@ fn end(text: &str) -> (IpAddr, u16) {
             let bytes: [u8; 16] = [a, b, c, d].concat().try_into().expect("four words");
             Ipv6Addr::from(bytes).into()
         }
-        _ => panic!("no address: {addr}"),
+        _ => panic!("not an address: {addr}"),
     };
     (addr, port)
 }
 
-/// A counter of TcpExt in this network namespace.
+/// The value of a TcpExt counter (/proc/net/netstat) of this network namespace.
 #[track_caller]
 pub(crate) fn tcp_ext(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("netstat can be read");

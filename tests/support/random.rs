@@ -1,6 +1,6 @@
-//! Reproducible random choices. A failed test prints its seed, and `TWTOOL_SEED` sets it.
+//! Makes reproducible random choices. A failed test prints its seed. The environment variable `TWTOOL_SEED` sets the seed.
 
-/// SplitMix64.
+/// A generator of random numbers (SplitMix64).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -22,17 +22,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below this one.
+    /// A number from 0 to `limit - 1`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// True with a probability of 1 in `times`.
+    /// True once in `times` calls on average.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// One of these values.
     pub(crate) fn of<'a, T>(&mut self, values: &'a [T]) -> &'a T {
         let at = self.below(values.len() as u64);
         &values[usize::try_from(at).expect("an index")]

@@ -40,7 +40,7 @@ pub(crate) fn number(record: &Value, key: &str) -> u64 {
     record[key].as_u64().unwrap_or_else(|| panic!("no number {key:?} in {record}"))
 }
 
-/// The identity of a record, in the form of [`Entry::identity`].
+/// The identity of the socket of a record, in the form of [`Entry::identity`].
 #[track_caller]
 pub(crate) fn identity(record: &Value) -> Identity {
     (
@@ -70,7 +70,7 @@ pub(crate) fn cookies(records: &[Value]) -> Vec<u64> {
     records.iter().map(cookie).collect()
 }
 
-/// Sorts the values.
+/// The values in ascending order.
 pub(crate) fn sorted<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort();

@@ -1,4 +1,4 @@
-//! A run of `twtool watch` on a terminal, and a small model of that terminal: it knows the sequences that the screen writes.
+//! Runs `twtool watch` on a terminal, and keeps a model of the screen. The model knows only the escape sequences that twtool writes.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -24,29 +24,30 @@ use super::twtool::PATH;
 /// A terminal of the given size, with a program on it.
 pub(crate) struct Screen {
     child: Child,
-    /// The user's side of the terminal.
+    /// The user's side of the terminal (the master side of pty(7)).
     user: File,
-    /// The path of the program's side. `None` if /proc does not show this thread, because the path comes from /proc/thread-self/fd.
+    /// The path of the program's side, from /proc/thread-self/fd. `None` if /proc does not show this thread.
     program: Option<PathBuf>,
-    /// The modes before the program started.
+    /// The kernel's modes of the terminal before the program started.
     before: Termios,
     /// The characters of each line. The second column of a wide character is `None`.
     lines: Vec<Vec<Option<char>>>,
+    /// The line and the column of the cursor, from 0.
     cursor: (usize, usize),
     /// Everything that the program has written.
     pub(crate) written: Vec<u8>,
-    /// How much of it is in `lines`.
+    /// The number of bytes of `written` that are already in `lines`.
     read: usize,
-    /// The private modes that are set: 1049 is the alternate screen, 25 a visible cursor, 1000 the mouse.
+    /// The private modes that the program has set: 1049 is the alternate screen, 25 a visible cursor, 1000 the mouse.
     modes: Vec<u16>,
     /// The program and the folder of [`Self::outside`].
     outside: Option<(Outside, TempDir)>,
 }
 
-/// The longest wait for a text, so that a test without that text fails instead of waiting forever.
+/// How long a test waits for a text on the screen. After that, the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The private modes of a terminal that no program has changed.
+/// The private modes of a terminal before a program changes them.
 const USUAL: [u16; 1] = [25];
 
 impl Screen {
@@ -63,9 +64,10 @@ impl Screen {
         if command.get_envs().all(|(name, _)| name != "LC_ALL") {
             command.env("LC_ALL", "C.UTF-8");
         }
-        // In a process group of its own. The parent is in another group, so this group is not orphaned, and SIGTSTP stops it.
+        // SIGTSTP stops the program only if its process group is not orphaned. So the program gets its own group, and its parent is
+        // in another group of the same session.
         command.process_group(0);
-        // Unlike openpty(3), this sets close-on-exec, so that the program does not keep its own terminal open.
+        // openpty(3) does not set close-on-exec, and try_clone() does. So the program does not inherit the user's side.
         let user = File::from(terminal.master).try_clone().expect("a copy");
         let before = tcgetattr(&user).expect("modes");
         let child = command.spawn().expect("twtool can be started");
@@ -85,8 +87,9 @@ impl Screen {
         }
     }
 
-    /// Starts twtool with these arguments on a terminal, outside of the user namespace of the tests, where it can use BPF. The child of
-    /// this screen only waits for its end. `None` if the tests do not run as root, or if the terminal has no path.
+    /// Starts twtool with these arguments on a terminal, outside of the user namespace of the tests, where twtool can use BPF. The
+    /// `child` of this screen is a shell that only waits until twtool has ended. Returns `None` if the tests do not run as root, or if
+    /// the terminal has no path.
     pub(crate) fn outside(arguments: &str, size: (u16, u16)) -> Option<Self> {
         let mut wait = Command::new("sh");
         wait.args([
@@ -120,7 +123,7 @@ impl Screen {
         self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// The text on the screen with one space wherever it has spaces or a new line.
+    /// The words on the screen, with one space between them instead of other spaces and line breaks.
     pub(crate) fn words(&self) -> String {
         self.text().split_whitespace().collect::<Vec<_>>().join(" ")
     }
@@ -135,7 +138,7 @@ impl Screen {
     pub(crate) fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + kernel::patience(PATIENCE);
         while !condition(self) {
-            assert!(self.is_ready(deadline), "it does not come; the screen was:\n{}", self.text());
+            assert!(self.is_ready(deadline), "the condition did not become true; the screen was:\n{}", self.text());
             assert!(self.read(), "the program has ended; the screen was:\n{}", self.text());
         }
     }
@@ -150,10 +153,10 @@ impl Screen {
         }
     }
 
-    /// Reads what there is, or waits for more. Returns false at the end.
+    /// Reads the available output, or waits for output. Returns false at its end.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
-        // The program's side is closed: EIO (pty(7)).
+        // If the program's side is closed, read() fails with EIO.
         let count = self.user.read(&mut bytes).unwrap_or(0);
         self.written.extend_from_slice(&bytes[..count]);
         self.interpret();
@@ -163,22 +166,22 @@ impl Screen {
     /// Changes the size of the terminal.
     pub(crate) fn resize(&mut self, (columns, lines): (u16, u16)) {
         let size = set_size(&self.user, columns, lines);
-        assert!(size, "the terminal takes another size");
+        assert!(size, "the terminal gets another size");
         self.lines = vec![vec![Some(' '); columns.into()]; lines.into()];
         self.signal(Signal::SIGWINCH);
     }
 
-    /// Whether the terminal is as it was before the program.
+    /// Whether all modes of the terminal are as they were before the program started.
     pub(crate) fn is_restored(&self) -> bool {
         self.has_its_modes() && self.modes == USUAL
     }
 
-    /// Whether the kernel's modes of the terminal are as they were before the program.
+    /// Whether the kernel's modes of the terminal are as they were before the program started.
     pub(crate) fn has_its_modes(&self) -> bool {
         tcgetattr(&self.user).expect("modes") == self.before
     }
 
-    /// Stops the output, as Ctrl-S does.
+    /// Stops the output of the terminal, as Ctrl-S does.
     pub(crate) fn stop_output(&self) {
         let name = self.program.as_ref().expect("/proc shows this thread");
         let program =
@@ -186,7 +189,7 @@ impl Screen {
         tcflow(&program, FlowArg::TCOOFF).expect("stopped");
     }
 
-    /// Waits for the end of the program without reading. Ends it if it does not end by itself, and returns `None` then.
+    /// Waits for the end of the program without reading its output. If the program does not end in time, kills it and returns `None`.
     pub(crate) fn ends_without_a_reader(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + kernel::patience(PATIENCE);
         while Instant::now() < deadline {
@@ -207,31 +210,31 @@ impl Screen {
         assert!(matches!(status, WaitStatus::Stopped(_, Signal::SIGTSTP)), "{status:?}");
     }
 
-    /// Reads everything that is there, without waiting.
+    /// Reads all available output, without waiting.
     pub(crate) fn drain(&mut self) {
         while self.is_ready(Instant::now()) && self.read() {}
     }
 
-    /// Whether something can be read before the deadline.
+    /// Waits until output is available, or until the deadline. Returns whether output is available.
     fn is_ready(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut descriptors = [PollFd::new(self.user.as_fd(), PollFlags::POLLIN)];
         poll(&mut descriptors, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).is_ok_and(|count| count > 0)
     }
 
-    /// Takes the user's side away, as a lost connection does. Returns how the program ended.
+    /// Closes the user's side, as a lost connection does, and waits for the end of the program.
     pub(crate) fn hang_up(mut self) -> ExitStatus {
         drop(self.user);
         self.child.wait().expect("our own child")
     }
 
-    /// Reads to the end of the program. Returns how it ended.
+    /// Reads all output, and waits for the end of the program.
     pub(crate) fn end(&mut self) -> ExitStatus {
         while self.read() {}
         self.child.wait().expect("our own child")
     }
 
-    /// Interprets the new bytes of the terminal, and draws them on the screen.
+    /// Interprets the bytes that are new in `written`, and changes the model of the screen.
     fn interpret(&mut self) {
         while let Some((length, what)) = next(&self.written[self.read..]) {
             self.read += length;
@@ -260,7 +263,7 @@ impl Screen {
                 self.cursor.1 += 1;
             }
         }
-        // The normal screen scrolls.
+        // A line feed on the last line scrolls the screen.
         if self.cursor.0 >= self.lines.len() {
             let width = self.lines[0].len();
             self.lines.remove(0);
@@ -278,19 +281,19 @@ fn set_size(terminal: &File, columns: u16, lines: u16) -> bool {
     stty.args(size).stdin(input).status().is_ok_and(|status| status.success())
 }
 
-/// Something that a program writes to a terminal.
+/// A character or an escape sequence that a program writes to a terminal.
 #[derive(Debug, PartialEq)]
 enum What {
     Letter(char),
-    /// To a line and a column, from 0.
+    /// Moves the cursor to a line and a column, from 0.
     Move(usize, usize),
     Clear,
-    /// A private mode is set or reset.
+    /// Sets (`true`) or resets a private mode.
     Mode(u16, bool),
     Nothing,
 }
 
-/// The next thing in these bytes, and its length; `None` if it is not complete.
+/// The first character or sequence in these bytes, and its length in bytes. `None` if it is not complete.
 fn next(bytes: &[u8]) -> Option<(usize, What)> {
     if let Some(sequence) = bytes.strip_prefix(b"\x1b[") {
         let end = sequence.iter().position(|byte| (0x40..=0x7e).contains(byte))?;

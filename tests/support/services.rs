@@ -7,7 +7,7 @@ pub(crate) struct Service {
     pub(crate) aliases: Vec<String>,
 }
 
-/// The TCP entries, in the order of the file; none if there is no file.
+/// The TCP entries, in the order of the file. Empty if there is no file.
 pub(crate) fn tcp() -> Vec<Service> {
     let Ok(text) = std::fs::read_to_string("/etc/services") else { return vec![] };
     let mut found = vec![];
@@ -24,7 +24,7 @@ pub(crate) fn tcp() -> Vec<Service> {
     found
 }
 
-/// The name of a port, from its first entry.
+/// The name of the first entry with this port.
 pub(crate) fn name(port: u64) -> Option<String> {
     tcp().into_iter().find(|service| u64::from(service.port) == port).map(|service| service.name)
 }

@@ -18,9 +18,9 @@ pub(crate) fn read(name: &str) -> String {
     String::from_utf8(buffer[..length].to_vec()).expect("ASCII").trim().to_owned()
 }
 
-/// The ports of a list in the kernel's notation.
+/// The ports of a list in the kernel's notation, such as `8080,9000-9005`.
 pub(crate) fn ports(text: &str) -> Vec<u16> {
-    let number = |word: &str| word.parse::<u16>().unwrap_or_else(|_| panic!("no port: {word}"));
+    let number = |word: &str| word.parse::<u16>().unwrap_or_else(|_| panic!("not a port: {word}"));
     let items = text.split(',').filter(|item| !item.is_empty());
     items
         .flat_map(|item| {
@@ -36,7 +36,8 @@ pub(crate) fn reserved() -> Vec<u16> {
     ports(&read("ipv4.ip_local_reserved_ports"))
 }
 
-/// Reserves exactly these ports. It opens the file once and calls write(2) for each 500 numbers, so that no number is split.
+/// Reserves exactly these ports. Opens the file once, and writes 500 ports with each write(2), because the kernel reads at most one
+/// page of each write and could split a number there.
 #[track_caller]
 pub(crate) fn reserve(ports: &[u16]) {
     let name = "ipv4.ip_local_reserved_ports";
@@ -51,7 +52,7 @@ pub(crate) fn reserve(ports: &[u16]) {
     assert_eq!(reserved(), ports);
 }
 
-/// Every second port, starting at `from`.
+/// `count` ports, which are every second port from `from` on.
 pub(crate) fn every_second(from: u16, count: u16) -> Vec<u16> {
     (0..count).map(|i| from + 2 * i).collect()
 }

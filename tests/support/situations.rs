@@ -1,7 +1,7 @@
-//! Situations on the real kernel, made with twtool's own lab. Each function creates, in the network namespace of the calling
-//! thread, the sockets that its name describes.
+//! Makes situations on the real kernel, with `twtool::lab`. Each function creates the sockets that its name describes, in the network
+//! namespace of the calling thread. It returns the sockets that must stay open.
 //!
-//! Ports are fixed, because each test has its own namespace. A function returns the sockets that must stay open.
+//! The ports of servers are fixed, because each test has its own namespace.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -14,10 +14,10 @@ use twtool::sys::sysctl;
 
 use super::{kernel, procfs};
 
-/// `127.0.0.1:80`, `[::1]:80`.
+/// Parses a socket address, such as `127.0.0.1:80` or `[::1]:80`.
 #[track_caller]
 pub(crate) fn addr(text: &str) -> SocketAddr {
-    text.parse().unwrap_or_else(|_| panic!("no socket address: {text}"))
+    text.parse().unwrap_or_else(|_| panic!("not a socket address: {text}"))
 }
 
 /// Starts a server with SO_REUSEADDR, as most servers do.
@@ -33,7 +33,8 @@ thread_local! {
 }
 
 /// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. The kernel would choose
-/// one of 14,000 ports, and sometimes the port of an earlier connection. A SYN from that port would end the server's bucket.
+/// one of about 14,000 ports, and sometimes the port of an earlier connection. A SYN from that port would end the bucket that the
+/// server has from the earlier connection.
 #[track_caller]
 pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     let port = CLIENT_PORT.replace(CLIENT_PORT.get() + 1);
@@ -41,25 +42,25 @@ pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     connect_from(server, to, &from)
 }
 
-/// A connection to `to` from this address and port.
+/// Connects to `to` from this address and port.
 #[track_caller]
 pub(crate) fn connect_from(server: &Server, to: &str, from: &str) -> Connection {
     server.connect(addr(to), Some(addr(from))).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
 }
 
-/// A TIME_WAIT bucket on the port of the server.
+/// Makes a TIME_WAIT bucket on the server's port.
 #[track_caller]
 pub(crate) fn bucket_of_server(server: &Server, to: &str) {
     connect(server, to).close(ActiveCloser::Server).expect("the server's bucket");
 }
 
-/// A TIME_WAIT bucket on the client's port, which is ephemeral.
+/// Makes a TIME_WAIT bucket on the client's port, which is ephemeral.
 #[track_caller]
 pub(crate) fn bucket_of_client(server: &Server, to: &str) {
     connect(server, to).close(ActiveCloser::Client).expect("the client's bucket");
 }
 
-/// Makes a FIN_WAIT_2 bucket on the end that closes first. The bucket exists as long as the returned socket.
+/// Makes a FIN_WAIT_2 bucket on the end that closes first. When the returned socket is closed, the bucket enters TIME_WAIT.
 ///
 /// Sometimes the kernel keeps such an orphan as a full socket, because the ACK of its FIN arrives at the end of close(), while
 /// the socket is still locked (the "bad case" in `tcp_rcv_state_process`). Then this function resets that connection, which
@@ -79,7 +80,7 @@ pub(crate) fn half_closed(server: &Server, to: &str, first: ActiveCloser) -> OsS
     panic!("20 orphans in FIN_WAIT_2, and none of them a bucket");
 }
 
-/// One bucket of every kind, and sockets that are not buckets. The FIN_WAIT_2 buckets exist as long as this value.
+/// Buckets of every kind, and sockets that are not buckets. The buckets in FIN_WAIT_2 stay in this state as long as this value exists.
 pub(crate) struct Mixed {
     servers: Vec<Server>,
     open: Vec<OsSocket>,
@@ -94,7 +95,7 @@ impl Mixed {
     /// Makes IPv4, IPv6 and mapped buckets, with either end as the active closer. Also makes listeners, an established
     /// connection, and two full sockets in FIN_WAIT_2: one is open, the other is an orphan with a long tcp_fin_timeout.
     pub(crate) fn make() -> Self {
-        // With this range, all ephemeral ports are of the class registered, and none of them is a server's port.
+        // With this range, all ephemeral ports have the class `registered`, and none of them is a server's port.
         sysctl::write("ipv4.ip_local_port_range", "41000 41999").expect("the namespace is ours");
         let v4 = listen("127.0.0.1:8080");
         bucket_of_server(&v4, "127.0.0.1:8080");
@@ -137,7 +138,7 @@ impl Mixed {
         assert_eq!(full, 2, "two full sockets are in FIN_WAIT_2");
     }
 
-    /// Closes all sockets, which ends the FIN_WAIT_2 buckets. So this is the last call of a test.
+    /// Closes all sockets. The buckets in FIN_WAIT_2 then enter TIME_WAIT, so this is the last call of a test.
     pub(crate) fn end(self) {
         drop(self.open);
         drop(self.servers);
@@ -164,7 +165,7 @@ pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
             drop(servers);
             drop(clients);
         }
-        // The last segments may still be under way.
+        // The last connections may still be closing.
         let since = Instant::now();
         while procfs::time_wait().len() < wanted && since.elapsed() < Duration::from_secs(1) {
             std::thread::sleep(Duration::from_millis(1));

@@ -1,7 +1,8 @@
-//! Runs `twtool trace` with BPF beside a test, and closers of connections.
+//! Runs `twtool trace` with BPF beside a test, and the script `closers.py`, which closes connections.
 //!
-//! BPF needs capabilities in the initial user namespace, and the tests are in another one. So a shell that was started before they
-//! entered it starts the tracer. If the tests do not run as root, or the kernel cannot trace, a test ends as not checked.
+//! BPF needs capabilities in the initial user namespace, but the tests run in another user namespace. So a shell starts the tracer.
+//! The shell itself is started before the tests enter their user namespace. If the tests do not run as root, or if the kernel cannot
+//! trace, a test ends as not checked.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,7 +20,7 @@ use super::kernel::{NotChecked, patience};
 use super::not_checked;
 use super::twtool::{PATH, Run, program};
 
-/// Runs each line that it reads.
+/// The input of the shell outside of the user namespace of the tests. The shell runs each line.
 static SHELL: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// Starts the shell. Call it before the tests enter a user namespace.
@@ -36,13 +37,13 @@ pub(crate) fn prepare() {
     *SHELL.lock().expect("the shell") = shell.ok().and_then(|mut shell| shell.stdin.take());
 }
 
-/// A program that runs outside the user namespace of the tests.
+/// A program that runs outside of the user namespace of the tests.
 pub(crate) struct Outside {
     folder: TempDir,
 }
 
 impl Outside {
-    /// Starts this line of sh. `None` if the tests do not run as root.
+    /// Starts this command line of sh. Returns `None` if the tests do not run as root.
     pub(crate) fn start(line: &str) -> Option<Self> {
         let mut shell = SHELL.lock().expect("the shell");
         let stdin = shell.as_mut()?;
@@ -55,7 +56,7 @@ impl Outside {
         Some(Self { folder })
     }
 
-    /// A file in the folder in which it runs.
+    /// A file in the folder in which the program runs.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -77,14 +78,14 @@ impl Outside {
         Pid::from_raw(self.wait_for("pid").trim().parse().expect("a number"))
     }
 
-    /// Waits until it has ended.
+    /// Waits until the program has ended.
     pub(crate) fn end(&self) -> Run {
         let code = self.wait_for("code");
         Run::from_parts("outside", code.trim().parse().ok(), self.stdout(), self.read("err"))
     }
 }
 
-/// Calls `get` until it returns something.
+/// Calls `get` every 5 ms until it returns a value. Panics after 20 s.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -92,12 +93,12 @@ pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = get() {
             return found;
         }
-        assert!(began.elapsed() < patience(Duration::from_secs(20)), "nothing came: {what}");
+        assert!(began.elapsed() < patience(Duration::from_secs(20)), "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Why BPF cannot trace here; `None` if it can.
+/// The reason why BPF cannot trace here. `None` if it can trace.
 pub(crate) fn refusal() -> Option<String> {
     static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
     let ask = || {
@@ -128,7 +129,7 @@ pub(crate) fn own_netns() -> String {
 /// The script that closes connections.
 const CLOSERS: &str = include_str!("closers.py");
 
-/// A python3 that closes connections in these ways, in the calling thread's namespace.
+/// The command that closes connections in these ways of `closers.py`, in the calling thread's namespace.
 pub(crate) fn closers(ways: &[&str]) -> Command {
     static SCRIPT: OnceLock<TempDir> = OnceLock::new();
     let write = || {
@@ -141,7 +142,7 @@ pub(crate) fn closers(ways: &[&str]) -> Command {
     command
 }
 
-/// Closes connections in these ways, and returns what must be reported.
+/// Closes connections in these ways of `closers.py`, and returns the reports that the script expects.
 #[track_caller]
 pub(crate) fn close(ways: &[&str]) -> Vec<Value> {
     let output = closers(ways).stdin(Stdio::null()).output().expect("python3");
@@ -153,13 +154,13 @@ pub(crate) fn expectations(output: &[u8]) -> Vec<Value> {
     String::from_utf8_lossy(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// A running tracer of the namespace of the calling thread.
+/// A running `twtool trace` for the namespace of the calling thread. Dropping this value ends it.
 pub(crate) struct Tracer {
     pub(crate) outside: Outside,
 }
 
 impl Tracer {
-    /// Starts it, and waits until it reports closes.
+    /// Starts the tracer, and waits until it reports a close.
     #[track_caller]
     pub(crate) fn start(more: &str) -> Self {
         needs_bpf();
@@ -167,7 +168,7 @@ impl Tracer {
         let tracer = Self { outside: Outside::start(&line).expect("a shell") };
         until("the first record", || {
             let code = tracer.outside.read("code");
-            assert!(code.is_empty(), "it ended with {code}: {}", tracer.outside.read("err"));
+            assert!(code.is_empty(), "the tracer ended with {code}: {}", tracer.outside.read("err"));
             close(&["close"]);
             std::thread::sleep(Duration::from_millis(100));
             (!tracer.records().is_empty()).then_some(())
@@ -175,7 +176,8 @@ impl Tracer {
         tracer
     }
 
-    /// Starts it with `--serve`, and makes connections that it has seen. Returns its socket, and what [`close`] returns.
+    /// Starts a tracer with `--serve`, and closes a connection that it reports. Returns the tracer, the path of its socket, and the
+    /// reports that [`close`] returns.
     #[track_caller]
     pub(crate) fn serve(folder: &TempDir) -> (Self, String, Vec<Value>) {
         let socket = folder.path().join("socket").to_str().expect("UTF-8").to_owned();
@@ -207,10 +209,10 @@ impl Tracer {
         self.records().into_iter().find(has_ends)
     }
 
-    /// Waits for each expected record and compares it. Returns the records.
+    /// Waits for the record of each expected report, and compares both. Returns the records.
     #[track_caller]
     pub(crate) fn check(&self, expected: &[Value]) -> Vec<Value> {
-        // The buffer keeps the order, so a later close shows that no earlier one is still under way.
+        // The tracer reports closes in their order. So after the report of a later close, all earlier reports have arrived.
         let later = close(&["close"]);
         self.wait_for(later.last().expect("a close"));
         let mut found = vec![];
@@ -224,12 +226,12 @@ impl Tracer {
                 continue;
             }
             let record = self.wait_for(close);
-            // The kernel collects sockets that no process can reach on a worker, and earlier in the process that ends a socket.
+            // Newer kernels collect the sockets that no process can reach in a kernel worker, older kernels in a process that closes
+            // a Unix socket.
             let collected = close["collector"] == true && record["process"]["kernel"] == true;
             assert!(collected || record["process"]["pid"] == close["pid"], "{close}\n{record}");
             assert_eq!(record["role"], close["role"], "{close}\n{record}");
-            // If no process has the socket any more, it depends on the moment of the peer's ACK whether the kernel makes the bucket
-            // before or after the peer closes.
+            // An orphan becomes a bucket before or after the peer closes. This depends on the moment when the peer's ACK arrives.
             let either = close["orphan"] == true && record["outcome"] == "fin-wait-2";
             assert!(either || record["outcome"] == close["outcome"], "{close}\n{record}");
             for (key, place) in [
@@ -245,7 +247,7 @@ impl Tracer {
         found
     }
 
-    /// Ends it with a signal, and returns its run.
+    /// Ends the tracer with a signal, and returns its run.
     pub(crate) fn stop(&self, signal: Signal) -> Run {
         kill(self.outside.pid(), signal).expect("a signal");
         self.outside.end()

@@ -1,4 +1,4 @@
-//! Runs the binary. A failed expectation prints the whole run.
+//! Runs the binary, and checks its output. A failed check prints the whole run.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,13 +14,13 @@ pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_twtool");
 /// Environment variables that change the output of programs. They are removed unless a test sets them.
 const OUTPUT_VARIABLES: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
 
-/// The program of this name on PATH.
+/// The path of the program of this name, from the directories in `PATH`.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// The binary with these arguments, in the calling thread's namespace, without a terminal.
+/// A command that runs the binary with these arguments, in the calling thread's namespace, without a terminal.
 pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(PATH);
     command.args(args).stdin(Stdio::null());
@@ -51,7 +51,7 @@ pub(crate) fn subcommands() -> Vec<String> {
 /// The result of a run of the binary.
 pub(crate) struct Run {
     command: String,
-    /// The exit code; `None` if a signal ended it.
+    /// The exit code. `None` if a signal ended the process.
     pub(crate) code: Option<i32>,
     /// All of stdout. Bytes that are not UTF-8 are replaced.
     pub(crate) stdout: String,
@@ -74,7 +74,7 @@ impl Run {
         Self::ended(command, &output)
     }
 
-    /// Makes a result from the `Output` of a command.
+    /// The result of a command that has ended with this output.
     pub(crate) fn ended(command: &Command, output: &Output) -> Self {
         let words: Vec<OsString> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
@@ -87,7 +87,7 @@ impl Run {
         }
     }
 
-    /// Makes a result from separate values.
+    /// A result with these values.
     pub(crate) fn from_parts(command: &str, code: Option<i32>, stdout: String, stderr: String) -> Self {
         Self { command: command.to_owned(), code, stdout, stderr }
     }
@@ -104,7 +104,7 @@ impl Run {
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "expected exit code {code}{self}");
-        assert!(!self.stderr.contains("panicked"), "it panicked{self}");
+        assert!(!self.stderr.contains("panicked"), "twtool panicked{self}");
         self
     }
 
@@ -135,7 +135,7 @@ impl Run {
     /// Stdout as one JSON document.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("stdout is no JSON: {error}{self}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("stdout is not JSON: {error}{self}"))
     }
 
     /// The records under this key of the JSON document.
@@ -150,9 +150,9 @@ impl Run {
     /// Stdout as one JSON value per line.
     #[track_caller]
     pub(crate) fn ndjson(&self) -> Vec<Value> {
-        assert!(self.stdout.is_empty() || self.stdout.ends_with('\n'), "the last line is not ended{self}");
+        assert!(self.stdout.is_empty() || self.stdout.ends_with('\n'), "the last line has no line feed{self}");
         let line =
-            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}{self}"));
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is not JSON: {error}{self}"));
         self.stdout.lines().map(line).collect()
     }
 

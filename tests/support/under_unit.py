@@ -1,8 +1,8 @@
 """Runs a command under the system call restrictions of a systemd unit, without systemd: under_unit.py UNIT[:DROP-IN] COMMAND...
 
-It uses libseccomp, as systemd does (src/shared/seccomp-util.c), and the groups that `systemd-analyze syscall-filter` lists. These
-settings are translated: SystemCallFilter, SystemCallErrorNumber, RestrictAddressFamilies, RestrictNamespaces, MemoryDenyWriteExecute.
-Exit code 77: a tool is missing.
+It uses libseccomp, as systemd does (src/shared/seccomp-util.c), and the groups that `systemd-analyze syscall-filter` lists. It
+applies SystemCallFilter, SystemCallErrorNumber, RestrictAddressFamilies, RestrictNamespaces and MemoryDenyWriteExecute.
+Exit code 77 means that libseccomp or systemd-analyze is missing.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ class Filter:
         self.default, self.context = default, LIBRARY.seccomp_init(default)
 
     def add(self, action, name, *compared):
-        """Adds a rule. A name of another architecture has no number here."""
+        """Adds a rule for a system call. Ignores a call that this architecture does not have."""
         number = LIBRARY.seccomp_syscall_resolve_name(name.encode())
         if number < 0 or action == self.default:
             return
@@ -69,7 +69,7 @@ def settings(paths):
 
 
 def members(word):
-    """The calls of a word of SystemCallFilter."""
+    """The system calls that a word of SystemCallFilter stands for."""
     if not word.startswith("@"):
         return {word}
     command = ["systemd-analyze", "syscall-filter", word]
@@ -85,7 +85,7 @@ def members(word):
 
 
 def system_calls(unit):
-    """The first line decides that everything else is refused. A later line adds, or with ~ removes."""
+    """The system calls that the unit allows. Each line of SystemCallFilter adds calls, or removes them if it begins with ~."""
     allowed = members("@default")
     for line in unit["SystemCallFilter"]:
         removes, words = line.startswith("~"), line.lstrip("~").split()
@@ -126,7 +126,7 @@ def main():
     for call in sorted(system_calls(unit)):
         calls.add(ALLOW, call)
     for one in [*filters, calls]:
-        # The filter of the calls comes last, because loading a filter is not one of them.
+        # The filter of system calls is loaded last, because it may refuse the call that loads a filter.
         one.load()
     os.execv(sys.argv[2], sys.argv[2:])
 

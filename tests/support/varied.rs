@@ -1,5 +1,5 @@
-//! Buckets that differ in everything that a filter can test. Each has a letter, so that a test can list the buckets that an
-//! expression must select.
+//! Makes buckets that differ in every value that a filter can test. Each bucket has a letter. A test lists the letters of the buckets
+//! that a filter must select.
 
 use socket2::Socket as OsSocket;
 use twtool::lab::{ActiveCloser, Connection, Server};
@@ -8,10 +8,12 @@ use twtool::model::bind::ReuseOptions;
 use super::situations::{addr, connect_from, half_closed, listen};
 use super::{addresses, procfs};
 
-/// The buckets in TIME_WAIT: letter, local end, remote end.
+/// The buckets in TIME_WAIT, each with its letter, local end and remote end.
 ///
-/// `a`-`j` and `l` are IPv4, `k` is mapped, the others are IPv6. In `d`, `h`, `l`, `n`, `p` and `r` the client closed
-/// first. Bound to lo: `g` and `r`. Marked: `e` and `f` with 0x13, `h` and `s` with 1.
+/// - `a`-`j` and `l` are IPv4, `k` is mapped, the others are IPv6.
+/// - `d`, `h`, `l`, `n`, `p` and `r` are on the client's end, because the client closed first. The others are on the server's end.
+/// - `g` and `r` are bound to lo.
+/// - `e` and `f` have the mark 0x13, `h` and `s` the mark 1.
 pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
     ('a', "127.0.0.1:443", "127.0.0.1:1024"),
     ('b', "127.0.0.1:443", "127.0.0.1:40000"),
@@ -35,10 +37,12 @@ pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
     ('t', "[2001:db8:1::2]:65535", "[2001:db8:1::2]:1"),
 ];
 
-/// The buckets in FIN_WAIT_2: letter and local end. They exist as long as [`Varied`].
+/// The buckets in FIN_WAIT_2, each with its letter and local end. They stay in FIN_WAIT_2 as long as
+/// [`Varied`] exists.
 pub(crate) const HALVES: [(char, &str); 2] = [('u', "127.0.0.1:443"), ('v', "[2001:db8::1]:8080")];
 
-/// The listeners that are still open. The listeners of `g`, `i`, `j` and `t` are closed.
+/// The sockets that are still open: listeners, and the peers of the FIN_WAIT_2 buckets. The listeners of `g`, `i`, `j` and `t` are
+/// closed.
 pub(crate) struct Varied {
     servers: Vec<Server>,
     halves: Vec<OsSocket>,

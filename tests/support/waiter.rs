@@ -1,4 +1,4 @@
-//! A running `twtool wait`: its records as it writes them, and its processor time.
+//! Runs `twtool wait` beside a test, and reads its records and its processor time while it waits.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
@@ -17,11 +17,11 @@ pub(crate) struct Waiter {
     began: Instant,
 }
 
-/// How the process ended.
+/// The end of a `twtool wait`.
 pub(crate) struct Ended {
-    /// Its exit code, and the output that was not read before.
+    /// The exit code of the process, and the output that was not read before.
     pub(crate) run: Run,
-    /// Its last record.
+    /// The last record.
     pub(crate) last: Value,
 }
 
@@ -61,7 +61,7 @@ impl Waiter {
         record
     }
 
-    /// The process's time on a processor so far (`sum_exec_runtime` in /proc/PID/schedstat); `None` if it has ended.
+    /// The processor time of the process so far (`sum_exec_runtime` in /proc/PID/schedstat). `None` if the process has ended.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?;
         let ns = text.split(' ').next()?.parse().ok().filter(|ns| *ns > 0)?;
@@ -73,17 +73,17 @@ impl Waiter {
         self.began.elapsed()
     }
 
-    /// Whether it has ended.
+    /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_some()
     }
 
-    /// Its process ID.
+    /// The process ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     #[track_caller]
     pub(crate) fn end(mut self) -> Ended {
         let (mut stdout, mut stderr) = (vec![], vec![]);
@@ -98,7 +98,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // After a failed test, the process would still wait.
+        // If a test fails, the process still waits.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Runs `twtool watch -o ndjson` beside a test, which waits for samples instead of sleeping.
+//! Runs `twtool watch -o ndjson` beside a test. The test waits for samples instead of sleeping.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -11,16 +11,16 @@ use super::kernel;
 use super::records::{number, text};
 use super::twtool::command;
 
-/// A running watch of the namespace of the calling thread. Dropping this value ends it.
+/// A running `twtool watch` of the namespace of the calling thread. Dropping this value ends it.
 pub(crate) struct Watcher {
     child: Child,
     records: Receiver<Value>,
-    /// The events so far.
+    /// The events that were read so far.
     pub(crate) events: Vec<Value>,
 }
 
 impl Watcher {
-    /// Starts it, and waits for the first sample.
+    /// Starts the watch, and waits for the first sample.
     pub(crate) fn start(interval: &str, more: &[&str]) -> Self {
         let args = [["watch", "-o", "ndjson", "--interval", interval].as_slice(), more].concat();
         let mut child = command(args).stdout(Stdio::piped()).spawn().expect("twtool starts");
@@ -39,7 +39,7 @@ impl Watcher {
         watcher
     }
 
-    /// The next sample. The events after it are collected by a later call.
+    /// Reads up to the next sample, adds the events before it to `events`, and returns the sample.
     #[track_caller]
     pub(crate) fn next_sample(&mut self) -> Value {
         loop {
@@ -51,15 +51,15 @@ impl Watcher {
         }
     }
 
-    /// Waits until this number of buckets is left in each state, and then for two more samples. So the last sample began after
-    /// every change that led to this state, and the events of all changes are collected.
+    /// Waits for a sample with these numbers of buckets, and then for two more samples. The last sample began after all changes that
+    /// led to these numbers, so `events` then has all their events.
     #[track_caller]
     pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
         let patience = kernel::patience(Duration::from_secs(20));
         self.try_to_settle(time_wait, fin_wait_2, patience).unwrap_or_else(|why| panic!("{why}"));
     }
 
-    /// As [`Self::settle`], for this time. The error says how many buckets there were in the end.
+    /// Like [`Self::settle`], but returns an error after this time. The error has the numbers of buckets in the last sample.
     #[track_caller]
     pub(crate) fn try_to_settle(
         &mut self,

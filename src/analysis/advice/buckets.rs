@@ -21,7 +21,7 @@ fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Directi
     })
 }
 
-/// The buckets among the holders, counted by state: `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`.
+/// Counts the buckets among the holders by state: `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`.
 pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
     let (mut time_wait, mut fin_wait_2) = (0, 0);
     for holder in holders {
@@ -50,7 +50,7 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
         }
         Some(options) => advice.push(set(options)),
-        // If only some buckets look outbound, a server left the others, so advice for the server is useful.
+        // If not all buckets are outbound, a server left the others, so advice for the server is useful.
         None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
             "For the next restart, set SO_REUSEADDR in the server before it binds. The connections that it accepts \

@@ -20,7 +20,7 @@ pub(super) fn explained(evidence: &Evidence) -> bool {
         || (evidence.facts.ephemeral(evidence.port) == Some(false) && outbound(evidence).next().is_some())
 }
 
-/// How a client came to use the port, and how to avoid that.
+/// Explains how a client came to use the port, and how to avoid that.
 pub(super) fn sentences(evidence: &Evidence) -> Vec<String> {
     let to_itself = outbound(evidence).find(|holder| is_self_connection(holder));
     let other = outbound(evidence).find(|holder| !is_self_connection(holder));

@@ -7,13 +7,13 @@ use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
-/// The reasons of the plain binds that failed with an errno other than EADDRINUSE, each reason once.
+/// Explains the plain binds that failed with an errno other than EADDRINUSE, with each reason once.
 pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     denials(evidence.facts, evidence.port, plain)
 }
 
-/// The reasons of the attempts that failed with an errno other than EADDRINUSE, each reason once.
+/// Explains the attempts that failed with an errno other than EADDRINUSE, with each reason once.
 #[must_use]
 pub fn denials<'a>(facts: &Facts, port: Port, attempts: impl IntoIterator<Item = &'a Attempt>) -> Vec<String> {
     let mut reasons: Vec<String> = vec![];
@@ -29,7 +29,7 @@ pub fn denials<'a>(facts: &Facts, port: Port, attempts: impl IntoIterator<Item =
     reasons
 }
 
-/// The warning that the command must set the same options as the test.
+/// Warns that a server works only if it sets the same options as the test.
 #[must_use]
 pub fn needed_options(with: ReuseOptions) -> String {
     let these = if with.reuseaddr && with.reuseport { "these options" } else { "this option" };
@@ -87,7 +87,7 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
     }
 }
 
-/// Why bind() answers EINVAL for an address (`__inet6_bind` in net/ipv6/af_inet6.c).
+/// Explains why bind() returns EINVAL for an address (`__inet6_bind` in net/ipv6/af_inet6.c).
 fn invalid(attempt: &Attempt) -> &'static str {
     match attempt.at.addr {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && attempt.v6only => {

@@ -1,5 +1,5 @@
-//! Advice after a bind test: the permanent solution, with the reason and its source. Each sentence must follow from the results of the
-//! test. [`super::next`] has the commands that help now.
+//! Advice after a bind test: the permanent solution, the reason, and the sources of both. Each sentence must follow from the results of
+//! the test. [`super::next`] has the commands that help now.
 
 mod buckets;
 mod client;
@@ -44,7 +44,7 @@ pub struct Evidence<'a> {
     pub setup: ServerSetup,
 }
 
-/// The sentences of advice.
+/// Returns the advice for the result of a bind test, as sentences.
 #[must_use]
 pub fn advise(evidence: &Evidence) -> Vec<String> {
     let mut advice = client::sentences(evidence);
@@ -77,7 +77,7 @@ pub fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 
-/// The fewest options with which a bind works on every address; SO_REUSEADDR before SO_REUSEPORT.
+/// The smallest set of options with which a bind works on every address. SO_REUSEADDR is preferred to SO_REUSEPORT.
 fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
     let works = |options: &ReuseOptions| {
         evidence.attempts.iter().filter(|a| a.options == *options).all(|a| a.outcome() == CallResult::Ok)

@@ -1,11 +1,11 @@
-//! What blocks a bind, in a few words for a headline.
+//! Names what blocks a bind, in a few words for a headline.
 
 use super::{buckets_counted, is_connection, who};
 use crate::model::bind::{Cause, Holder};
 use crate::model::socket::{Socket, TcpState};
 
-/// Names the sockets among these that are the cause: `a listener: nginx (pid 7)`, `2 TIME_WAIT sockets`. The text contains
-/// names of processes, so escape it for a terminal.
+/// Names the sockets that block a bind: `a listener: nginx (pid 7)`, `2 TIME_WAIT sockets`. Only sockets that fit `cause` are named.
+/// The text contains names of processes, so the caller must escape it for a terminal.
 #[must_use]
 pub fn obstacle<'a>(cause: Cause, blocking: impl Iterator<Item = &'a Holder> + Clone) -> String {
     let in_state = |fits: fn(TcpState) -> bool| {

@@ -4,8 +4,8 @@ use super::Evidence;
 use crate::model::bind::{Attempt, ReuseOptions};
 use crate::model::facts::Facts;
 
-/// The addresses that a server has open when its own sockets make it fail, and the address on which it fails. `attempts` has one
-/// attempt for each address in the order of the server.
+/// Finds the attempt that fails because of the server's own sockets, and the addresses that the server has open at that moment.
+/// `attempts` has one attempt for each address, in the order in which the server binds them.
 #[must_use]
 pub fn earlier_addresses<'a>(
     mut attempts: impl Iterator<Item = &'a Attempt>,

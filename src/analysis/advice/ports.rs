@@ -48,7 +48,7 @@ mod tests {
     use super::not_listed;
 
     #[test]
-    fn only_a_list_without_bound_sockets_can_hide_one() {
+    fn advice_suspects_a_bound_socket_only_if_the_kernel_does_not_list_such_sockets() {
         assert!(not_listed(false).starts_with("Probably a socket that is bound and does not listen"));
         assert!(not_listed(true).starts_with("Probably the socket ended") && !not_listed(true).contains("6.8"));
     }

@@ -85,7 +85,7 @@ fn buckets_beside(evidence: &Evidence) -> Option<String> {
     ))
 }
 
-/// Why SO_REUSEPORT fails beside a live socket: all sockets need the option and the same effective user (socket(7)).
+/// Explains why SO_REUSEPORT does not help: all sockets on the port need the option and the same effective user (socket(7)).
 fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>) -> Option<String> {
     if !evidence.with.reuseport {
         return None;
@@ -99,7 +99,8 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
     let Some(uid) = evidence.uid.filter(|_| !uids.contains(&None)) else {
         return Some(
             "The bind fails although SO_REUSEPORT is set. All sockets on the port need the option and the same effective user. \
-             Here a user is unknown, because it has no number in this user namespace (socket(7), user_namespaces(7))."
+             The user of a socket is unknown, because the user has no number in this user namespace (socket(7), \
+             user_namespaces(7))."
                 .into(),
         );
     };
@@ -277,20 +278,20 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_about_refused_sharing_names_both_users() {
+    fn advice_about_so_reuseport_compares_the_users_of_both_sockets() {
         let other = advice(ReuseOptions::REUSEPORT, listener_of(33, Owners::NotPermitted));
         assert!(other.contains("belongs to uid 33, and this test ran as uid 1000"), "{other}");
         let same = advice(ReuseOptions::BOTH, listener_of(1000, Owners::NotPermitted));
         assert!(same.contains("same (uid 1000)") && same.contains("does not have the option"), "{same}");
-        let unasked = advice(ReuseOptions::REUSEADDR, listener_of(33, Owners::Nobody));
-        assert!(!unasked.contains("effective user"), "{unasked}");
+        let without_reuseport = advice(ReuseOptions::REUSEADDR, listener_of(33, Owners::Nobody));
+        assert!(!without_reuseport.contains("effective user"), "{without_reuseport}");
         let unknown = Holder { user: None, ..listener_of(65534, Owners::NotPermitted) };
         let unknown = advice(ReuseOptions::REUSEPORT, unknown);
-        assert!(unknown.contains("Here a user is unknown") && !unknown.contains("65534"), "{unknown}");
+        assert!(unknown.contains("The user of a socket is unknown") && !unknown.contains("65534"), "{unknown}");
     }
 
     #[test]
-    fn the_user_of_a_hidden_process_is_named() {
+    fn advice_names_the_user_of_a_process_that_cannot_be_read() {
         let text = advice(ReuseOptions::NONE, listener_of(33, Owners::NotPermitted));
         assert!(text.starts_with("Port 80 has a listener"), "{text}");
         assert!(text.contains(": a process that this user has no permission to see (uid 33). "), "{text}");

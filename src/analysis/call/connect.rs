@@ -86,7 +86,7 @@ pub(super) fn explain(called: &Called) -> Explanation {
     }
 }
 
-/// Why an IPv6 socket cannot connect to an IPv4-mapped address (`tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
+/// Explains why an IPv6 socket cannot connect to an IPv4-mapped address (`tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
 fn ipv4_from_ipv6(to: &CalledAddr, socket: &CalledSocket) -> Option<String> {
     if to.addr.is_ipv4() || !to.addr.to_canonical().is_ipv4() {
         return None;

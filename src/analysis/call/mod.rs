@@ -1,8 +1,8 @@
-//! Explains a bind, listen or connect that failed in a watched program, from the facts that were read before the program
-//! continued.
+//! Explains why bind(), listen() or connect() failed in a watched program. The explanation uses the facts that twtool read while
+//! the program was stopped.
 //!
-//! The errno of the program is certain. Whether another option would have helped is unknown, because twtool makes no bind of
-//! its own. twtool prints the command `twtool bind-test 8080`, which tests that.
+//! The errno is certain, because the program received it. Whether another socket option would have helped is unknown, because
+//! twtool makes no bind of its own. So the advice contains a command that tests it, for example `twtool bind-test 8080`.
 
 mod connect;
 
@@ -21,12 +21,12 @@ use crate::model::facts::Facts;
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
 
-/// A failed call, with the facts that were read.
+/// A failed call, with the facts that twtool read while the program was stopped.
 #[derive(Clone, Copy, Debug)]
 pub struct FailedCall<'a> {
     /// The call.
     pub call: &'a SocketCall,
-    /// A bind or listen in the form of a bind test.
+    /// The bind or listen as an attempt of a bind test; `None` for a connect.
     pub attempt: Option<&'a Attempt>,
     /// The facts of the program's network namespace; `None` if they were not read, because the socket is not a TCP socket.
     pub facts: Option<&'a Facts>,
@@ -51,24 +51,24 @@ pub struct FailedCall<'a> {
 pub enum PortsLeft<'a> {
     /// The destinations and their conditions.
     Counted(&'a [Destination], Conditions<'a>),
-    /// The kernel reports that no connection is possible.
+    /// The kernel reports that no connection is possible, for this reason.
     Unreachable(&'a str),
 }
 
 /// Why a call failed, and what helps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// `None`: unknown.
+    /// The verdict; `None` if it is unknown.
     pub verdict: Option<Verdict>,
     /// The cause.
     pub cause: CallCause,
     /// The reason in a few words. It contains names of processes, so escape it for a terminal.
     pub headline: String,
-    /// When the port becomes free, if only buckets block it.
+    /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether a watched process holds each socket that blocks the port; `None`: unknown.
+    /// Whether the watched processes hold all the sockets that block the port; `None` if that is unknown.
     pub held_by_itself: Option<bool>,
-    /// Commands that help now, lines of files, and advice with reasons.
+    /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Help,
 }
 
@@ -92,8 +92,8 @@ impl Explanation {
     }
 }
 
-/// Whether the failure is explained. The cause of a refused connection or a timeout is at the other end, and a call that asks
-/// for the progress of a connection has not failed.
+/// Whether twtool explains the failure of this call. It does not explain a refused connection or a timeout, because the cause is at
+/// the other end. It does not explain a call that only asks for the progress of a connection, because such a call has not failed.
 #[must_use]
 pub fn is_explained(call: &SocketCall) -> bool {
     let tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
@@ -117,7 +117,7 @@ pub fn is_progress(call: &SocketCall) -> bool {
         && matches!(call.errno(), Some(Errno::Other("EALREADY" | "EISCONN" | "EINPROGRESS" | "EAGAIN" | "EINTR")))
 }
 
-/// Explains the failure.
+/// Explains why a call failed, and what helps.
 #[must_use]
 pub fn explain(failed: &FailedCall) -> Explanation {
     let FailedCall { call, .. } = *failed;
@@ -151,7 +151,7 @@ pub fn explain(failed: &FailedCall) -> Explanation {
     }
 }
 
-/// A failed call on a TCP socket, with all that is known about it.
+/// A failed call on a TCP socket whose address, socket and namespace could be read.
 struct Called<'a> {
     failed: FailedCall<'a>,
     errno: Errno,
@@ -180,7 +180,7 @@ fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Exp
     explanation
 }
 
-/// EADDRINUSE of bind() or listen().
+/// Explains EADDRINUSE of bind() or listen().
 fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     let Called { failed, facts, addr, socket, .. } = *called;
     let FailedCall { call, holders, shell, .. } = failed;
@@ -248,8 +248,8 @@ fn asked(socket: &CalledSocket) -> String {
     format!("The socket of the call has {}.", socket.options_text())
 }
 
-/// Whether a watched process has each of these sockets open; `None`: unknown. Sockets that no process can have open (a bucket, a
-/// connection that is not accepted yet) do not count.
+/// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process can have open (a
+/// bucket, or a connection that is not accepted yet) do not count.
 fn are_of(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =
@@ -330,7 +330,7 @@ fn bound(evidence: &Evidence) -> Vec<String> {
     )]
 }
 
-/// A bind or listen that fails for a reason other than a port in use.
+/// Explains a bind or listen that failed for a reason other than a port in use.
 fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     let Called { failed, facts, errno, addr, socket } = *called;
     let call = failed.call;
@@ -398,7 +398,7 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     explanation
 }
 
-/// A failure that is about the socket or the form of the address, and not about the port.
+/// Explains a failure whose reason is the socket or the form of the address. Returns `None` if the reason is another one.
 fn unfit_socket(called: &Called) -> Option<Explanation> {
     let Called { failed, errno, addr, socket, .. } = *called;
     let explanation = |cause, headline: String, advice: &str| {
@@ -408,7 +408,8 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
     };
     let unknown = CallCause::Port(Cause::Unknown);
     match (errno, failed.call.name, socket.local.filter(|local| local.port() != 0)) {
-        // The kernel first checks the length of the address, and an IPv4 address is shorter. Then it checks the family.
+        // The kernel first checks the length of the address. A `sockaddr_in` is too short for an IPv6 socket (EINVAL). If the length
+        // is sufficient, the kernel refuses the family (EAFNOSUPPORT).
         (Errno::FamilyNotSupported | Errno::Other("EINVAL"), CallName::Bind, _)
             if socket.ipv6 && addr.addr.is_ipv4() =>
         {
@@ -443,7 +444,7 @@ fn unfit_socket(called: &Called) -> Option<Explanation> {
 
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
-    // Without the option, a test uses the default of the system. Only for :: does the value matter.
+    // Without --v6only, the command uses the default of the system. The value matters only for ::.
     let matters = attempt.at.addr.is_ipv6() && attempt.at.addr.is_unspecified();
     let v6only = matters.then_some(if socket.v6only { "yes" } else { "no" });
     let valued = [("--v6only", v6only), ("--dev", socket.device.as_deref())];
@@ -456,7 +457,7 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
     valued.chain(flags.into_iter().filter_map(|(name, set)| set.then_some(name))).map(str::to_owned).collect()
 }
 
-/// The commands of a bind test. The watched command replaces the example `./server`.
+/// The commands that a failed bind test prints. The watched command replaces the example `./server`.
 fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let Called { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.

@@ -1,4 +1,4 @@
-//! Tests, without a kernel, of the explanations. tests/why.rs compares them with the kernel.
+//! Tests the explanations without a kernel. tests/why.rs compares the explanations with the kernel.
 
 use super::*;
 use crate::model::bind::{CallResult, ReuseOptions};
@@ -59,7 +59,7 @@ fn explained(call: &SocketCall, holders: &[Holder]) -> Explanation {
 }
 
 #[test]
-fn no_advice_names_a_privilege_that_the_watch_takes_away() {
+fn advice_does_not_mention_setcap_if_twtool_removed_the_privilege() {
     let advised = |lost| {
         let mut call = call(80, Errno::Access);
         call.process.lost_privilege = lost;
@@ -74,7 +74,7 @@ fn no_advice_names_a_privilege_that_the_watch_takes_away() {
 }
 
 #[test]
-fn no_command_ends_the_program_that_is_watched() {
+fn no_command_ends_the_watched_program() {
     let bucket = |owners| {
         let socket = Socket::Bucket(row("127.0.0.1", 8080, "127.0.0.1", 40_000).bucket);
         Holder { owners, ..Holder::of(socket, Direction::Inbound, true) }

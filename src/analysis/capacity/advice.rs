@@ -1,4 +1,5 @@
-//! Advice for a destination that runs out of ports: how to get more ports, or use fewer. Each sentence names its source.
+//! Advice for a destination that runs out of ports: how to get more ports, or use fewer. Facts about the kernel name their source.
+//! [`super`] defines the *pool*.
 
 use std::net::SocketAddr;
 
@@ -8,20 +9,19 @@ use crate::model::facts::Facts;
 use crate::model::setting;
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
-/// A destination with a smaller share of the pool left, in percent, is short of ports.
+/// A destination is short of ports if a smaller share of the pool than this is left for it, in percent.
 const SHORT: u32 = 10;
 
-/// If the explicitly bound ports, or the reserved ports, are at least this share of the range, in percent, the advice has a
-/// sentence about them.
+/// The advice mentions explicitly bound or reserved ports if they are at least this share of the range, in percent.
 const MANY: u32 = 5;
 
-/// A range with fewer ports can be widened considerably.
+/// The advice is to widen the range if the range has fewer ports than this.
 const WIDE: u32 = 60_000;
 
-/// The lowest port that a wider range begins with, if ip_unprivileged_port_start is unknown (`PROT_SOCK` in net/sock.h).
+/// A wider range begins at this port (`PROT_SOCK` in net/sock.h), or at ip_unprivileged_port_start if that is higher.
 const LOWEST: u32 = 1024;
 
-/// One sentence about the shortage: of the whole pool, or of the most urgent destination, which comes first in
+/// One sentence about a shortage of ports: in the whole pool, or for the most urgent destination, which comes first in
 /// `destinations`. `None` if there is no shortage.
 #[must_use]
 pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
@@ -77,8 +77,8 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     if let Some(worst) = short.filter(|_| pool.size > 0) {
         help.advice.push(
             "Use more source addresses, or more addresses or ports of the destination: each combination can use the whole \
-             pool. A client that binds its source address sets IP_BIND_ADDRESS_NO_PORT first, so that connect() chooses the \
-             port (ip(7))."
+             pool. A client that binds its source address should set IP_BIND_ADDRESS_NO_PORT before bind(), so that connect() \
+             chooses the port (ip(7))."
                 .into(),
         );
         // Measured on Linux 6.18: a range outside ip_local_port_range is ignored.
@@ -92,8 +92,9 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     help
 }
 
-/// The command that shows the reserved ports, and how to shorten the list. No command shortens it here, because only the user
-/// knows the ports that servers need. dd(1) reads the list with one read(2); other programs cut a long one.
+/// The command that shows the reserved ports, and the advice to remove some of them. No command removes ports, because only the
+/// user knows which ports servers need. The command uses dd(1), which reads the list with one read(2). Programs with a smaller
+/// buffer show only the beginning of a long list.
 fn shorten(pool: &Pool, shell: &Shell) -> Help {
     const FILE: &str = "if=/proc/sys/net/ipv4/ip_local_reserved_ports";
     let show = shell.run(Privilege::None, &["dd", FILE, "bs=1M", "count=1", "status=none"]);
@@ -107,7 +108,7 @@ fn shorten(pool: &Pool, shell: &Shell) -> Help {
     }
 }
 
-/// What the reserved ports do to the pool.
+/// The sentence about the reserved ports, and how to get some of them back.
 fn reserved(pool: &Pool) -> String {
     let count = pool.reserved.count();
     format!(
@@ -119,8 +120,8 @@ fn reserved(pool: &Pool) -> String {
     )
 }
 
-/// The commands that widen the range to the widest that the kernel accepts. It begins at the first port that needs no
-/// privilege (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c refuses a lower one).
+/// The commands that set the widest range that the kernel accepts. That range begins at the first port that needs no privilege,
+/// because the kernel refuses a lower one (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c).
 fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     const NAME: &str = setting::IP_LOCAL_PORT_RANGE.name;
     let low = facts.unprivileged_port_start.unwrap_or(LOWEST).max(LOWEST);

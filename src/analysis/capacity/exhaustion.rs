@@ -1,8 +1,10 @@
-//! A model of when a destination runs out of ports if its rate of closes continues. The result is an inference.
+//! Predicts when a destination runs out of ports if its present rate of closes continues. The result is an inference from this
+//! model:
 //!
-//! 1. Connections open as fast as they close, so the number of open ones stays the same.
-//! 2. Each open takes a free port. Each close holds its port as long as its bucket lasts: the *hold*.
-//! 3. During the first hold, ports become free only when the present buckets end. Their remaining times are known.
+//! 1. Connections open as fast as they close, so the number of open connections stays the same.
+//! 2. Each new connection takes a free port. After a close, a bucket holds the port for a fixed time, the *hold*: until the bucket
+//!    ends, or until connect() may take it over.
+//! 3. During the first hold, ports become free only when the present buckets release them. Their remaining times are known.
 //! 4. After the first hold, as many ports become free as are taken. So if ports are left then, this rate never exhausts them.
 
 use std::time::Duration;
@@ -12,12 +14,14 @@ use crate::model::time::milliseconds;
 /// The longest time over which the present rate of closes is measured.
 const PRESENT: Duration = Duration::from_secs(10);
 
-/// With fewer closes than this, the period is always [`PRESENT`]: they do not show when the traffic began.
+/// With fewer closes than this, the period is always [`PRESENT`], because so few closes do not show when the traffic began.
 const ENOUGH: usize = 10;
 
-/// The time over which the present rate of closes is measured, from the ages of the buckets in ms: 10 s, or the whole seconds since
-/// the first close if that is more recent. Without the second rule, traffic that began 2 s ago would seem five times slower than it
-/// is, and its ports would run out long before the predicted time. The caller limits the result to the hold.
+/// The time over which the present rate of closes is measured, from the ages of the buckets in ms. It is the time since the first
+/// close, rounded up to whole seconds, and at most 10 s.
+///
+/// With 10 s alone, traffic that began 2 s ago would seem five times slower than it is. Then the ports would run out long before
+/// the predicted time. The caller limits the result to the hold.
 #[must_use]
 pub fn period(ages_ms: &[u64]) -> Duration {
     let oldest = ages_ms.iter().max().copied().unwrap_or_default();
@@ -38,9 +42,9 @@ pub struct Load {
     pub free: u32,
     /// The closes per second.
     pub per_s: f64,
-    /// When each of its buckets releases its port, in ms from now.
+    /// The times at which buckets of the destination release their ports, in ms from now.
     pub released_ms: Vec<u64>,
-    /// How long a new bucket holds its port.
+    /// How long a new bucket holds its port (see the module documentation).
     pub hold: Duration,
 }
 
@@ -55,7 +59,7 @@ impl Load {
             return None;
         }
         self.released_ms.sort_unstable();
-        // Between two releases the number of free ports only decreases, so it is enough to test at each release.
+        // Between two releases, the number of free ports only decreases. So the loop tests only at each release.
         let hold_ms = milliseconds(self.hold);
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
@@ -79,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_of_new_traffic_covers_the_time_since_it_began() {
+    fn the_rate_of_new_traffic_is_measured_since_the_traffic_began() {
         let began = |ms: u64, closes: u64| {
             period(&(0..closes).map(|i| ms * i / closes.max(2).saturating_sub(1)).collect::<Vec<_>>())
         };
@@ -104,14 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_below_the_ceiling_never_exhausts_the_ports() {
+    fn a_steady_rate_below_the_sustainable_rate_never_exhausts_the_ports() {
         // 400 closes a second for a minute, with 28,000 ports: as many ports are released as are taken.
         let released: Vec<u64> = (0..24_000).map(|i| i * 5 / 2).collect();
         assert_eq!(exhausted_ms(4000, 400.0, &released), None);
     }
 
     #[test]
-    fn a_rate_above_the_ceiling_exhausts_the_ports_within_the_hold_time() {
+    fn a_rate_above_the_sustainable_rate_exhausts_the_ports_within_the_hold() {
         assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
         assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first port is released before the sixteenth is taken");
         assert_eq!(exhausted_ms(60, 1.0, &[]), Some(60_000));
@@ -137,9 +141,13 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a simulation in steps: a connection every 1/rate seconds, and each release when it is due.
+        /// Compares the model with a simulation in steps: a connection every `gap_ms`, and each release at its time.
         #[test]
-        fn the_time_of_exhaustion_equals_that_of_a_simulation(free in 0_u32..40, gap_ms in 1_u64..3000, released_ms in proptest::collection::vec(0_u64..60_000, 0..40)) {
+        fn the_model_and_a_simulation_give_the_same_time_of_exhaustion(
+            free in 0_u32..40,
+            gap_ms in 1_u64..3000,
+            released_ms in proptest::collection::vec(0_u64..60_000, 0..40),
+        ) {
             let load = Load { free, per_s: 1000.0 / precise(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
             let model = load.exhausted_in();
             // After n connections, at n * gap, no port is left.

@@ -1,10 +1,10 @@
-//! The ports that connect() has left for each destination before it fails with EADDRNOTAVAIL. This repeats the kernel's
-//! search for a port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c) on the listed sockets:
+//! Counts the ports that connect() has left for each destination before it fails with EADDRNOTAVAIL. A *destination* is a local
+//! address, a remote address and a remote port. The code repeats the kernel's search for a port (`__inet_hash_connect` in
+//! net/ipv4/inet_hashtables.c) on the listed sockets:
 //!
 //! 1. The *pool* is the ephemeral range without the reserved ports, and without the ports that a socket bound explicitly, on
-//!    any address and of either family. It is the same for every destination.
-//! 2. A port of the pool is busy for a destination if a connection between the same addresses and to the same remote port has
-//!    it.
+//!    any address and of either family. The pool is the same for every destination.
+//! 2. A port of the pool is busy for a destination if a connection of this destination has the port.
 //! 3. A port that only a bucket has is free if `tcp_tw_reuse` lets connect() take the bucket over.
 //!
 //! So exhaustion happens for each destination separately.
@@ -34,9 +34,9 @@ pub struct Pool {
     pub reserved: PortSet,
     /// The other ports of the range that a socket bound explicitly.
     pub explicitly_bound: PortSet,
-    /// The remaining ports that a socket may have bound explicitly. They count as not bound.
+    /// The ports of the pool that a socket may have bound explicitly. twtool counts them as not bound.
     pub uncertain: PortSet,
-    /// The maximum number of unlisted sockets that may have bound other remaining ports.
+    /// The maximum number of unlisted sockets that may have bound other ports of the pool explicitly.
     pub unlisted: u32,
     /// The ports of the pool.
     ports: PortSet,
@@ -63,7 +63,7 @@ impl Pool {
         Self { range, reserved, explicitly_bound, uncertain, unlisted, size: ports.count(), ports }
     }
 
-    /// The maximum number of ports of the pool that sockets may have bound explicitly without the list showing it.
+    /// The maximum number of ports of the pool that sockets may have bound explicitly, although the list does not show it.
     #[must_use]
     pub fn most_uncertain(&self) -> u32 {
         self.uncertain.count() + self.unlisted.min(self.size - self.uncertain.count())
@@ -110,7 +110,7 @@ pub struct Conditions<'a> {
 /// A destination, with the ports in use and the ports left for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
-    /// Its local and remote addresses, and its remote port.
+    /// Its addresses, its remote port, and the interface that its sockets are bound to.
     pub ends: ConnectionEnds,
     /// Established connections on ports of the range.
     pub established: u32,
@@ -122,20 +122,21 @@ pub struct Destination {
     pub reusable: Option<u32>,
     /// Buckets that connect() can take over now or within 1 s.
     pub reusable_within_1s: Option<u32>,
-    /// Further connect() calls that would succeed now. Reusable buckets count as free, and so do uncertain ports and buckets that
-    /// are perhaps reusable (see [`TwReuse::whole_seconds`]).
+    /// The number of further connect() calls that would succeed now. Ports of reusable buckets count as free. So do uncertain
+    /// ports, and ports of buckets that are perhaps reusable (see [`TwReuse::whole_seconds`]).
     pub free: u32,
     /// By how much [`Self::free`] may be too high.
     pub uncertain: u32,
-    /// Closes per second over the last minute; `None` if no second of it is known.
+    /// Closes per second over the last minute; `None` if the closes of the whole minute are unknown.
     pub closes_per_s: Option<f64>,
     /// Closes per second at present: see [`exhaustion::period`].
     pub closes_per_s_now: Option<f64>,
-    /// The closes per second that the pool sustains permanently; `None` if a bucket does not hold its port at all.
+    /// The highest number of closes per second at which the ports never run out; `None` if a bucket does not hold its port at all.
     pub sustainable_per_s: Option<f64>,
-    /// When no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
+    /// The time until no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
-    /// If no port is free: when the timers of buckets alone have freed the first one. `None` if other sockets hold every port.
+    /// If no port is free: the time until the end of TIME_WAIT buckets frees the first one. `None` if a port is free, or if another
+    /// kind of socket is on every port.
     pub first_released: Option<Duration>,
 }
 
@@ -165,7 +166,7 @@ pub fn destinations(
                 found.push(Destination::new(ends, group, others, conditions));
                 continue;
             }
-            // A connection to itself holds a port, but it is not an outbound connection to the destination.
+            // A socket that is connected to itself holds a port, but it does not count as a connection to the destination.
             let (to_itself, own): (Vec<_>, Vec<_>) = group.iter().partition(|one| one.is_self_connection());
             if !own.is_empty() {
                 let others = [to_itself.as_slice(), others].concat();
@@ -185,14 +186,14 @@ pub fn destinations(
 }
 
 impl Destination {
-    /// The smaller it is, the earlier the destination needs attention: first the one that runs out of ports first, then the one
-    /// with the fewest free ports. A destination with more free ports may run out earlier, because its rate is higher.
+    /// A sort key: a destination with a smaller key needs attention earlier. The key is the time until no port is left, then the number
+    /// of free ports. The time comes first, because a destination with more free ports can run out earlier if its rate is higher.
     #[must_use]
     pub fn urgency(&self) -> (Duration, u32) {
         (self.exhausted_in.unwrap_or(Duration::MAX), self.free)
     }
 
-    /// Computes a destination from its own connections, and from others that hold ports it could use.
+    /// Computes a destination from its own connections, and from other connections that hold ports of the destination.
     fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;
@@ -281,7 +282,7 @@ impl Destination {
     }
 }
 
-/// When the first port has no connection left, if only timers of TIME_WAIT buckets end connections.
+/// The time until the first port has no connection left, if only the timers of TIME_WAIT buckets end connections.
 fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Option<Duration> {
     let expiry = |one: &Connected| match one.hold {
         Hold::TimeWait { expires_ms } => Some(expires_ms),
@@ -297,7 +298,8 @@ fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Optio
     Some(Duration::from_millis(first.into()))
 }
 
-/// The number of elements. There are at most 65,536 ports, so even the duplicates of a dump under churn do not reach 2^32.
+/// The number of elements. A destination has at most one connection on each of 65,536 ports, so the number is far below 2^32, even
+/// if a dump lists some sockets twice.
 fn counted(things: impl Iterator) -> u32 {
     u32::try_from(things.count()).unwrap_or(u32::MAX)
 }

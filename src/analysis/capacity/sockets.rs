@@ -15,7 +15,7 @@ use crate::model::socket::{FourTuple, Socket, TcpState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     Established,
-    /// The bucket's remaining time.
+    /// A TIME_WAIT bucket, with its remaining time.
     TimeWait {
         expires_ms: u32,
     },
@@ -112,7 +112,7 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                // A connect() that fails releases the port it chose. So an unconnected socket with a port has bound it.
+                // A connect() that fails releases the port that it chose. So if an unconnected socket has a port, it called bind().
                 TcpState::Closed | TcpState::BoundInactive => {
                     self.bound.insert(port);
                     return;
@@ -147,8 +147,8 @@ impl RangeSockets {
     }
 
     /// Further ports that a socket may have bound explicitly: the ports of connections and of buckets. The kernel does not
-    /// report how such a socket got its port. (`INET_DIAG_BC_AUTO` does not help: sockets of bind() to port 0 and accepted
-    /// sockets count as autobound.)
+    /// report how such a socket got its port. (`INET_DIAG_BC_AUTO` does not help: it also matches sockets of bind() to port 0, and
+    /// accepted sockets.)
     #[must_use]
     pub fn may_be_bound(&self) -> PortSet {
         let mut ports: PortSet = self.connected.iter().map(Connected::port).collect();
@@ -167,12 +167,13 @@ impl RangeSockets {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
-    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] decides the direction if possible. The
-    /// [`Self::of_unknown_direction`] connections are left out.
+    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] infers which connections are outbound. If it
+    /// cannot tell, the numbers of local and remote ports decide. The result leaves out the connections that
+    /// [`Self::of_unknown_direction`] counts.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
-        // With an ephemeral port on both ends and no listener, the direction is unknown. A server whose listener has closed has
-        // many remote ports for one local port, and a client has many local ports for one remote port.
+        // If both ends have an ephemeral port and no listener covers one of them, the direction is unknown. A server whose listener
+        // has closed has many remote ports for one local port. A client has many local ports for one remote port.
         let mut doubtful = vec![];
         connected.retain(|one| {
             let direction = direction::infer_with_range(Some(self.range), &self.listeners, &one.tuple, one.interface);
@@ -236,7 +237,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_list_shows_bound_ports_only_of_listeners_and_unconnected_sockets() {
+    fn only_listeners_and_unconnected_sockets_certainly_bound_their_port() {
         let found = [
             full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen),
             full("127.0.0.1", LOW + 1, "0.0.0.0", 0, TcpState::BoundInactive),
@@ -250,7 +251,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn accepted_connections_do_not_count_for_a_destination() {
+    fn accepted_connections_are_not_outbound() {
         let listener = full("0.0.0.0", LOW, "0.0.0.0", 0, TcpState::Listen);
         let accepted = full("127.0.0.1", LOW, "127.0.0.1", LOW + 1, TcpState::Established);
         let client = full("127.0.0.1", LOW + 1, "127.0.0.1", LOW, TcpState::Established);
@@ -258,7 +259,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn connections_of_unknown_direction_are_counted_but_not_for_a_destination() {
+    fn connections_of_unknown_direction_are_counted_but_not_as_outbound() {
         let listener = |v6only| {
             let Socket::Full(listener) = full("::", LOW, "::", 0, TcpState::Listen) else { unreachable!() };
             Socket::Full(FullSocket { v6only, ..listener })

@@ -1,4 +1,4 @@
-//! Tests, without a kernel, of how many ports are left for a destination.
+//! Tests, without a kernel, how many ports are left for a destination.
 
 use super::*;
 use crate::model::command::{Caller, RootPower, Shell};
@@ -130,7 +130,7 @@ fn a_port_that_is_also_bound_is_not_reusable() {
 }
 
 #[test]
-fn rates_cover_the_minute_and_the_last_seconds() {
+fn one_rate_covers_the_last_minute_and_the_other_the_last_seconds() {
     // One close a second for 50 s, the last one 10 s ago; then 5 closes a second.
     let mut found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 49_500 - u32::from(i) * 1000)).collect();
     found.extend((0..50).map(|i| bucket(LOW + 100 + i, 59_900 - u32::from(i) * 200)));
@@ -138,7 +138,7 @@ fn rates_cover_the_minute_and_the_last_seconds() {
     assert_eq!((destination.closes_per_s, destination.closes_per_s_now), (Some(100.0 / 60.0), Some(5.0)));
     assert_eq!(destination.sustainable_per_s, Some(1000.0 / 60.0));
     assert_eq!(destination.exhausted_in, None, "5 closes per second need 300 ports for 60 s each, and 900 are free");
-    // If connect() can take over buckets after 2 s, the rate of the last 2 s counts, and the ceiling is higher.
+    // If connect() can take over buckets after 2 s, the rate of the last 2 s counts, and the sustainable rate is higher.
     let destination = one(1000, on(2000), &found);
     assert_eq!((destination.closes_per_s_now, destination.sustainable_per_s), (Some(5.0), Some(500.0)));
     let destination = one(1000, on(0), &found);
@@ -146,7 +146,7 @@ fn rates_cover_the_minute_and_the_last_seconds() {
 }
 
 #[test]
-fn a_present_rate_above_the_ceiling_gives_the_time_of_exhaustion() {
+fn a_present_rate_above_the_sustainable_rate_gives_the_time_of_exhaustion() {
     // 50 closes in the last 10 s; the first port is released in 50 s. Of 200 ports, 150 are left, which last for 30 s.
     let found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 59_900 - u32::from(i) * 200)).collect();
     assert_eq!(one(200, off(), &found).exhausted_in, Some(Duration::from_secs(30)));
@@ -171,7 +171,7 @@ fn an_uncertain_port_counts_only_if_it_is_free_for_the_destination() {
 
 #[test]
 fn the_destination_that_runs_out_first_comes_before_one_with_fewer_free_ports() {
-    // Its traffic began 3 s ago: 10 closes per second.
+    // The traffic to the first destination began 3 s ago, with 10 closes per second.
     let burst = (0..30).map(|i| bucket(LOW + i, 59_900 - u32::from(i) * 90));
     let idle = (0..60).map(|i| full(FROM, LOW + i, TO.0, 1, TcpState::Established));
     let all = destinations_of(100, off(), &burst.chain(idle).collect::<Vec<_>>(), &[]);

@@ -1,4 +1,5 @@
-//! Explains the verdict: the result of connect(), the commands that help now, then the permanent solution and the reason.
+//! Explains the verdict of a connect test: the result of connect(), the commands that help now, the permanent solution, and the
+//! reason.
 
 use super::{ConnectCause, ConnectConclusion, ConnectVerdict, FailingCall, Situation};
 use crate::analysis::advice::{self, count, denial};
@@ -95,8 +96,8 @@ fn none_left(situation: &Situation) -> String {
     }
 }
 
-/// Whether the call fails because its link-local address has no scope. If bind() got an address with a scope, that interface
-/// holds for the whole socket, and connect() needs no scope (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in
+/// Whether the call fails because its link-local address has no scope. If bind() got an address with a scope, the kernel bound the
+/// socket to that interface, and connect() needs no scope (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in
 /// net/ipv6/tcp_ipv6.c).
 fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion) -> bool {
     match conclusion.failure {
@@ -250,7 +251,7 @@ fn bind_steps(
         return steps;
     }
     let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
-    // Buckets end by themselves. For another holder, the command that ends it comes first.
+    // Buckets end by themselves, so the `wait` command comes first. Other sockets do not, so the commands that end them come first.
     let block_ends = conclusion.cause == ConnectCause::TimeWait || !others.is_empty();
     let wait = wait(situation, shell).filter(|_| conclusion.verdict == ConnectVerdict::Blocked && block_ends);
     if conclusion.cause == ConnectCause::TimeWait {
@@ -290,7 +291,7 @@ fn holder_steps(
         cause,
         holders: &situation.holders,
         free_in: conclusion.free_in,
-        // This omits the `wait` step of `next::steps`, which starts a server. `bind_steps` adds its own `wait` step.
+        // `true` omits the `wait` command of `next::steps`, which starts a server. `bind_steps` adds its own `wait` command.
         waited: true,
         ends_orphans,
     })
@@ -421,7 +422,7 @@ fn same_connection_reasons(situation: &Situation, conclusion: &ConnectConclusion
     advice
 }
 
-/// The difference between a client that lets bind() choose the port, and one that lets connect() choose it.
+/// The advice about IP_BIND_ADDRESS_NO_PORT, which lets connect() choose the port instead of bind().
 fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<String> {
     let bind =
         situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != ConnectCause::NoRoute)?;
@@ -455,7 +456,7 @@ fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<S
     }
 }
 
-/// Which value of `--with` has no effect for this client.
+/// A warning if the value of `--with` has no effect for this client.
 #[must_use]
 pub fn ignored_option(situation: &Situation) -> Option<&'static str> {
     if situation.with != ReuseOptions::NONE && situation.from_port.is_none() {
@@ -466,7 +467,7 @@ pub fn ignored_option(situation: &Situation) -> Option<&'static str> {
         .then_some("--with bind-address-no-port has an effect only with an address without a port in --from")
 }
 
-/// The name of the client's option, as `--with` takes it.
+/// The value of `--with` that stands for the options of this client.
 #[must_use]
 pub fn option_name(situation: &Situation) -> &'static str {
     if situation.bind_address_no_port { "bind-address-no-port" } else { with_name(situation.with) }

@@ -6,9 +6,9 @@
 //! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). twtool finds it with a UDP
 //!    socket.
 //! 3. The port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c):
-//!    - A fixed port fails only if a socket with the same four values exists. connect() takes over a bucket with these
-//!      values if the old connection had TCP timestamps, whatever `tcp_tw_reuse` is. The kernel does not report whether that
-//!      connection had timestamps.
+//!    - A fixed port fails only if a socket with the same *four values* exists (both addresses and both ports). If this socket is a
+//!      bucket, connect() takes it over if the old connection had TCP timestamps, whatever `tcp_tw_reuse` is. The kernel does not
+//!      report whether the old connection had timestamps.
 //!    - Without a fixed port, connect() searches the ephemeral range. [`super::capacity`] repeats that search.
 //!
 //! No step uses connect() of a TCP socket. Even a connect() that sends nothing destroys the bucket that it takes over.
@@ -34,7 +34,7 @@ use crate::model::tw_reuse::TwReuse;
 pub enum ConnectVerdict {
     /// connect() finds an address and a port.
     Free,
-    /// No port: in use, or none left.
+    /// The source port is in use, or no port is left.
     Blocked,
     /// connect() fails for a reason that has nothing to do with ports in use.
     Denied,
@@ -150,7 +150,7 @@ pub struct Situation {
     pub bind_address_no_port: bool,
     /// The results of bind() with [`Self::with`], and with SO_REUSEADDR if that might help. Empty if the client does not bind.
     pub attempts: Vec<Attempt>,
-    /// The local address of the connection, or the errno of connect() without a route.
+    /// The local address of the connection, or the errno if the kernel finds no route.
     pub route: Result<IpAddr, Errno>,
     /// Every socket on the fixed source port.
     pub holders: Vec<Holder>,
@@ -160,7 +160,7 @@ pub struct Situation {
     pub reuse: TwReuse,
     /// The ports that connect() may choose, if the client fixes none and there is a route.
     pub choice: Option<PortChoice>,
-    /// The effective user of this process.
+    /// The effective user of twtool.
     pub uid: u32,
 }
 
@@ -211,7 +211,7 @@ impl Situation {
         SocketAddr::new(self.to.addr.to_canonical(), self.to_port.0)
     }
 
-    /// Whether this socket has the four values of the connection.
+    /// Whether this socket has the four values of the connection: both addresses and both ports.
     #[must_use]
     pub fn is_same_connection(&self, socket: &Socket) -> bool {
         let ends = self.route.ok().zip(self.from_port).map(|(local, port)| SocketAddr::new(local, port.0));
@@ -254,7 +254,7 @@ impl Situation {
         self.from_port.is_none() && self.from.is_some() && !self.bind_address_no_port
     }
 
-    /// Draws the conclusion.
+    /// Concludes whether connect() gets an address and a port, by the steps at the top of this file.
     #[must_use]
     pub fn conclude(&self) -> ConnectConclusion {
         match self.bind() {

@@ -1,4 +1,4 @@
-//! Tests, without a kernel, of the conclusion: each decision in its order.
+//! Tests the conclusion about connect() without a kernel: each decision, in the kernel's order.
 
 use super::*;
 use crate::model::bind::ReuseOptions;
@@ -80,7 +80,7 @@ fn bind_decides_before_the_route_and_the_route_before_the_port() {
 }
 
 #[test]
-fn timestamps_decide_about_a_bucket_with_the_same_four_values() {
+fn timestamps_decide_about_a_bucket_with_the_same_addresses_and_ports() {
     for (timestamps, inferred) in
         [(Some(true), Some(ConnectVerdict::Free)), (Some(false), Some(ConnectVerdict::Blocked)), (None, None)]
     {
@@ -111,7 +111,7 @@ fn the_wait_command_is_printed_even_if_the_kernel_cannot_remove_the_bucket() {
 }
 
 #[test]
-fn an_open_connection_with_the_same_four_values_is_certain() {
+fn an_open_connection_with_the_same_addresses_and_ports_blocks_connect() {
     let full = |state| {
         holder(Socket::Full(FullSocket {
             tuple: row(FROM, 15060, TO, 443).bucket.tuple,
@@ -131,12 +131,12 @@ fn an_open_connection_with_the_same_four_values_is_certain() {
 }
 
 #[test]
-fn an_errno_of_bind_that_is_not_about_ports_is_a_denial() {
+fn an_errno_of_bind_that_is_not_about_ports_gives_the_verdict_denied() {
     for (errno, cause, call) in [
         (Errno::AddrNotAvailable, ConnectCause::AddressNotLocal, FailingCall::Bind),
         (Errno::FamilyNotSupported, ConnectCause::FamilyUnsupported, FailingCall::Socket),
         (Errno::Other("EINVAL"), ConnectCause::Unknown, FailingCall::Bind),
-        // A security module; the port needs no privilege.
+        // The port needs no privilege, so a security module refused the bind.
         (Errno::Access, ConnectCause::Unknown, FailingCall::Bind),
     ] {
         let conclusion = Situation { attempts: failed(errno), ..situation() }.conclude();
@@ -147,7 +147,7 @@ fn an_errno_of_bind_that_is_not_about_ports_is_a_denial() {
     assert_eq!(privileged.conclude().cause, ConnectCause::PrivilegedPort);
 }
 
-/// A client that lets connect() choose the port.
+/// The conclusion for a client that lets connect() choose the port.
 fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> ConnectConclusion {
     let choice = Some(choice(free, uncertain, reusable));
     Situation { from: None, from_port: None, attempts: vec![], choice, ..situation() }.conclude()
@@ -203,7 +203,7 @@ fn the_verdict_is_free_only_if_a_port_is_certainly_left() {
 }
 
 #[test]
-fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
+fn bind_decides_for_a_client_that_binds_an_address_without_a_port() {
     let full = choice(3, 0, Some(0));
     let none = choice(0, 0, Some(0));
     let conclude = |bind: CallResult, bind_address_no_port, choice: &PortChoice| {

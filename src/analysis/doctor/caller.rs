@@ -1,4 +1,4 @@
-//! Checks of what twtool itself depends on: the kernel's interface to list sockets, and the caller's capabilities.
+//! The checks of what twtool itself needs: the kernel's interface to list sockets, and the caller's capabilities.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Capability, Health};
@@ -22,7 +22,7 @@ fn tcp_diag(health: &Health) -> Check {
             None => answers("sock_diag"),
             Some(why) => {
                 answers("procfs").found(Status::Note, format!("{why}; /proc/net/tcp answers instead.")).advising(
-                    "Load it on the host (modprobe tcp_diag), or let a container's seccomp profile allow AF_NETLINK.",
+                    "Load tcp_diag on the host (modprobe tcp_diag), or let the container's seccomp profile allow AF_NETLINK.",
                 )
             }
         },
@@ -31,7 +31,7 @@ fn tcp_diag(health: &Health) -> Check {
     }
 }
 
-/// What becomes possible with the capability.
+/// What becomes possible with the capability. The text continues the words "With CAP_...".
 const fn adds(capability: Capability) -> &'static str {
     match capability {
         Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",

@@ -1,4 +1,4 @@
-//! The check of connection tracking. On a machine that does NAT, the conntrack table is full before the ports run out.
+//! The check of connection tracking. On a machine that does NAT, the conntrack table can be full although ports are left.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Health, Reading};
@@ -36,7 +36,7 @@ pub(super) fn check(health: &Health) -> Check {
     }
     check.found(Status::Warning, finding).advising(
         "Track fewer connections, or raise net.netfilter.nf_conntrack_max in the initial network namespace. When the table is \
-         full, the kernel drops new connections and logs \"nf_conntrack: table full, dropping packet\". With NAT this table is \
-         full before the ports run out.",
+         full, the kernel drops new connections and logs \"nf_conntrack: table full, dropping packet\". That can happen although \
+         ports are left.",
     )
 }

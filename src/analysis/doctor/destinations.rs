@@ -6,10 +6,10 @@ use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 
-/// Destinations that the finding names. The evidence has more.
+/// The maximum number of destinations that the finding names. The evidence has more.
 const NAMED: usize = 3;
 
-/// Destinations in the evidence. `twtool capacity` lists all of them.
+/// The maximum number of destinations in the evidence. `twtool capacity` lists all of them.
 const SHOWN: usize = 20;
 
 /// The outbound connections by destination, and the conditions that decide how many ports they can use.
@@ -17,11 +17,11 @@ const SHOWN: usize = 20;
 pub struct Outbound<'a> {
     /// The destinations, the most urgent one first.
     pub destinations: &'a [Destination],
-    /// The pool of ports, and when it gets ports back.
+    /// The pool of ports, and how long a bucket holds a port.
     pub conditions: Conditions<'a>,
 }
 
-/// The check. An error in `outbound` is the reason why the destinations are unknown.
+/// Makes the check. An error in `outbound` is the reason why the destinations are unknown.
 pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",

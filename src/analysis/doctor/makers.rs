@@ -1,4 +1,5 @@
-//! The check of the programs that made the TIME_WAIT buckets. A tracer must have recorded their closes.
+//! The check that names the programs that made the TIME_WAIT buckets (their *makers*): each program closed the connections that the
+//! buckets belong to. A tracer must have recorded the closes.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,16 +9,16 @@ use super::{Check, Datum, Status, Subject};
 use crate::analysis::makers::{Key, ProcessKey};
 use crate::model::close::{MakerFacts, Role};
 
-/// Programs that the finding names. The evidence has more.
+/// The maximum number of programs that the finding names. The evidence has more.
 const NAMED: usize = 3;
 
-/// Programs in the evidence. `twtool summary --by owner` lists all of them.
+/// The maximum number of programs in the evidence. `twtool summary --by owner` lists all of them.
 const SHOWN: usize = 20;
 
-/// The part of a server's buckets, in percent, that makes one client worth naming.
+/// The advice names a client if at least this share of a server's buckets, in percent, has the address of the client.
 const MOST_OF: u64 = 90;
 
-/// The smallest number of buckets of such a server.
+/// The advice names a client only if the server has at least this number of buckets.
 const MANY: u64 = 10;
 
 /// The TIME_WAIT buckets of a network namespace, by the container, systemd unit or process that closed the connection.
@@ -33,7 +34,7 @@ struct Made<'a> {
     program: &'a Key,
     role: Role,
     buckets: u64,
-    /// The remote address of most of them, and their number.
+    /// The remote address with the most of these buckets, and the number of buckets with this address.
     remote: (IpAddr, u64),
 }
 
@@ -45,7 +46,7 @@ impl MadeBuckets {
         *self.made.entry((Key::of_program(facts), role)).or_default().entry(remote).or_default() += 1;
     }
 
-    /// What the check has found, and its advice.
+    /// The finding of the check, then its advice.
     #[must_use]
     pub fn conclusions(&self) -> Vec<String> {
         let Check { finding, help, .. } = check(self);
@@ -65,7 +66,7 @@ impl MadeBuckets {
     }
 }
 
-/// The check. It reports a note, because a TIME_WAIT bucket is not a fault.
+/// Makes the check. The result is at most a note, because a TIME_WAIT bucket is not a fault.
 pub(super) fn check(made: &MadeBuckets) -> Check {
     let subject = Subject {
         id: "time_wait_makers",
@@ -95,8 +96,8 @@ pub(super) fn check(made: &MadeBuckets) -> Check {
     let mut check = check.found(Status::Note, finding);
     if has(Role::Connected) {
         check = check.advising(
-            "A client that closes first gets the TIME_WAIT socket, which keeps a local port from its destination. Let it use \
-             connections again: HTTP keep-alive, or a pool of connections. twtool capacity shows the ports that are left.",
+            "A client that closes first gets the TIME_WAIT socket, which blocks a local port for its destination. Let the client \
+             reuse connections: HTTP keep-alive, or a pool of connections. See the ports that are left with twtool capacity.",
         );
     }
     if has(Role::Accepted) {
@@ -124,7 +125,7 @@ fn sentence(made: &Made) -> String {
         Role::Accepted => "connections that it accepted",
         // A tracer infers this from the local port.
         Role::Connected => "connections that it opened (inferred)",
-        Role::Unknown => "it is unknown who opened the connections",
+        Role::Unknown => "it is unknown which end opened the connections",
     };
     format!("{} made {}: {role}", name(made.program), made.buckets)
 }
@@ -181,7 +182,7 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
-    /// Workers of a unit, a process without one, and a bucket without a recorded maker.
+    /// Buckets of the workers of a unit, buckets of a process without a unit, and a bucket without a recorded maker.
     fn made() -> MadeBuckets {
         let mut made = MadeBuckets::default();
         for pid in 0..20 {
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_fits_the_roles_that_are_named() {
+    fn the_advice_depends_on_the_roles_in_the_finding() {
         let of = |role, buckets: u8| {
             let mut made = MadeBuckets::default();
             (0..buckets).for_each(|_| made.add(Some((&facts(7, None), role)), addr(1)));
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_after_the_first_three_are_a_sum() {
+    fn the_finding_has_only_a_sum_for_programs_after_the_first_three() {
         let mut made = MadeBuckets::default();
         for pid in 1..=5_u32 {
             (0..pid).for_each(|_| made.add(Some((&facts(pid, None), Role::Unknown)), addr(1)));

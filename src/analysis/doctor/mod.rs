@@ -2,7 +2,7 @@
 //! a finding if the evidence supports one.
 //!
 //! A setting that differs from the kernel's default is not a fault. A warning means that something fails now, has failed, or
-//! will fail when a program starts again. It contains the number that proves it.
+//! will fail when a program starts again. Each warning contains the number that proves it.
 
 mod caller;
 mod conntrack;
@@ -91,7 +91,7 @@ pub struct Subject {
     pub id: &'static str,
     /// What the setting does, or what is counted.
     pub does: &'static str,
-    /// A common false belief about it, corrected.
+    /// What the subject does not do. The text corrects a common false belief.
     pub does_not: &'static str,
     /// The sources: man page sections, RFC sections, files of the kernel's documentation or source.
     pub sources: &'static [&'static str],
@@ -112,7 +112,7 @@ pub struct Check {
     pub subject: Subject,
     /// The result.
     pub status: Status,
-    /// The setting's value, the counter, the number of sockets.
+    /// The value of the setting, the value of the counter, or the number of sockets.
     pub value: Datum,
     /// The kernel's default; unknown if there is none or it cannot be computed.
     pub default: Datum,
@@ -159,12 +159,12 @@ pub struct Leak {
 
 impl Leak {
     /// The number of silent sockets of one process that counts as a leak. A single one can be intended, because a peer may
-    /// close its half and wait for the response. Ten at once, each silent for that long, mean that a close() is missing.
+    /// close its half and wait for the response. If ten are silent at the same time, a close() is missing.
     pub const SOCKETS: usize = 10;
 }
 
-/// Makes every check, in a fixed order. An error in `outbound` is the reason why the destinations are unknown. `made` is `None` if no
-/// tracer runs, and then its check is absent. The suggested commands are for `shell`.
+/// Makes every check, in a fixed order. An error in `outbound` is the reason why the destinations are unknown. If no tracer runs, `made`
+/// is `None`, and the check of the makers is absent. The suggested commands are for `shell`.
 #[must_use]
 pub fn examine(
     health: &Health,

@@ -6,7 +6,7 @@ use crate::model::health::Health;
 use crate::model::port::Port;
 use crate::model::setting::{self, DEFAULT_PORT_RANGE, DEFAULT_PORT_START};
 
-/// The sysctl's own text, `32768 60999`.
+/// The range as sysctl(8) shows it: `32768 60999`.
 fn range_text((low, high): (u16, u16)) -> Datum {
     Datum::Text(format!("{low} {high}"))
 }
@@ -102,11 +102,11 @@ pub(super) fn bindv6only(check: Check, value: i64) -> Check {
     match value {
         0 => check,
         _ => check
-            .found(Status::Note, format!("{value}: a server on :: does not take IPv4 unless it clears IPV6_V6ONLY.")),
+            .found(Status::Note, format!("{value}: a server on :: does not accept IPv4 unless it clears IPV6_V6ONLY.")),
     }
 }
 
-/// Whether the kernel may choose the port by itself; `None` if a setting could not be read.
+/// Whether connect(), or bind() to port 0, may choose the port; `None` if a setting could not be read.
 pub(super) fn chosen_by_the_kernel(health: &Health, port: Port) -> Option<bool> {
     Some(health.facts.ephemeral(port)? && !health.facts.locally_reserved(port)?)
 }

@@ -5,7 +5,7 @@ use crate::model::command::Shell;
 use crate::model::health::{Health, Reading};
 use crate::model::setting::{DefaultValue, Form, SETTINGS, Sysctl, TCP_EHASH_ENTRIES};
 
-/// One check for each setting that has one, in the order of the list.
+/// The checks of all settings that have a check, in the order of [`SETTINGS`].
 pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
     let mut checks = vec![];
     for setting in SETTINGS.iter().filter(|setting| setting.check.is_some()) {
@@ -15,7 +15,7 @@ pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
             Form::PortStart => ports::unprivileged_port_start(health),
             Form::Number => number(setting, health, |check, value| verdict(check, value, health, shell)),
         };
-        // Some settings come with a counter.
+        // For two settings, a counter shows their effect.
         match check.subject.id {
             "tcp_tw_reuse" => checks.push(check.with("buckets_taken_over", health.buckets.counter("TWRecycled"))),
             "tcp_max_tw_buckets" => checks.extend([check, timewait::overflow(health)]),
@@ -58,8 +58,8 @@ fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
     }
 }
 
-/// The check of a setting that is a number. `judge` gets a check with status ok, and the number as a second argument. It is
-/// called only if the setting has a number.
+/// The check of a setting whose value is a number. `judge` gets a check with the status ok, and the number. Without a number, the
+/// function does not call `judge`.
 fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
     let (subject, default) = (Subject::of_setting(setting), default(setting, health));
     let file = format!("/proc/sys/{}", setting.name.split('.').collect::<Vec<_>>().join("/"));

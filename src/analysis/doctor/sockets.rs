@@ -12,7 +12,7 @@ use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
 use crate::model::user::User;
 
-/// Servers and processes that a finding names. The evidence has all of them.
+/// The maximum number of servers or processes that a finding names. The evidence has all of them.
 const NAMED: usize = 3;
 
 pub(super) fn checks(health: &Health, leak: Leak, shell: &Shell) -> Vec<Check> {
@@ -69,7 +69,7 @@ fn process_record(process: &Process) -> Datum {
     ])
 }
 
-/// The owners in the form of bind-test: `[]` if no process can own the socket, unknown if no process was seen.
+/// The owners in the form of bind-test: `[]` if no process can own the socket, unknown if twtool could not see the owners.
 fn processes(owners: &Owners) -> Datum {
     match owners {
         Owners::Nobody | Owners::Kernel(_) => Datum::List(vec![]),
@@ -101,20 +101,20 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     };
     let all = in_range.len();
     let by_port = without_chosen(in_range);
-    let given = all - by_port.len();
-    let untold = by_port.values().any(|listeners| listeners.iter().all(|one| one.autobound.is_none()));
+    let chosen_by_kernel = all - by_port.len();
+    let chooser_unknown = by_port.values().any(|listeners| listeners.iter().all(|one| one.autobound.is_none()));
 
     let records = by_port.iter().map(|(port, listeners)| listener_record(*port, listeners)).collect();
     let check = Check::ok(subject, by_port.len().into(), Datum::Unknown)
         .with("listeners", Datum::List(records))
-        .with("ports_the_kernel_chose", given);
+        .with("ports_the_kernel_chose", chosen_by_kernel);
     let Some(reserved) = health.facts.local_reserved_ports.as_ref().filter(|_| !by_port.is_empty()) else {
         return check;
     };
     let value = reserved.with(by_port.keys().copied()).to_string();
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
     let (lie, are) = if by_port.len() == 1 { ("server port lies", "is") } else { ("server ports lie", "are") };
-    let so = if untold {
+    let so = if chooser_unknown {
         "It is unknown whether the kernel or the program chose the port. If the program chose it, connect() may take it while \
          the program is down"
     } else {
@@ -123,12 +123,12 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let finding = format!("{} {lie} in ip_local_port_range and {are} not reserved: {who}. {so}.", by_port.len());
     check
         .with("ip_local_reserved_ports", value.clone())
-        .found(if untold { Status::Note } else { Status::Warning }, finding)
+        .found(if chooser_unknown { Status::Note } else { Status::Warning }, finding)
         .helped_by(shell.reserve(by_port.keys().copied(), Some(reserved)))
         .advising("connect() never chooses a reserved port. A server port outside the range needs no reservation.")
 }
 
-/// The listeners on ports that connect() may choose while they are free; `None` if the range or the reserved ports are unknown.
+/// The listeners on ports that connect() may choose while no socket has them; `None` if the range or the reserved ports are unknown.
 fn servers_in_range<'a>(health: &Health, open: &'a OpenSockets) -> Option<BTreeMap<Port, Vec<&'a OpenListener>>> {
     let mut by_port: BTreeMap<Port, Vec<&OpenListener>> = BTreeMap::new();
     for listener in &open.listeners {
@@ -174,18 +174,18 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
 
 /// The owner of sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Debtor {
-    /// The first process that has them open: its pid, comm, unit and full name.
+enum CloseWaitOwner {
+    /// The first process that has the sockets open: its pid, comm, unit and full name.
     Process(i32, String, Option<String>, String),
-    /// No process: the server that listens on this port has not accepted them.
+    /// No process: the server that listens on this port has not accepted the connections.
     NotAccepted(Port),
     /// The kernel itself.
     Kernel(KernelPart),
-    /// No process was found; the user of the sockets, if it is known.
+    /// twtool found no process. The value is the user of the sockets, if the user is known.
     Unseen(Option<User>),
 }
 
-impl Debtor {
+impl CloseWaitOwner {
     fn of(socket: &CloseWait) -> Self {
         match &socket.owners {
             Owners::Found(processes) if !processes.is_empty() => {
@@ -211,9 +211,9 @@ impl Debtor {
     }
 }
 
-/// The sockets of one owner.
+/// The numbers of an owner's sockets in CLOSE_WAIT, and the time of the oldest one.
 #[derive(Clone, Copy, Debug, Default)]
-struct Debt {
+struct CloseWaitCounts {
     sockets: usize,
     silent: usize,
     longest_ms: Option<u32>,
@@ -223,7 +223,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     let subject = Subject {
         id: "close_wait",
         does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. No \
-               timer ends this state. A socket has been in it for at least the time since the peer's last ACK.",
+               timer ends this state. A socket has been in this state for at least the time since the peer's last ACK.",
         does_not: "It is not TIME_WAIT, and no setting of the kernel ends it. A few short-lived ones are normal: every \
                    connection whose peer closes first passes through this state.",
         sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],
@@ -232,26 +232,26 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         Ok(open) => open,
         Err(check) => return *check,
     };
-    let mut debts: BTreeMap<Debtor, Debt> = BTreeMap::new();
+    let mut debts: BTreeMap<CloseWaitOwner, CloseWaitCounts> = BTreeMap::new();
     for one in &open.close_wait {
-        let debt = debts.entry(Debtor::of(one)).or_default();
+        let debt = debts.entry(CloseWaitOwner::of(one)).or_default();
         let age = one.socket.last_ack_ms;
         debt.sockets += 1;
         debt.silent += usize::from(age.is_some_and(|ms| Duration::from_millis(ms.into()) >= leak.silent));
         debt.longest_ms = debt.longest_ms.max(age);
     }
-    let mut debts: Vec<(Debtor, Debt)> = debts.into_iter().collect();
-    // The sort is stable, so owners with equal numbers stay in the order of `Debtor`.
+    let mut debts: Vec<(CloseWaitOwner, CloseWaitCounts)> = debts.into_iter().collect();
+    // The sort is stable, so owners with equal numbers stay in the order of `CloseWaitOwner`.
     debts.sort_by_key(|(_, debt)| std::cmp::Reverse((debt.silent, debt.sockets)));
     let silent: usize = debts.iter().map(|(_, debt)| debt.silent).sum();
-    let ages_are_told = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());
+    let ages_known = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());
 
     let check = Check::ok(subject, open.close_wait.len().into(), Datum::Unknown)
-        .with("silent", if ages_are_told { silent.into() } else { Datum::Unknown })
+        .with("silent", if ages_known { silent.into() } else { Datum::Unknown })
         .with("silent_after_ms", u64::try_from(leak.silent.as_millis()).ok())
-        .with("owners", Datum::List(debts.iter().map(|(who, debt)| debt_record(who, *debt, ages_are_told)).collect()));
+        .with("owners", Datum::List(debts.iter().map(|(who, debt)| debt_record(who, *debt, ages_known)).collect()));
     let after = seconds(leak.silent);
-    let describe = |(who, debt): &(Debtor, Debt)| {
+    let describe = |(who, debt): &(CloseWaitOwner, CloseWaitCounts)| {
         let longest = debt.longest_ms.map_or(String::new(), |ms| {
             format!(" (the oldest has been in CLOSE_WAIT for at least {})", seconds(Duration::from_millis(ms.into())))
         });
@@ -280,7 +280,7 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
             ),
         );
     }
-    if !ages_are_told && open.close_wait.len() >= Leak::SOCKETS {
+    if !ages_known && open.close_wait.len() >= Leak::SOCKETS {
         return check.found(
             Status::Note,
             format!(
@@ -295,12 +295,14 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
     }
 }
 
-fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
+fn debt_record(who: &CloseWaitOwner, debt: CloseWaitCounts, ages_known: bool) -> Datum {
     let (pid, comm, unit, port, uid) = match who {
-        Debtor::Process(pid, comm, unit, _) => (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None),
-        Debtor::NotAccepted(port) => (None, None, None, Some(*port), None),
-        Debtor::Kernel(_) => (None, None, None, None, None),
-        Debtor::Unseen(user) => (None, None, None, None, user.as_ref().map(|user| user.uid)),
+        CloseWaitOwner::Process(pid, comm, unit, _) => {
+            (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None)
+        }
+        CloseWaitOwner::NotAccepted(port) => (None, None, None, Some(*port), None),
+        CloseWaitOwner::Kernel(_) => (None, None, None, None, None),
+        CloseWaitOwner::Unseen(user) => (None, None, None, None, user.as_ref().map(|user| user.uid)),
     };
     Datum::Record(vec![
         ("pid", pid.into()),
@@ -309,7 +311,7 @@ fn debt_record(who: &Debtor, debt: Debt, ages_are_told: bool) -> Datum {
         ("not_accepted_on_port", port.map(|port| port.0).into()),
         ("uid", uid.into()),
         ("close_wait", debt.sockets.into()),
-        ("silent", if ages_are_told { debt.silent.into() } else { Datum::Unknown }),
+        ("silent", if ages_known { debt.silent.into() } else { Datum::Unknown }),
         ("longest_ms", debt.longest_ms.into()),
     ])
 }

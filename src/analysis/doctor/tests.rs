@@ -1,4 +1,4 @@
-//! Each check in each of its states, and what holds for all of them together.
+//! Tests each check in each of its states, and the rules that apply to all checks.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -53,7 +53,7 @@ fn help(check: &Check) -> String {
     commands.chain(lines).chain(advice.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
-/// A hundred ports.
+/// A pool of a hundred ports.
 fn pool() -> Pool {
     let range = range(40000, 40099).expect("forwards");
     Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0)
@@ -161,7 +161,7 @@ fn every_setting_with_a_check_is_explained_and_has_its_number_and_default() {
 }
 
 #[test]
-fn every_status_is_reached_by_the_cases() {
+fn the_cases_cover_every_status() {
     for status in Status::ALL {
         assert!(all_cases().iter().any(|case| case.status == status), "{status:?}");
     }

@@ -1,4 +1,4 @@
-//! The verdicts on the settings about timewait buckets, and the check of their overflow.
+//! The verdicts on the settings about timewait buckets, and the check of the counter TCPTimeWaitOverflow.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::command::Shell;
@@ -15,7 +15,7 @@ const MAXIMUM: &str = setting::TCP_MAX_TW_BUCKETS.name;
 fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &Shell) -> Check {
     let more = default.into_iter().chain(Some(most.saturating_mul(2))).max().filter(|more| *more > 0);
     match more {
-        // The setting is an int.
+        // The kernel stores the setting as a signed number of 32 bits.
         Some(more) => {
             let more = more.min(i32::MAX.unsigned_abs().into());
             check.helped_by(shell.change(MAXIMUM, &more.to_string(), "allow more buckets"))
@@ -116,7 +116,7 @@ fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> 
             Status::Warning,
             "the kernel keeps no bucket after a close, so old segments of a closed connection can reach a new one",
         ),
-        None => (Status::Note, "some kernels take this as no limit, and others then keep no bucket at all"),
+        None => (Status::Note, "with a negative value, some kernels have no limit, and others keep no bucket at all"),
     };
     let check = check.found(status, format!("{most}: {meaning}."));
     if status != Status::Warning {

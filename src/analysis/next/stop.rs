@@ -30,7 +30,7 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
         let Owners::Found(processes) = &holder.owners else { continue };
         let is_own = holder.user.as_ref().is_some_and(|user| user.uid == failure.uid);
         let privilege = if is_own { Privilege::None } else { Privilege::Capability(Capability::Kill) };
-        // Services that a systemd manager starts do not depend on the manager.
+        // A systemd manager does not count as a parent: the services that it starts continue when it ends.
         let starts = |other: &Process, process: &Process| Some(other.pid) == process.parent && !other.is_manager();
         let is_started_by_another = |process: &&Process| processes.iter().any(|other| starts(other, process));
         let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
@@ -82,7 +82,7 @@ const SHOWN: usize = 4;
 /// The command that stops a process, or that shows what to stop. `None` if ending the process does not free the port.
 fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process: &Process) -> Option<Step> {
     if process.forwards_to().is_some() {
-        // The container and its network stay when its proxy ends.
+        // When docker-proxy ends, the container and its network stay.
         let published = format!("publish={}", failure.port);
         return Some(Step::new(
             shell.run(privilege_of_owner(failure, process)?, &["docker", "ps", "--filter", &published]),
@@ -130,8 +130,8 @@ fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Opti
     })
 }
 
-/// The privilege to use the tool that started a process: root, or none for the user in whose slice the process is. `None`: another
-/// user's tool would be needed.
+/// The privilege for the tool that manages a process: root, or no privilege if the process is in the slice of the current user. `None`
+/// if only another user can use the tool.
 fn privilege_of_owner(failure: &Failure, process: &Process) -> Option<Privilege> {
     let Some(path) = process.cgroup.as_deref().and_then(|path| path.strip_prefix("/user.slice/user-")) else {
         return Some(Privilege::Root);
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// The command that stops a process for this user.
+    /// The command that is printed to this user, to stop a process.
     fn stops(uid: u32, process: &Process) -> Option<String> {
         let (shell, facts) = (caller(uid == 0), facts());
         let failure = Failure { uid, ..failure(&shell, &facts) };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_is_to_wait_for_an_orphan_that_the_kernel_does_not_end() {
+    fn the_advice_is_to_wait_for_an_orphan_that_the_kernel_cannot_destroy() {
         let orphan = FullSocket {
             tuple: row("127.0.0.1", 8080, "127.0.0.1", 41000).bucket.tuple,
             state: TcpState::FinWait1,

@@ -1,13 +1,13 @@
 //! The plan of a wait for a port: when to bind, when to list or look up sockets, and when to pause.
 //!
-//! [`Waiting`] is a state machine without a clock and without a kernel. [`Waiting::next`] returns the next step. The caller
-//! carries it out and reports the result. Only a bind proves that a port is free, but a bind disturbs other programs, so:
+//! [`Waiting`] is a state machine without a clock and without a kernel. [`Waiting::next`] returns the next step. The caller executes
+//! the step and reports the result. Only a bind proves that a port is free, but a bind disturbs other programs. So the steps are:
 //!
 //! 1. Bind once on every address. If that works, the wait ends.
 //! 2. List the sockets that block the bind.
-//! 3. Look up each of them by cookie, ten times a second. A bucket can end later than its timer (the timer wheel is coarse),
-//!    or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer, so the timer alone is not enough.
-//! 4. List all sockets again about once a second if an exact look-up cannot find some of them.
+//! 3. Look up each of them by cookie, ten times a second. The remaining time of a bucket is not enough: a bucket can end later (the
+//!    kernel's timer wheel is coarse) or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer.
+//! 4. If a look-up cannot find some of them, list all sockets again about once a second.
 //! 5. When a blocking socket is gone, bind again.
 //!
 //! A plain bind (without options) fails while any socket covers its address. So one live socket is enough to skip the bind.
@@ -37,10 +37,10 @@ const LIST_SHARE: u32 = 100;
 /// The maximum number of look-ups in a round. Each takes about 4 µs.
 const LOOK_UPS_PER_ROUND: usize = 64;
 
-/// Binds that may follow each other without a pause. Each second allows one more.
+/// The maximum number of binds that follow each other without a pause. Each second of the wait allows one more.
 const BURST_OF_BINDS: u32 = 20;
 
-/// Binds that may follow each other without a pause if no blocking socket is known any more.
+/// The same maximum while no blocking socket is known any more.
 const BURST_OF_BINDS_WHEN_ALL_ARE_GONE: u32 = 40;
 
 /// How often a bind and the list may contradict each other before the wait accepts the contradiction and pauses.
@@ -78,9 +78,9 @@ pub enum Ended {
 /// The worst result of a round of binds over the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
-    /// All worked.
+    /// Every bind worked.
     All,
-    /// EADDRNOTAVAIL: an interface may still come up with the address.
+    /// EADDRNOTAVAIL: the address may still appear, for example when an interface comes up.
     NotAvailable,
     /// EADDRINUSE.
     InUse,
@@ -105,7 +105,7 @@ struct Known {
     seen: Duration,
     /// Whether a look-up did not find the socket although the list contains it.
     elusive: bool,
-    /// Whether this round of look-ups found that it is gone.
+    /// Whether this round of look-ups found that the socket is gone.
     gone: bool,
 }
 
@@ -118,7 +118,7 @@ impl Known {
         }
     }
 
-    /// Whether an exact look-up can find the socket. A look-up never finds a socket that is only bound.
+    /// Whether a look-up can find the socket. A look-up never finds a socket that is only bound.
     const fn can_be_looked_up(&self) -> bool {
         let bound = matches!(self.socket.state(), TcpState::Closed | TcpState::BoundInactive);
         self.socket.cookie().is_some() && !bound && !self.elusive
@@ -139,23 +139,23 @@ enum Todo {
     },
     /// Wait for the next round of look-ups.
     Round,
-    /// Look up the socket of this number in the round.
+    /// Look up the socket with this index in the round.
     LookUps {
         next: usize,
     },
-    /// Wait for the next bind without look-ups.
+    /// Pause until the next bind, without look-ups.
     Rest {
         until: Duration,
     },
     End(Ended),
 }
 
-/// A wait under way. Every `now` is the time since it began.
+/// A wait for a port, which is in progress. Each argument `now` is the time since the wait began.
 #[derive(Debug)]
 pub struct Waiting {
     /// Whether the server sets no option.
     plain: bool,
-    /// Whether sockets can be looked up.
+    /// Whether the source can look up single sockets.
     looks_up: bool,
     timeout: Duration,
     todo: Todo,
@@ -169,13 +169,13 @@ pub struct Waiting {
     first_binds: Option<u32>,
     binds: u32,
     contradictions: u32,
-    /// The timeout has passed: the remaining steps only complete the report.
+    /// Whether the timeout has passed. Then the remaining steps only complete the report.
     last: bool,
     changes: u32,
 }
 
 impl Waiting {
-    /// Begins a wait for a bind, `plain` or with options. `looks_up`: whether the source can look up single sockets.
+    /// Begins a wait for a bind, which is `plain` or has options. `looks_up` tells whether the source can look up single sockets.
     #[must_use]
     pub const fn new(plain: bool, looks_up: bool, timeout: Duration) -> Self {
         Self {
@@ -274,8 +274,8 @@ impl Waiting {
         }
     }
 
-    /// Reports the sockets that may have blocked the last bind. `explained`: whether there is one for each address whose bind
-    /// failed. `took`: how long listing took.
+    /// Reports the sockets that may have blocked the last bind. `explained` tells whether there is such a socket for each address whose
+    /// bind failed. `took` is the time that listing took.
     pub fn listed(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
         (self.last_list, self.list_took) = (now, took);
         let before: HashSet<SocketKey> = self.known().map(socket_key).collect();
@@ -296,7 +296,7 @@ impl Waiting {
         let Todo::List { after_bind } = self.todo else { return };
         let again = match after_bind {
             // Bind again if no socket explains the failure. With options, also bind again if the sockets have changed: the
-            // one that made the bind fail may have ended before it was listed.
+            // socket that made the bind fail may have ended before the list was read.
             true => !explained || (!self.plain && before != after && !self.last),
             false if self.plain => sockets.is_empty(),
             false => vanished,
@@ -399,7 +399,7 @@ impl Waiting {
         self.todo = Todo::LookUps { next: 0 };
     }
 
-    /// Ends a round of look-ups. `fails`: whether it found a socket that makes a plain bind fail.
+    /// Ends a round of look-ups. `fails` tells whether the round found a socket that makes a plain bind fail.
     fn end_round(&mut self, now: Duration, fails: bool) {
         let before = self.known.len();
         self.known.retain(|known| !known.gone);

@@ -36,7 +36,7 @@ struct SimulatedSocket {
     kind: SimulatedKind,
     born: Duration,
     dies: Duration,
-    /// Whether it blocks the bind. If not, its options allow the bind.
+    /// Whether the socket blocks the bind. If not, its options allow the bind.
     blocks: bool,
 }
 
@@ -88,8 +88,8 @@ struct SimulatedWait {
     look_ups: u32,
 }
 
-/// Runs a wait against these sockets. The simulation decides whether a bind works. `plain`: the bind sets no option. `looks_up`: the
-/// source can look up a single socket.
+/// Runs a wait against these sockets. The simulation decides whether a bind works. `plain` means that the bind sets no option.
+/// `looks_up` means that the source can look up a single socket.
 fn wait(
     world: &[SimulatedSocket],
     plain: bool,
@@ -285,7 +285,7 @@ fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), T
     if let Some(latest) = free_for(world, patience, TIMEOUT) {
         prop_assert!(got.at <= latest, "the wait ended at {:?}, but could have ended at {latest:?}", got.at);
     }
-    // On average at most two binds per second, counted in minutes that have begun.
+    // The limit is two binds per second on average. A minute that has begun counts as a whole minute.
     let most_binds = 120 * (1 + got.at.as_secs() / 60);
     prop_assert!(u64::from(got.binds) < most_binds, "{} binds in {:?}", got.binds, got.at);
     Ok(())

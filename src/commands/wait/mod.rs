@@ -163,7 +163,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         (false, true) => ExitStatus::No,
         (false, false) => ExitStatus::Incomplete,
     };
-    // Print the reasons after the verdict. Exit code 2 always has a reason.
+    // The warnings come after the verdict. With exit code 2 they are printed even with --quiet.
     if !args.quiet || status == ExitStatus::Incomplete {
         context.warn(&warnings);
     }
@@ -191,8 +191,8 @@ fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     }
 }
 
-/// Writes and flushes, unless `--quiet` is given. If a command follows, standard output belongs to it and the text goes to
-/// standard error, where a write error does not prevent the command from running.
+/// Writes and flushes, unless `--quiet` is given. If a command follows, standard output belongs to that command, so the text goes
+/// to standard error. An error of that write does not prevent the command from running.
 fn write_now(
     args: &WaitArgs,
     context: &mut Context,

@@ -1,4 +1,4 @@
-//! Tests, without a kernel, of the parser: texts, their trees, and messages about mistakes.
+//! Tests of the parser, without a kernel: which rows an expression accepts, and the messages about mistakes.
 
 use super::*;
 use crate::model::facts::tests::facts;
@@ -64,7 +64,7 @@ fn ss_expressions_select_the_same_sockets_as_in_ss() {
     ] {
         assert_eq!(accepts(text, &row), expected, "{text}");
     }
-    // An IPv6 socket with IPv4 on the wire.
+    // An IPv4-mapped socket: an IPv6 socket with IPv4 on the wire.
     let mapped = self::row("::ffff:10.0.0.1", 80, "::ffff:192.0.2.9", 40_000);
     for (text, expected) in [("src inet:10.0.0.1", false), ("src inet6:any:80", true), ("src 10/8", true)] {
         assert_eq!(accepts(text, &mapped), expected, "{text}");
@@ -74,19 +74,19 @@ fn ss_expressions_select_the_same_sockets_as_in_ss() {
 #[test]
 fn and_and_or_apply_from_left_to_right_and_mixing_them_gives_a_warning() {
     let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
-    // This is (true or false) and false. A stronger "and" would make it true.
+    // From left to right, this is (true or false) and false. If "and" had a higher precedence, the result would be true.
     let mixed = "sport = 80 or dport = 1 and dport = 2";
     assert!(!accepts(mixed, &row));
-    let warnings = parse(mixed, &facts()).expect("understood").warnings;
+    let warnings = parse(mixed, &facts()).expect("a valid expression").warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("left to right"), "{warnings:?}");
-    let juxtaposed = parse("sport = 80 or dport = 1 dport = 2", &facts()).expect("understood");
-    assert_eq!(juxtaposed.warnings.len(), 1);
-    let clear = parse("sport = 80 or (dport = 1 and dport = 2)", &facts()).expect("understood");
+    let without_word = parse("sport = 80 or dport = 1 dport = 2", &facts()).expect("a valid expression");
+    assert_eq!(without_word.warnings.len(), 1);
+    let clear = parse("sport = 80 or (dport = 1 and dport = 2)", &facts()).expect("a valid expression");
     assert!(clear.warnings.is_empty() && clear.filter.accepts(&row));
 }
 
 #[test]
-fn fields_of_buckets_can_be_tested_too() {
+fn an_expression_can_test_every_field_of_a_bucket() {
     let mut row = row("10.0.0.1", 40000, "192.0.2.9", 80);
     for (text, expected) in [
         ("expires < 10s", false),
@@ -166,7 +166,7 @@ fn a_mistake_is_shown_with_a_caret_under_the_word_and_what_was_expected() {
 
 #[test]
 fn a_mistake_is_shown_in_an_expression_of_any_length() {
-    // A width in a format string has 16 bits.
+    // A width in a format string has only 16 bits, so padding by such a width would fail here.
     for length in [65_535, 65_536, 200_000] {
         let long = "a".repeat(length);
         assert!(message(&long).ends_with(&format!("\n  {}", "^".repeat(length))));
@@ -184,7 +184,7 @@ fn an_expression_that_is_nested_too_deeply_is_refused() {
     assert!(message(&deep(100_000)).contains("deeper"));
     assert!(message(&"not ".repeat(100_000)).contains("deeper"));
     assert!(message(&"mapped or mapped and ".repeat(50_000)).contains("parentheses"));
-    // A list of one kind does not nest.
+    // A list with only "or" is not nested, however long it is.
     assert!(parse(&format!("mapped{}", " or mapped".repeat(50_000)), &facts()).is_ok());
 }
 
@@ -213,7 +213,7 @@ pub(crate) fn expression() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_understood_or_refused_and_never_panics(text in "[a-z0-9 ()!=<>&|:./%\\[\\]*ö-]{0,60}") {
+    fn any_text_is_parsed_or_refused_without_a_panic(text in "[a-z0-9 ()!=<>&|:./%\\[\\]*ö-]{0,60}") {
         if let Err(error) = parse(&text, &facts()) {
             prop_assert!(error.to_string().contains('^'));
         }
@@ -221,7 +221,7 @@ proptest! {
 
     #[test]
     fn a_printed_filter_accepts_the_same_rows_when_it_is_parsed_again(text in expression(), local in any::<u16>(), remote in any::<u16>(), expires_ms in 0_u32..5000) {
-        let filter = parse(&text, &facts()).expect("understood").filter;
+        let filter = parse(&text, &facts()).expect("a valid expression").filter;
         let again = parse(&filter.to_string(), &facts()).unwrap_or_else(|error| panic!("{text}: {error}")).filter;
         let mut row = row("10.0.0.1", local, "192.0.2.9", remote);
         row.bucket.expires_ms = expires_ms;

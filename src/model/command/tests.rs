@@ -1,4 +1,4 @@
-//! Pure tests of the commands that twtool prints.
+//! Tests of the commands that twtool prints. They compare texts and run no command.
 
 use super::*;
 use crate::model::health::Capability::{Kill, NetAdmin, SysAdmin};
@@ -9,7 +9,7 @@ fn shell(netns: Option<&str>, root: bool) -> Shell {
 }
 
 #[test]
-fn a_command_enters_the_namespace_in_the_way_in_which_it_was_named() {
+fn a_command_enters_the_namespace_by_the_name_pid_or_path_that_the_user_gave() {
     for (netns, expected) in [
         (None, "ss -tan"),
         (Some("web"), "ip netns exec web ss -tan"),
@@ -40,7 +40,7 @@ fn a_command_that_needs_root_begins_with_sudo_unless_the_caller_is_root() {
 }
 
 #[test]
-fn a_command_that_fails_here_has_the_reason() {
+fn a_command_that_would_fail_here_has_the_reason() {
     use Privilege::{Capability, None as Nothing, Root, Settings};
     const LOCKS: [SettingsLock; 2] = [SettingsLock::ReadOnly, SettingsLock::Refused];
     let set = |held: &[super::Capability]| Some(Capabilities(held.iter().map(|&one| 1 << one as u32).sum()));
@@ -69,8 +69,8 @@ fn a_command_that_fails_here_has_the_reason() {
         assert_eq!(why, "cannot work here: /proc/sys/net is mounted read-only");
     }
     assert_eq!(obstacle(None, true, refused, Settings), lacks("root lacks")("CAP_NET_ADMIN"));
-    // That test applies only to the caller in its own namespace. It does not apply to a command that sudo starts, or to
-    // another namespace, so these get no obstacle.
+    // The result of access(2) applies only to the caller in its own namespace. It does not apply to a command that sudo starts, or to
+    // another namespace, so these commands get no obstacle.
     assert_eq!(obstacle(None, false, refused, Settings), None);
     assert_eq!(obstacle(Some("web"), true, refused, Settings), None);
     let no_sudo = RootPower { no_new_privs: true, ..RootPower::default() };
@@ -87,7 +87,7 @@ fn the_command_line_of_the_user_gets_one_more_flag() {
 }
 
 #[test]
-fn the_namespace_of_twtool_stands_before_the_command_that_it_starts() {
+fn the_option_netns_stands_before_the_command_that_twtool_starts() {
     let line = shell(Some("web"), false).twtool(Privilege::None, &["wait", "80", "--", "./server", "--x"]);
     assert_eq!(line.text, "twtool wait 80 --netns web -- ./server --x");
 }
@@ -136,7 +136,7 @@ fn a_setting_of_another_namespace_has_no_line_in_a_file() {
 }
 
 #[test]
-fn words_are_quoted_as_a_shell_reads_them() {
+fn words_are_quoted_for_a_shell() {
     for (word, expected) in [
         ("a-b_c=1,2", "a-b_c=1,2"),
         ("", "''"),

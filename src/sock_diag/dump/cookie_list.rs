@@ -1,12 +1,12 @@
-//! The cookies of all sockets of a dump, in little memory.
+//! Keeps the cookies of all sockets of a dump in little memory.
 
 use crate::model::socket::Cookie;
 
-/// The bits of a byte that belong to the number. The highest bit is set if more bytes follow.
+/// The number of bits of the number in each byte. The highest bit of a byte is set if more bytes follow.
 const BITS: u32 = 7;
 
 /// Cookies in the order in which they were added. Most sockets get their cookie when they are first listed, so most cookies are
-/// slightly larger than the one before them. The list keeps the differences, and most take one byte.
+/// slightly larger than the one before them. The list keeps the differences, most of which take one byte.
 #[derive(Default)]
 pub(super) struct CookieList {
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ impl CookieList {
         let difference = cookie.number().wrapping_sub(self.last).cast_signed();
         self.last = cookie.number();
         self.length += 1;
-        // A small negative number becomes a small positive one.
+        // Zigzag encoding: a small negative difference becomes a small positive number.
         let mut rest = (difference << 1 ^ difference >> 63).cast_unsigned();
         while rest >= 1 << BITS {
             self.bytes.push(rest.to_le_bytes()[0] | 1 << BITS);
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_list_is_returned_as_it_was(numbers in proptest::collection::vec(1..=u64::MAX, 0..50)) {
+        fn a_list_returns_the_cookies_that_were_added(numbers in proptest::collection::vec(1..=u64::MAX, 0..50)) {
             prop_assert!(list(&numbers).numbers().eq(numbers.iter().copied()));
             let sorted = list(&numbers).into_sorted();
             prop_assert!(sorted.is_sorted() && sorted.len() == numbers.len());

@@ -1,4 +1,4 @@
-//! The ways in which a dump fails.
+//! The errors of a dump.
 
 use std::io;
 

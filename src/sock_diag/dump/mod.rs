@@ -21,21 +21,23 @@
 //!    second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in
 //!    the result.
 //!
-//! The cookies of a dump do not show whether a socket was removed: the position also counts sockets that the request excludes, such
-//! as connections in a dump of buckets.
+//! The counts are necessary, because the cookies of a dump do not show every removal. The position also counts sockets that the request
+//! excludes, such as connections in a dump of buckets.
 //!
-//! A socket can still be lost, or be in the result twice:
+//! A socket can still be lost:
 //! - if both dumps lose the same socket;
 //! - if fewer sockets were removed than step 4 requires;
 //! - if sockets were removed before the first reading of the counts, which is after the first, second or third datagram. In a short
 //!   dump, the counts are not read at all;
-//! - if the removed sockets are handshakes in progress, or only bound, because no count includes them;
-//! - twice: if the kernel resumes inside a chain of more than 16 sockets, which it describes in pieces.
+//! - if the removed sockets are handshakes in progress, or only bound, because no count includes them.
 //!
-//! A different kind of loss can be detected in the records themselves. The kernel collects up to 16 sockets of a chain under a lock
-//! and describes them after it has released the lock. A connection that becomes a bucket in between is described without its
-//! local port (`inet_put_port`), and its bucket is not described at all. Then the dump counts as interrupted. Measured: one
-//! such socket in 700 dumps during 55,000 closes per second (Linux 6.18).
+//! A socket can still be in the result twice if the kernel resumes inside a chain of more than 16 sockets, because it describes such a
+//! chain in pieces.
+//!
+//! Another kind of loss shows in the records themselves. The kernel collects up to 16 sockets of a chain under a lock, and writes
+//! their records after it has released the lock. The record of a connection that becomes a bucket in between lacks the local port
+//! (`inet_put_port`), and its bucket gets no record at all. Then the dump counts as interrupted. Measured: one such socket in 700
+//! dumps during 55,000 closes per second (Linux 6.18).
 
 mod cookie_list;
 mod datagram;
@@ -62,7 +64,7 @@ use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::parallel::Workers;
 use crate::sys::counts::{Reading, TableCounts};
 
-/// Datagrams that one thread receives and reads before a second thread may start. A short dump ends before that.
+/// The number of datagrams that one thread receives and reads before a second thread may start. A short dump has fewer.
 const SEQUENTIAL_DATAGRAMS: usize = 5;
 
 /// A second thread starts if reading takes more than 1/5 of the time that receiving takes.
@@ -71,8 +73,8 @@ const RECEIVING_TO_READING: u32 = 5;
 /// If at most one socket for every 1,000 chains was removed from the tables during a dump, there is no second dump.
 ///
 /// The removal of a socket causes a loss only if the kernel pauses in the chain of this socket at that time, at a position after it.
-/// So with one removal for every 1,000 chains, by calculation and on average, fewer than one dump of connections and buckets in 2,000
-/// loses a socket. On a server with 262,144 chains, that is 262 removals during one dump, and a list of 100,000 buckets takes 30 ms.
+/// By calculation, with one removal for every 1,000 chains, fewer than one in 2,000 dumps of connections and buckets loses a socket. A
+/// server with 262,144 chains may have 262 removals during one dump. There, a dump of 100,000 buckets takes 30 ms.
 const CHAINS_PER_REMOVAL: u64 = 1000;
 
 /// The number of datagrams in one message to the other thread. Waking that thread takes a large fraction of the time that
@@ -96,10 +98,10 @@ pub fn run(
     request: &Request,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
-    let pays = |receiver: &Receiver| {
+    let is_faster = |receiver: &Receiver| {
         receiver.datagrams >= SEQUENTIAL_DATAGRAMS && receiver.reading * RECEIVING_TO_READING > receiver.receiving
     };
-    run_with(transport, request, &pays, each)
+    run_with(transport, request, &is_faster, each)
 }
 
 /// Implements [`run`]. `overlaps` decides whether a second thread starts to read.
@@ -109,7 +111,7 @@ fn run_with(
     overlaps: &dyn Fn(&Receiver) -> bool,
     each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
 ) -> Result<DumpEnd, DumpError> {
-    // A recording holds one dump. A second replay gives the same sockets.
+    // A recording contains one dump, so a second dump from it would have the same sockets.
     let seen = transport.commands().is_some().then(CookieList::default);
     let mut reader = Reader::new(request, seen);
     let mut receiver = Receiver::start(transport, request)?;

@@ -15,7 +15,7 @@ use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use crate::sock_diag::response;
 
-/// How a dump ended when it did not fail.
+/// How a successful dump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpEnd {
     /// Whether sockets may be missing or repeated.
@@ -30,10 +30,10 @@ pub struct DumpEnd {
 pub(super) struct Reader {
     walk: Walk,
     states: StateSet,
-    /// Whether the request covers a connection before and after its close, so that one of the two is always in the
-    /// table.
+    /// Whether the request includes both a connection that closes (FIN_WAIT_1) and its bucket (TIME_WAIT). Then one of the two is
+    /// always in the table.
     covers_close: bool,
-    /// Whether a socket has been read.
+    /// Whether the dump has already contained a socket.
     began: bool,
     interrupted: bool,
     repeats: Repeats,

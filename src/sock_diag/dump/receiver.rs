@@ -9,18 +9,18 @@ use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::Transport;
 use crate::sys::counts::{Reading, TableCounts};
 
-/// A dump is long if one of its datagrams is longer than this, or if it has three datagrams with sockets. If the kernel has enough
-/// memory, it fills all datagrams but the first and the last to about 32 KiB (`netlink_dump`).
+/// A length in bytes. A dump is long if one of its datagrams is longer than this, or if it has three datagrams with sockets. If the
+/// kernel has enough memory, it fills all datagrams except the first and the last to about 32 KiB (`netlink_dump`).
 const LONG: usize = 16 * 1024;
 
 /// Receives the response to one request.
 pub(super) struct Receiver<'a> {
     transport: &'a mut dyn Transport,
-    /// Number of datagrams.
+    /// The number of datagrams that were received.
     pub(super) datagrams: usize,
-    /// Total time of receiving.
+    /// The total time that receiving took.
     pub(super) receiving: Duration,
-    /// Total time in between.
+    /// The total time between the receives, in which datagrams are read.
     pub(super) reading: Duration,
     /// The time at which the last datagram was received.
     returned: Instant,

@@ -20,7 +20,7 @@ impl Repeats {
     /// Returns the datagram without the sockets that were at the end of the previous datagram.
     pub(super) fn removed_from<'a>(&self, datagram: &'a [u8]) -> Cow<'a, [u8]> {
         let is_repeated = |payload: &[u8]| response::cookie(payload).is_some_and(|c| self.cookies.contains(&c));
-        // New sockets may lie before the repeated ones and between them.
+        // Search twice as many sockets, because new sockets may lie before the repeated ones and between them.
         let first = sockets(datagram).take(2 * MOST);
         without(datagram, first.filter(|(payload, _)| is_repeated(payload)).map(|(_, bytes)| bytes).collect())
     }

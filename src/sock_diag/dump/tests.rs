@@ -86,7 +86,7 @@ fn sockets_come_from_every_datagram_until_done() {
 }
 
 #[test]
-fn a_dump_of_many_datagrams_comes_in_order_wherever_it_ends() {
+fn the_sockets_of_many_datagrams_arrive_in_order() {
     for count in [1, BATCH - 1, BATCH, BATCH + 1, 9 * BATCH] {
         let count = u16::try_from(count).expect("few");
         let mut datagrams: Vec<_> = (1..=count).map(|port| Ok(bucket(port))).collect();
@@ -132,7 +132,7 @@ fn a_worker_reads_the_received_datagrams_in_order() {
 }
 
 #[test]
-fn a_dump_is_interrupted_also_when_only_its_end_is_flagged() {
+fn an_interruption_flag_on_a_socket_or_on_the_end_counts() {
     for flagged in [0, 1] {
         let mut messages = [bucket(1), done(0)];
         messages[flagged][6] |= 16;
@@ -152,9 +152,9 @@ fn a_connection_without_its_local_port_interrupts_a_dump_of_connections_and_buck
     let interrupted = |states, state, port| dump_of(states, lost(state, port)).1.expect("done").interrupted;
     for state in [TcpState::Closed, TcpState::FinWait1] {
         assert!(interrupted(StateSet::ALL, state, 443));
-        // A listener that closed leaves nothing behind.
+        // Without a remote port, the socket was a listener. No bucket replaces a closed listener.
         assert!(!interrupted(StateSet::ALL, state, 0));
-        // This request does not include connections before their close.
+        // This request includes only buckets, and not connections before their close.
         assert!(!interrupted(StateSet::of(&[TcpState::FinWait2, TcpState::TimeWait]), state, 443));
     }
 }

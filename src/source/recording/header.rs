@@ -24,7 +24,7 @@ pub(super) const MAX_HEADER_LENGTH: u64 = 16 << 20;
 /// The end of the year 9999 in ms since 1970: the last time that RFC 3339 can write.
 pub(super) const LATEST_MS: u64 = 253_402_300_799_999;
 
-/// The facts in the form in which a recording has them.
+/// The first line of a recording, as JSON: the facts.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Header {
     format: String,
@@ -41,7 +41,7 @@ pub(super) struct Header {
     /// The facts that could not be read, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unread: Vec<(String, String)>,
-    /// Absent in recordings of twtool versions that did not record it.
+    /// The kernel's counts and settings about buckets. Recordings of older versions of twtool do not have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     buckets: Option<RecordedBucketFacts>,
 }
@@ -120,7 +120,7 @@ impl Header {
         if !same_time {
             return Err("the system clock is wrong: a recording can store only times from 1970 to 9999".into());
         }
-        // The list of interfaces is excluded: it is read at each comparison, and may have changed.
+        // Do not compare the interfaces: the list is read from the kernel at each comparison, and may have changed.
         let rest =
             |taken: &Facts| Facts { taken_at: facts.taken_at, interfaces: Interfaces::default(), ..taken.clone() };
         let same = rest(&read_facts) == rest(facts) && read_buckets == *buckets;

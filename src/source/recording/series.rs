@@ -1,5 +1,6 @@
 //! A series of samples (`twtool watch --record`): a recording for each sample, one after the other, and a last line with the number
-//! of samples. Each recording has one more line, with the times and counters of the sample. A sample without that line has failed.
+//! of samples. Each recording has an additional line with the times and counters of the sample. If a sample failed, its recording does
+//! not have this line.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::sys;
 
 /// The part of a sample that a series has in addition to the facts and the datagrams.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields of snapshot::bucket_sample")]
+#[expect(missing_docs, reason = "snapshot::bucket_sample documents the fields")]
 pub struct RecordedSample {
     pub elapsed: Duration,
     pub took: Duration,
@@ -27,12 +28,12 @@ pub struct RecordedSample {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// The occupant of the ends of each missing bucket, by its cookie. A missing entry means [`Occupant::Nobody`].
+    /// The occupant of the ends of each missing bucket, by the cookie of the bucket. A missing entry means [`Occupant::Nobody`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
 }
 
-/// The socket that has both ends of a bucket that a walk did not list.
+/// The socket that now has both ends of a bucket which a walk did not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Occupant {
@@ -64,7 +65,7 @@ impl SeriesFile {
         self.file.begin(facts, buckets)
     }
 
-    /// Ends a sample; `None` if it failed.
+    /// Ends a sample. `sample` is `None` if the sample failed.
     pub fn end(&mut self, sample: Option<RecordedSample>) -> Result<(), RecordingError> {
         let line = sample.map_or(Ok(()), |sample| self.file.line(&RecordingLine::Sample(sample)));
         line.and_then(|()| self.file.end()).map_err(|error| RecordingFile::write_error(&self.file.path, error))
@@ -93,7 +94,7 @@ pub struct SeriesReader {
     is_series: bool,
 }
 
-/// The problem of a recording that another command has made.
+/// The message about a recording that another command has made.
 const NO_SERIES: &str =
     "it is no series of samples; replay it with the command that made it, for example `twtool list`";
 

@@ -23,13 +23,13 @@ use crate::sys::folder::{metadata, pids, proc_gap};
 /// The maximum number of processes that one warning names.
 const NAMED_PROCESSES: usize = 8;
 
-/// The result of [`all`].
+/// The network namespaces that [`all`] found, and what it could not read.
 #[derive(Debug)]
 pub struct NetnsList {
     /// Each namespace once: first the caller's own, then namespaces with a name of ip-netns(8) in the order of the
     /// names, then the others in the order of their first processes.
     pub namespaces: Vec<OpenNetns>,
-    /// Sentences about what could not be read, and why. If empty, the list is complete.
+    /// Sentences that say what could not be read, and why. If there are none, the list is complete.
     pub unseen: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ pub fn all() -> NetnsList {
                 let netns = &mut found.entry(id).or_insert_with(|| at(id, &path)).netns;
                 netns.name.get_or_insert(NetnsName::Given(name));
             }
-            // The name remains, but its namespace is gone.
+            // The file in /run/netns remains, but its namespace is gone.
             Err(NetnsErrorKind::NotNetns(_)) => {}
             Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
             Err(why) => unseen.push(format!("network namespace '{}': {why}", text_of(name.as_bytes()))),

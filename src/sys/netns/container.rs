@@ -15,10 +15,10 @@ use crate::sys::{cgroup, file};
 /// The maximum size of /proc/PID/cgroup in bytes: a line for each hierarchy, with a path of at most 4096 bytes.
 const MOST: u64 = 64 * 1024;
 
-/// Returns the oldest process of a container. The other processes of the container may be in other network namespaces.
+/// Returns the pid of the oldest process of a container. The younger processes may be in other network namespaces.
 pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
     let failed = |why| NetnsError::new(arg, why);
-    // The start time and the pid of the oldest process of each container, by the id of the container.
+    // The start time and the pid of the oldest process of each selected container, by the id of the container.
     let mut found: BTreeMap<String, (u64, u32)> = BTreeMap::new();
     let (mut others, mut names) = (BTreeSet::new(), BTreeMap::new());
     for pid in retry(pids).map_err(|error| failed(NetnsErrorKind::NotSearched(error)))? {
@@ -40,7 +40,7 @@ pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
     }
 }
 
-/// The cgroup of a process; `None` if it has ended or is hidden.
+/// The path of the cgroup of a process; `None` if the process has ended or is hidden.
 fn cgroup_of(pid: u32) -> io::Result<Option<String>> {
     let bytes = if_visible(retry(|| file::read(Path::new(&format!("/proc/{pid}/cgroup")), MOST)))?;
     Ok(bytes.and_then(|bytes| cgroup::path_of_process(&bytes)))

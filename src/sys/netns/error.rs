@@ -1,4 +1,4 @@
-//! Why a network namespace cannot be used.
+//! Defines the errors that say why a network namespace cannot be opened or entered.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,7 +10,7 @@ use crate::sys::capabilities;
 use crate::sys::errno::Refusal;
 use crate::sys::folder::ProcGap;
 
-/// The error that a namespace cannot be opened or entered.
+/// The error for a network namespace that cannot be opened or entered.
 #[derive(Debug, thiserror::Error)]
 #[error("network namespace '{word}': {why}")]
 pub struct NetnsError {
@@ -20,7 +20,7 @@ pub struct NetnsError {
     pub why: NetnsErrorKind,
 }
 
-/// The reason why a namespace cannot be opened or entered.
+/// The reason why a network namespace cannot be opened or entered.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum NetnsErrorKind {

@@ -1,14 +1,14 @@
 //! Finds, names and enters network namespaces.
 //!
-//! setns(2) moves one thread to a network namespace, not the whole process. So [`within`] runs a function on a new thread in
-//! another namespace: its sockets, /proc/thread-self/net and /proc/sys/net belong to that namespace, and the caller
-//! stays in its namespace.
+//! setns(2) moves one thread to a network namespace, not the whole process. So [`within`] runs a function on a new thread in another
+//! namespace. On that thread, new sockets, /proc/thread-self/net and /proc/sys/net belong to the other namespace. The calling thread
+//! stays in its own namespace.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `error` | why a namespace cannot be used |
+//! | `error` | the errors that say why a namespace cannot be opened or entered |
 //! | `names` | identities, and the names of /run/netns |
-//! | `processes` | the namespaces of processes |
+//! | `processes` | finds the processes of namespaces |
 //! | `open` | opens the namespace of an argument |
 //! | `all` | finds every namespace |
 //! | `container` | finds a process of a container |
@@ -45,10 +45,10 @@ thread_local! {
     static ENTERED: RefCell<Option<Netns>> = const { RefCell::new(None) };
 }
 
-/// The calling thread's namespace; `None` if /proc does not show it.
+/// Returns the calling thread's network namespace; `None` if /proc does not show it.
 ///
-/// Outside [`within`], the search for its name is limited to the cheap places: /run/netns, and process 1, because no process
-/// has a lower pid. If neither has the name, the namespace has no name here.
+/// A namespace without a name in /run/netns is named after its process with the lowest pid. Outside [`within`], only process 1 is
+/// checked, because a search over all processes takes too long. If process 1 is in another namespace, the name is unknown.
 pub fn current() -> io::Result<Option<Netns>> {
     if let Some(entered) = ENTERED.with_borrow(Clone::clone) {
         return Ok(Some(entered));
@@ -61,8 +61,8 @@ pub fn current() -> io::Result<Option<Netns>> {
     Ok(Some(Netns { id, name }))
 }
 
-/// Runs a function on a new thread in the namespace. If that is the caller's own namespace, the thread does not call
-/// setns(2), so it needs no privilege.
+/// Runs a function on a new thread in a network namespace. If that is the caller's own namespace, the thread does not call setns(2),
+/// so it needs no privilege.
 pub fn within<T: Send>(netns: &OpenNetns, run: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let failed = |why| NetnsError::new(&netns.netns, why);
     let own = own_id().is_ok_and(|id| id == netns.netns.id);

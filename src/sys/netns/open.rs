@@ -1,4 +1,4 @@
-//! Opens the network namespace of an argument, and opens a known one again.
+//! Opens the network namespace that an argument selects, and opens a known namespace again.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -15,25 +15,26 @@ use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
 use crate::sys::folder::{metadata, proc_gap};
 
-/// A namespace that can be entered.
+/// A network namespace that can be entered.
 #[derive(Debug)]
 pub struct OpenNetns {
-    /// Its identity and its name.
+    /// The identity and the name of the namespace.
     pub netns: Netns,
     pub(super) handle: Handle,
 }
 
-/// How a namespace is entered.
+/// The file through which a namespace is entered.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// An open file, which keeps the namespace alive.
     Open(OwnedFd),
-    /// The path of a file that is opened each time, because a machine may have more namespaces than a process may have
-    /// descriptors.
+    /// The path of a file. It is opened only to enter the namespace, because a machine may have more namespaces than a process may
+    /// have descriptors.
     Path(PathBuf),
 }
 
-/// Opens the namespace that an argument selects. If the argument is not a name, this also searches for a name of the namespace.
+/// Opens the network namespace that an argument selects. If the argument is not a name, this function also searches for the name of
+/// the namespace.
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) | NetnsArg::Container(_, pid) => open_of_process(*pid),
@@ -86,9 +87,9 @@ fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
 
 /// Opens a file of nsfs that represents a network namespace. The result has no name yet.
 ///
-/// No other file is opened, because opening a device or a FIFO can have side effects. So this opens an O_PATH
-/// descriptor first and checks that the file belongs to nsfs. The link of the descriptor contains the kind of the
-/// namespace, `net:[4026531840]` (namespaces(7)). For a mounted file the link is a path; then setns() checks the kind.
+/// Opening a device or a FIFO can have side effects. So this function first opens an O_PATH descriptor, and checks that the file
+/// belongs to nsfs. The link of the descriptor contains the kind of the namespace: `net:[4026531840]` (namespaces(7)). For a mounted
+/// file the link is a path; then setns() checks the kind.
 pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     let open = |path: &Path, flags| retry(|| OpenOptions::new().read(true).custom_flags(flags).open(path));
     let seen = open(path, libc::O_PATH).map_err(NetnsErrorKind::NotOpened)?;
@@ -107,8 +108,8 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
     Ok(OpenNetns { netns: Netns { id, name: None }, handle: Handle::Open(file.into()) })
 }
 
-/// Opens a namespace that was found at this path. If the path does not represent that namespace any more, this searches
-/// for a process in the namespace.
+/// Opens a namespace that was found at this path. If the path does not represent that namespace any more, this function searches for
+/// a process in the namespace.
 pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErrorKind> {
     let open_it = |path: &Path| match open_file(path) {
         Ok(OpenNetns { netns: found, handle: Handle::Open(file) }) if found.id == netns.id => Ok(Some(file)),

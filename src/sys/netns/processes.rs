@@ -28,9 +28,8 @@ pub(super) fn is_kernel_thread(pid: u32) -> bool {
     stat.is_some_and(|stat| stat.flags & PF_KTHREAD != 0)
 }
 
-/// The name of a namespace after one of its processes; `None` if the process is not in it. twtool itself is not used, because
-/// it has ended before a user can read the name. A process that has ended, or whose namespace the caller has no permission to
-/// read, counts as not in the namespace.
+/// Names a namespace after a process. `None` if the process has ended or is in another namespace, or if the caller has no permission to
+/// read its namespace. `None` also for twtool itself, because twtool has ended before a user can read the name.
 pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
     if pid == std::process::id() || !is_in(pid, netns)? {
         return Ok(None);
@@ -42,7 +41,7 @@ fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
     Ok(if_visible(metadata(&namespace_of(pid)))?.is_some_and(|file| id(&file) == netns))
 }
 
-/// The process with the lowest pid in a namespace.
+/// Names a namespace after its process with the lowest pid.
 pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     for pid in pids()? {
         if let Some(name) = process_name(pid, netns)? {
@@ -52,7 +51,7 @@ pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     Ok(None)
 }
 
-/// The path of a file that represents the namespace, from a process in it.
+/// Searches for a process in the namespace, and returns the path of its file /proc/PID/ns/net.
 pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
     for pid in pids()? {
         if is_in(pid, netns)? {

@@ -1,10 +1,10 @@
-//! The numbers of the watched system calls in each architecture that a kernel can run.
+//! Lists the numbers of the watched system calls for each architecture whose programs a kernel can run.
 
-/// The calls of an architecture.
+/// The numbers of the watched calls in one architecture.
 pub(super) struct Arch {
     /// `AUDIT_ARCH_*` of linux/audit.h.
     pub(super) audit: u32,
-    /// A bit that a variant of the architecture sets in its numbers: x32.
+    /// The bit that the variant x32 sets in its numbers; 0 if the architecture has no such variant.
     pub(super) ignored_bit: u32,
     pub(super) bind: u32,
     pub(super) listen: u32,
@@ -13,10 +13,10 @@ pub(super) struct Arch {
     pub(super) socketcall: Option<u32>,
 }
 
-/// Its number is the same in all architectures (the table of numbers is shared since Linux 5.1).
+/// The number of io_uring_setup(2). It is the same in all architectures, which share new numbers since Linux 5.1.
 pub(super) const IO_URING_SETUP: u32 = 425;
 
-/// The first argument of socketcall (linux/net.h).
+/// Values of the first argument of socketcall (linux/net.h).
 pub(super) const SOCKETCALL_BIND: u32 = 2;
 pub(super) const SOCKETCALL_CONNECT: u32 = 3;
 pub(super) const SOCKETCALL_LISTEN: u32 = 4;
@@ -24,7 +24,7 @@ pub(super) const SOCKETCALL_LISTEN: u32 = 4;
 /// `__X32_SYSCALL_BIT` of asm/unistd.h.
 const X32: u32 = 0x4000_0000;
 
-/// Each architecture, with the 32-bit variants that its kernels run.
+/// Each architecture, and the 32-bit architectures whose programs its kernels also run.
 pub(super) const ALL: [Arch; 5] = [
     // x86-64 and x32.
     Arch { audit: 0xc000_003e, ignored_bit: X32, bind: 49, listen: 50, connect: 42, socketcall: None },
@@ -38,7 +38,7 @@ pub(super) const ALL: [Arch; 5] = [
     Arch { audit: 0xc000_00f3, ignored_bit: 0, bind: 200, listen: 201, connect: 203, socketcall: None },
 ];
 
-/// A watched call, with its arguments as they stand in the registers.
+/// A watched call, with the arguments that are in the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WatchedCall {
     Bind {
@@ -62,7 +62,7 @@ pub(super) enum WatchedCall {
     IoUringSetup,
 }
 
-/// The watched call with this number, if it is one.
+/// Returns the watched call that has this number; `None` if twtool does not watch the call.
 pub(super) fn watched(audit: u32, number: u64, args: [u64; 6]) -> Option<WatchedCall> {
     let arch = ALL.iter().find(|arch| arch.audit == audit)?;
     let number = u32::try_from(number).ok()? & !arch.ignored_bit;

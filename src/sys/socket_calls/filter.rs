@@ -1,7 +1,7 @@
-//! The seccomp filter that stops a program at the watched system calls, and lets all others run at full speed.
+//! Builds the seccomp filter that stops a program at the watched system calls. All other calls run at full speed.
 //!
-//! seccomp(2) runs the filter for each call. `SECCOMP_RET_TRACE` stops the thread for its tracer. Without a tracer the call
-//! fails with ENOSYS, and a filter cannot be removed. So the tracer must stay until the last process with the filter has ended.
+//! The kernel runs the filter for each call (seccomp(2)). `SECCOMP_RET_TRACE` stops the thread for its tracer. Without a tracer, the
+//! call fails with ENOSYS. A filter cannot be removed, so the tracer must stay until the last process with the filter has ended.
 
 use std::io;
 
@@ -29,12 +29,12 @@ const fn op(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
 }
 
-/// Continues if the accumulator is `k`, else skips some instructions.
+/// Continues if the accumulator is `k`. Otherwise, skips the next `skipped` instructions.
 const fn unless_equal_skip(k: u32, skipped: u8) -> sock_filter {
     sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: skipped, k }
 }
 
-/// The instructions.
+/// Builds the instructions of the filter.
 fn program() -> Vec<sock_filter> {
     let traced = |numbers: &[u32]| -> Vec<sock_filter> {
         numbers.iter().flat_map(|number| [unless_equal_skip(*number, 1), op(RETURN, TRACE)]).collect()
@@ -60,8 +60,8 @@ fn program() -> Vec<sock_filter> {
     program
 }
 
-/// Installs the filter for this process and all that it starts. With CAP_SYS_ADMIN nothing else changes. Otherwise
-/// no_new_privs must be set (seccomp(2)), so that set-user-ID programs and file capabilities give no privilege.
+/// Installs the filter for this process and all processes that it starts. Without CAP_SYS_ADMIN, this also sets no_new_privs, which
+/// the kernel then requires (seccomp(2)). With no_new_privs, set-user-ID programs and file capabilities give no privilege.
 pub(super) fn install() -> io::Result<()> {
     let mut program = program();
     match set_filter(&mut program) {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::sys::socket_calls::arch::{WatchedCall, watched};
 
-    /// What the kernel would do with a call.
+    /// Interprets the filter. Returns what the kernel would do with a call.
     fn run(program: &[sock_filter], arch: u32, number: u32, first: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
@@ -127,6 +127,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(run(&program, 0, 49, 0), ALLOW, "an unknown architecture runs unwatched");
+        assert_eq!(run(&program, 0, 49, 0), ALLOW, "calls of an unknown architecture are not watched");
     }
 }

@@ -1,9 +1,9 @@
 //! Watches the bind, listen and connect calls of a program, and stops the program at the end of each call.
 //!
-//! 1. `start` starts the program through a stub of twtool, which installs a seccomp filter. The filter stops the program at
-//!    these calls only (and at io_uring_setup). twtool attaches with PTRACE_SEIZE before the program is executed.
-//! 2. At the beginning of a call, `target` reads the address and the options of the socket. They must be read then: a failed
-//!    bind to a link-local address leaves SO_BINDTODEVICE set.
+//! 1. `start` starts the program through a second twtool process, the *stub*. The stub installs a seccomp filter. The filter stops
+//!    the program only at these calls, and at io_uring_setup. twtool attaches with PTRACE_SEIZE before the stub executes the program.
+//! 2. At the beginning of a call, `target` reads the address and the options of the socket. Later the options can be different: a
+//!    failed bind to a link-local address leaves SO_BINDTODEVICE set.
 //! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program is stopped until the
 //!    observer returns, so that the observer sees the state that made the call fail.
 //! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
@@ -14,13 +14,13 @@
 //!
 //! | | seccomp and ptrace | plain ptrace |
 //! |---|---|---|
-//! | keep-alive requests of nginx | 0.98 of unwatched | 0.02 |
+//! | requests per second of nginx, keep-alive | 0.98 of unwatched | 0.02 of unwatched |
 //! | socket, bind, close (6 µs unwatched) | 90 µs | 180 µs |
 //!
-//! (A prototype of this mechanism, Linux 6.18, x86-64, paired runs.)
+//! (Measured with a prototype, in paired runs, Linux 6.18, x86-64.)
 //!
-//! seccomp user notification was tried and rejected: it returns no result unless the supervisor makes the call itself, with
-//! its own privileges.
+//! seccomp user notification was tried and rejected: twtool would get the result of a call only if it made the call itself, with its
+//! own privileges.
 
 mod arch;
 mod filter;
@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use self::stub::run_stub;
 use crate::model::call::{ProgramEnd, SocketCall, Unwatchable, WatchNote};
 
-/// What to watch.
+/// The program to watch.
 #[derive(Clone, Debug)]
 pub enum ProgramTarget {
     /// A program to start, with its arguments.
@@ -54,7 +54,7 @@ pub enum ProgramTarget {
     Process(i32),
 }
 
-/// An event of a watch.
+/// An event that [`watch`] passes to its observer.
 #[derive(Debug)]
 pub enum ProgramEvent<'a> {
     /// A call has ended. The program is stopped until the observer returns.
@@ -71,7 +71,7 @@ pub enum ProgramEvent<'a> {
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchEnd {
-    /// The command ended, and all processes that it had started.
+    /// The command and all processes that it had started have ended.
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
     NotStarted(ProgramEnd),
@@ -81,7 +81,7 @@ pub enum WatchEnd {
     Interrupted(i32),
 }
 
-/// Why a program could not be watched.
+/// The reason why a program could not be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The kernel refuses.
@@ -101,11 +101,14 @@ fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
     move |source| WatchError::Failed { call, source }
 }
 
-/// Watches a program until it ends, and returns how long that took. After `timeout`, twtool detaches from the program, if that
-/// is possible. The observer gets each event with the time since the start.
+/// Watches a program until it ends, or until `timeout`. Returns how the watch ended, and how long it took. The observer gets each event
+/// with the time since the start.
+///
+/// After `timeout`, twtool detaches from the program. It cannot detach from a process with a filter, so a command without `detach` must
+/// have no timeout.
 ///
 /// # Errors
-/// The program cannot be watched. A command has not been executed then.
+/// The program cannot be watched. In this case, a command has not been executed.
 pub fn watch(
     target: &ProgramTarget,
     timeout: Option<Duration>,

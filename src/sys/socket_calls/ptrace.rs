@@ -1,8 +1,8 @@
-//! The requests of ptrace(2), as safe functions. nix lacks PTRACE_LISTEN and real-time signals.
+//! Makes requests of ptrace(2), as safe functions. nix lacks PTRACE_LISTEN and real-time signals.
 
 use std::io;
 
-/// `PTRACE_EVENT_STOP` and the other events, as they stand in a wait status.
+/// The events of ptrace(2), with their numbers in a wait status.
 pub(super) mod event {
     pub(in super::super) const FORK: i32 = libc::PTRACE_EVENT_FORK;
     pub(in super::super) const VFORK: i32 = libc::PTRACE_EVENT_VFORK;
@@ -15,21 +15,21 @@ pub(super) mod event {
 /// A request whose arguments are plain numbers.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TraceRequest {
-    /// Attaches without a stop. The number is a set of options.
+    /// Attaches to a thread without stopping it. The number is a set of options.
     Seize,
     /// Stops a seized thread.
     Interrupt,
     /// Leaves a stopped thread stopped, and waits for SIGCONT.
     Listen,
-    /// Resumes. The number is a signal, or 0.
+    /// Resumes a thread. The number is a signal to deliver, or 0.
     Cont,
-    /// Resumes until the next system call begins or ends. The number is a signal, or 0.
+    /// Resumes a thread until a system call begins or ends. The number is a signal to deliver, or 0.
     Syscall,
-    /// Resumes and detaches. The number is a signal, or 0.
+    /// Resumes a thread and detaches from it. The number is a signal to deliver, or 0.
     Detach,
 }
 
-/// Makes a request.
+/// Makes a request of ptrace(2). [`TraceRequest`] explains `number`.
 pub(super) fn request(request: TraceRequest, tid: i32, number: i32) -> io::Result<()> {
     let request = match request {
         TraceRequest::Seize => libc::PTRACE_SEIZE,
@@ -45,13 +45,13 @@ pub(super) fn request(request: TraceRequest, tid: i32, number: i32) -> io::Resul
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether the kernel itself answers ptrace(2): process 0 does not exist, so the kernel's only answer is ESRCH. Another
-/// answer comes from a seccomp filter.
+/// Whether the kernel itself answers ptrace(2), and not a seccomp filter. Process 0 does not exist, so the kernel answers a request for
+/// it with ESRCH. Another answer comes from a filter.
 pub(super) fn is_answered_by_kernel() -> bool {
     request(TraceRequest::Cont, 0, 0).err().and_then(|error| error.raw_os_error()) == Some(libc::ESRCH)
 }
 
-/// A request that fills a buffer.
+/// Makes a request that fills a buffer.
 fn fill<const WORDS: usize>(request: libc::c_uint, tid: i32, addr: usize) -> io::Result<[u64; WORDS]> {
     let mut words = [0_u64; WORDS];
     // SAFETY: each caller passes a request that writes at most `WORDS` words through its last argument.
@@ -61,7 +61,7 @@ fn fill<const WORDS: usize>(request: libc::c_uint, tid: i32, addr: usize) -> io:
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(words) }
 }
 
-/// The number that belongs to an event: for exec, the thread that called it; for fork, vfork and clone, what was started.
+/// Reads the number of an event: for exec, the tid of the thread that called it; for fork, vfork and clone, the tid of the new thread.
 pub(super) fn event_message(tid: i32) -> io::Result<i32> {
     const GETEVENTMSG: libc::c_uint = 0x4201;
     // The kernel writes one unsigned long.
@@ -69,7 +69,7 @@ pub(super) fn event_message(tid: i32) -> io::Result<i32> {
     i32::try_from(message).map_err(io::Error::other)
 }
 
-/// The number, the code (`si_code`) and the sender of the signal that a thread is about to get.
+/// Reads the number, the code (`si_code`) and the sender of the signal that a thread is about to get.
 pub(super) fn signal_info(tid: i32) -> io::Result<(i32, i32, i32)> {
     const GETSIGINFO: libc::c_uint = 0x4202;
     // The kernel writes a siginfo_t of 128 bytes: three numbers, padding, and a union that begins with the sender.
@@ -102,14 +102,14 @@ pub(super) enum SyscallStop {
     Exit(i64),
 }
 
-/// The system call at which a thread is stopped (`struct ptrace_syscall_info`, since Linux 5.3); `None` at another stop.
+/// Reads the system call at which a thread is stopped (`struct ptrace_syscall_info`, since Linux 5.3). `None`: another kind of stop.
 pub(super) fn syscall_stop(tid: i32) -> io::Result<Option<SyscallStop>> {
     const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
     const WORDS: usize = 11;
     const ENTRY: u8 = 1;
     const EXIT: u8 = 2;
     const SECCOMP: u8 = 3;
-    // The kernel writes at most the number of bytes in the third argument: op, arch, two pointers, and a union.
+    // The kernel writes at most as many bytes as the third argument says: op, arch, two pointers, and a union.
     let words = fill::<WORDS>(GET_SYSCALL_INFO, tid, WORDS * size_of::<u64>())?;
     let [op, _, _, _, arch @ ..] = words[0].to_ne_bytes();
     Ok(match op {

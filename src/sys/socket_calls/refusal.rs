@@ -7,7 +7,7 @@ use super::{WatchError, ptrace, target};
 use crate::model::call::Unwatchable;
 use crate::sys::setting;
 
-/// Why the kernel refuses PTRACE_SEIZE (ptrace(2), "Ptrace access mode checking").
+/// Explains why the kernel refuses PTRACE_SEIZE (ptrace(2), "Ptrace access mode checking").
 pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchError {
     let what =
         if own_child { "the command cannot be watched".to_owned() } else { format!("process {pid} cannot be watched") };
@@ -41,7 +41,8 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
     why(reason, hint)
 }
 
-/// The reason and what would allow the trace, by the value of kernel.yama.ptrace_scope (Yama in the kernel's documentation).
+/// The reason for the refusal, and what would allow the trace. Both depend on kernel.yama.ptrace_scope (Yama in the kernel's
+/// documentation).
 fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (String, &'static str) {
     match (scope, own_child) {
         (Some("3"), _) => (
@@ -78,9 +79,9 @@ fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (Strin
 mod tests {
     use super::*;
 
-    /// Values that the kernel documents; the machine of a test need not have the setting.
+    /// Tests every documented value, because the machine that runs the test need not have the setting.
     #[test]
-    fn each_value_of_yama_has_its_own_reason() {
+    fn each_value_of_ptrace_scope_has_its_reason() {
         let error = io::Error::from_raw_os_error(libc::EPERM);
         for (scope, own_child, reason, hint) in [
             (Some("3"), true, "is 3, which forbids every trace", "next boot"),

@@ -1,12 +1,12 @@
-//! The signals that twtool gets while it watches a command. They belong to the command.
+//! Passes the signals that twtool gets while it watches a command to this command.
 //!
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
-//! 2. A signal that a process sent is passed on. If the sender signalled the whole process group, the command got it as well.
-//!    The tracer sees every signal that reaches the command, so twtool does not pass on a signal that the command got with the
-//!    same number from the same sender. If the command's copy is still pending when twtool passes on a signal, the kernel
-//!    merges the two (signal(7)).
-//! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group.
-//!    Otherwise it is passed on.
+//! 2. A signal that a process sent is passed on. But if the sender signalled the whole process group, the command got its own copy.
+//!    The tracer sees every signal that reaches the command. So twtool does not pass on a signal if the command got one with the same
+//!    number from the same sender. If the command's copy is still pending when twtool passes on a signal, the kernel merges the two
+//!    (signal(7)).
+//! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group. Otherwise
+//!    twtool passes it on.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -18,7 +18,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-/// If a process sent the signal (kill(2), sigqueue(3), tgkill(2)), its code is `SI_USER` or less. A larger code is from the kernel
+/// The largest code of a signal that a process sent (kill(2), sigqueue(3), tgkill(2)). A signal of the kernel has a larger code
 /// (sigaction(2)).
 const SI_USER: i32 = 0;
 
@@ -30,7 +30,7 @@ pub(super) struct Arrival {
     pub(super) sender: i32,
 }
 
-/// Keeps all signals blocked, and reads them. When this value is dropped, the old signal mask is in force again.
+/// Keeps all signals blocked, and reads them. Dropping this value restores the old signal mask.
 pub(super) struct Signals {
     descriptor: SignalFd,
     before: SigSet,
@@ -38,12 +38,12 @@ pub(super) struct Signals {
     seen: Vec<(Arrival, Instant)>,
 }
 
-/// The maximum time between the command's copy and twtool's copy of a signal to the process group. The kernel sends both in one
-/// system call, so twtool needs much less time to read both.
+/// The maximum time between the command's copy and twtool's copy of a signal to the process group. The kernel sends both copies in one
+/// system call, so twtool reads both within a much shorter time.
 const SAME_CALL: Duration = Duration::from_secs(1);
 
 impl Signals {
-    /// Blocks all signals in this thread and those that it starts.
+    /// Blocks all signals in this thread, and in the threads that it starts.
     pub(super) fn hold() -> io::Result<Self> {
         let all = SigSet::all();
         let descriptor = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -51,7 +51,7 @@ impl Signals {
         Ok(Self { descriptor, before, seen: vec![] })
     }
 
-    /// Runs a function with the signal mask from before `hold`. A process that the function starts inherits this mask.
+    /// Runs a function with the old signal mask. A process that the function starts inherits this mask.
     pub(super) fn released<T>(&self, run: impl FnOnce() -> T) -> T {
         // This cannot fail, because both masks were valid before.
         let _ = self.before.thread_set_mask();
@@ -60,7 +60,7 @@ impl Signals {
         result
     }
 
-    /// Waits for a signal, at most this long. SIGCHLD ends the wait, too: the kernel sends it at each stop of the program.
+    /// Waits for a signal, at most for `time`. SIGCHLD ends the wait, too: the kernel sends it at each stop of the program.
     pub(super) fn wait(&self, time: Option<Duration>) -> io::Result<()> {
         let timeout = match time {
             None => PollTimeout::NONE,
@@ -72,7 +72,7 @@ impl Signals {
         }
     }
 
-    /// The signals that have arrived, without SIGCHLD.
+    /// Reads the signals that have arrived, and leaves out SIGCHLD.
     pub(super) fn arrived(&self) -> io::Result<Vec<Arrival>> {
         let mut arrived = vec![];
         while let Some(info) = self.descriptor.read_signal()? {
@@ -84,7 +84,7 @@ impl Signals {
         Ok(arrived)
     }
 
-    /// Remembers a signal that the command is about to get.
+    /// Records a signal that the command is about to get.
     pub(super) fn reached_command(&mut self, arrival: Arrival) {
         let now = Instant::now();
         self.seen.retain(|(_, at)| now.duration_since(*at) < SAME_CALL);
@@ -93,7 +93,7 @@ impl Signals {
         }
     }
 
-    /// Passes a signal on to these processes.
+    /// Passes a signal on to these processes, unless they have already got a copy of it.
     pub(super) fn pass_on(&mut self, arrival: Arrival, to: &[i32]) {
         let sent_to_group = self.seen.iter().position(|(seen, at)| *seen == arrival && at.elapsed() < SAME_CALL);
         if let Some(at) = sent_to_group {

@@ -1,5 +1,5 @@
-//! Starts a program so that it is traced from its first instruction, or attaches to a running process. If the kernel refuses
-//! this, explains why.
+//! Starts a program so that it is traced from its first instruction, or attaches to a running process. If the kernel refuses to
+//! attach, the error explains why.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -14,27 +14,27 @@ use super::{WatchError, failed, stub, target};
 use crate::model::call::{SlowReason, Unwatchable};
 use crate::sys::folder;
 
-/// `PTRACE_O_*`: attach to all processes and threads that a traced one starts; set a flag in each stop that a system
-/// call causes (`PTRACE_O_TRACESYSGOOD`).
+/// Options of ptrace(2). The kernel then also attaches twtool to each process and thread that a traced one starts, and sets a flag in
+/// each stop that a system call causes (`PTRACE_O_TRACESYSGOOD`).
 const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACECLONE
     | libc::PTRACE_O_TRACEEXEC
     | libc::PTRACE_O_TRACESYSGOOD;
 
-/// A program that is traced, and how.
+/// A traced program.
 pub(super) struct Started {
     /// The process of the command; `None` for a running process.
     pub(super) command: Option<i32>,
     /// The threads that are traced.
     pub(super) threads: BTreeSet<i32>,
-    /// Why every system call stops the program; `None`: only the watched ones do.
+    /// Why every system call stops the program; `None` if only the watched calls stop it.
     pub(super) slow: Option<SlowReason>,
     /// Whether to detach after the first listen() that succeeds.
     pub(super) detach: bool,
 }
 
-/// Starts a command. When this function returns, the stub is traced and continues, and executes the command next.
+/// Starts a command through the stub. When this function returns, the stub is traced, and is about to execute the command.
 pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Result<Started, WatchError> {
     let child = signals.released(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("starting the program"))?;
@@ -54,8 +54,7 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Re
     });
     let slow = seized.map_err(|error| {
         let why = refusal(&error, pid, true);
-        // The stub has not executed the command. It is stopped, or it has ended by itself; then kill() may fail, which
-        // does not matter.
+        // The stub has not executed the command. If it has already ended, kill() may fail, which does not matter.
         let _ = to_pid(pid).and_then(|pid| {
             kill_process(pid, Signal::KILL)?;
             Ok(waitpid(Some(pid), WaitOptions::empty())?)
@@ -86,8 +85,8 @@ fn await_stop(pid: i32) -> io::Result<()> {
 pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
-        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to it. The next round of this loop
-        // finds the threads that another thread has started.
+        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. The next round of this loop
+        // finds the threads that a thread without a tracer has started.
         let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();

@@ -1,5 +1,6 @@
-//! The start of the watched program. twtool starts itself with a hidden argument: the stub. It prepares itself, stops until
-//! the tracer has attached, and becomes the program. So no code runs between fork and exec in a process with threads.
+//! Runs the stub, a second twtool process that becomes the watched program. twtool starts the stub with a hidden argument. The stub
+//! installs the filter, stops until the tracer has attached, and executes the program. So twtool needs no code of its own between fork
+//! and exec. A process with several threads may call only async-signal-safe functions there (fork(2)).
 
 use std::ffi::OsString;
 use std::io;
@@ -12,22 +13,23 @@ use rustix::process::set_parent_process_death_signal;
 use super::filter;
 use crate::sys::{descriptors, exec, inherited};
 
-/// The argument after which the stub's own arguments follow.
+/// The argument that starts the stub. The stub's own arguments follow it.
 const STUB: &str = "{why-stub}";
 
-/// Whether the stub installs the filter.
+/// The arguments that say whether the stub installs the filter.
 const FILTER: &str = "filter";
 const NO_FILTER: &str = "no-filter";
 
-/// The action of SIGPIPE that twtool was started with. std sets the default action for every process that it starts.
+/// The arguments that pass on the action for SIGPIPE that twtool was started with. std sets the default action for every process that
+/// it starts.
 const PIPE_IGNORED: &str = "sigpipe-ignored";
 const PIPE_DEFAULT: &str = "sigpipe-default";
 
-/// Variables that a service manager sets to the pid of the process that it starts (sd_listen_fds(3), sd_watchdog_enabled(3)).
-/// The program has another pid than twtool.
+/// Variables that a service manager sets to the pid of the process that it starts (sd_listen_fds(3), sd_watchdog_enabled(3)). The
+/// stub changes them to the pid of the program.
 const PID_VARIABLES: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
 
-/// Starts the stub.
+/// Starts the stub for a command. `filter`: whether the stub installs the filter.
 pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
     // The stub and the program get the limit that twtool was started with.
     descriptors::restore_limit();
@@ -39,17 +41,18 @@ pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
     child
 }
 
-/// Runs the stub if these are its arguments. Returns the program and why it cannot be executed.
+/// Runs the stub if `args` are its arguments; otherwise returns `None`. The stub returns only if the program cannot be executed: the
+/// name of the program, and the error.
 #[must_use]
 pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
     let [_, stub, filter, pipe, program, arguments @ ..] = args else { return None };
     if stub != STUB {
         return None;
     }
-    // The stub must not stay stopped if twtool ends before it has attached.
+    // If twtool ends before it has attached, the kernel must end the stub, which would otherwise stay stopped.
     let _ = set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if filter == FILTER {
-        // If it cannot be installed, the tracer sees that in /proc and uses the slower way.
+        // If the filter cannot be installed, the tracer detects this in /proc, and stops the program at every system call.
         let _ = filter::install();
     }
     let _ = raise(Signal::SIGSTOP);

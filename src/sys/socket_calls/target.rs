@@ -1,10 +1,10 @@
-//! Reads the arguments of a stopped thread's call: the address in its memory, and the socket behind its descriptor.
+//! Reads the arguments of a stopped thread's call: the address in the memory of the thread, and the socket behind the descriptor.
 //!
 //! 1. process_vm_readv(2) reads the address.
 //! 2. pidfd_getfd(2) copies the descriptor, and getsockopt(2) on the copy reads the options. The copy is closed before the
 //!    thread continues, so that a close() of the program still ends the socket.
 //!
-//! A process that is not dumpable refuses both to a tracer without CAP_SYS_PTRACE (ptrace(2)).
+//! If the process is not dumpable, the kernel refuses both steps to a tracer without CAP_SYS_PTRACE (ptrace(2)).
 
 use std::fs;
 use std::io::{self, IoSliceMut};
@@ -33,14 +33,14 @@ const LONGEST: usize = 28;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReadAddr {
     Internet(CalledAddr),
-    /// Of a family without ports, or too short.
+    /// An address of another family, or an address that is too short.
     Other,
 }
 
-/// Reads the socket address of this length.
+/// Reads a socket address of `length` bytes from the memory of a thread.
 pub(super) fn read_addr(tid: i32, addr: u64, length: u64) -> io::Result<ReadAddr> {
     let mut bytes = [0; LONGEST];
-    // The length is an int.
+    // The kernel uses the lower 32 bits of the argument, because the length is an int.
     let length = usize::try_from(length & 0xffff_ffff).unwrap_or(usize::MAX).min(LONGEST);
     let count = read_memory(tid, addr, &mut bytes[..length])?;
     Ok(parse_addr(&bytes[..count]).map_or(ReadAddr::Other, ReadAddr::Internet))
@@ -49,7 +49,7 @@ pub(super) fn read_addr(tid: i32, addr: u64, length: u64) -> io::Result<ReadAddr
 /// Reads the three arguments of a call through socketcall.
 pub(super) fn read_words(tid: i32, addr: u64) -> io::Result<[u32; 3]> {
     let mut bytes = [0; 12];
-    // listen() has two arguments, so that the third word may lie on an unmapped page.
+    // listen() has only two arguments, so the third word may be on an unmapped page.
     let count = read_memory(tid, addr, &mut bytes)?;
     if count < 8 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -83,7 +83,7 @@ fn parse_addr(bytes: &[u8]) -> Option<CalledAddr> {
     }
 }
 
-/// A copy of a descriptor of the thread.
+/// Copies a descriptor of a thread.
 pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Result<OwnedFd> {
     /// `PIDFD_THREAD` (since Linux 6.9).
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
@@ -151,7 +151,7 @@ pub(super) fn local_addr(socket: &Socket) -> io::Result<Option<SocketAddr>> {
     Ok(if_visible(retry(|| socket.local_addr()))?.and_then(|local| local.as_socket()))
 }
 
-/// The address of a socket in the form of a call.
+/// Converts the local address of a socket to the type for the address of a call.
 pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
     let scope = match local {
         SocketAddr::V4(_) => 0,
@@ -160,7 +160,7 @@ pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
     CalledAddr { addr: local.ip(), port: Port(local.port()), scope }
 }
 
-/// The process of a thread.
+/// The pid of the process that a thread belongs to.
 pub(super) fn process_of(tid: i32) -> Option<i32> {
     let status = status(tid);
     parse_number(&status, "Tgid:")
@@ -174,12 +174,12 @@ fn parse_number(status: &[u8], name: &str) -> Option<i32> {
     str::from_utf8(capabilities::field(status, name)?).ok()?.parse().ok()
 }
 
-/// The number of seccomp filters of a process (since Linux 5.9).
+/// The number of seccomp filters of a thread (since Linux 5.9).
 pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "Seccomp_filters:")
 }
 
-/// Why no process can trace this one, if it is of such a kind.
+/// The reason why no process can trace this process; `None` if there is no such reason.
 pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
     let status = status(pid);
     let state = capabilities::field(&status, "State:")?;
@@ -195,12 +195,12 @@ pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
     }
 }
 
-/// The process that traces this one; 0 for none.
+/// The pid of the process that traces this thread; 0 if there is none.
 pub(super) fn tracer(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "TracerPid:")
 }
 
-/// The command name of a process.
+/// The command name of a process or thread.
 pub(super) fn comm(tid: i32) -> String {
     /// An upper bound in bytes. A name has at most 15 bytes, or 63 for a thread of the kernel.
     const MOST: u64 = 4096;
@@ -223,8 +223,8 @@ pub(super) fn process(tid: i32) -> CallingProcess {
     }
 }
 
-/// The program of a process, if its file is set-user-ID or set-group-ID or has capabilities, but the process has not received
-/// that privilege. `None` for an ordinary program, a program on a nosuid mount, and a process that has the privilege.
+/// Returns the program of a process if its file is set-user-ID or set-group-ID or has capabilities, but the process has not received
+/// this privilege. `None` for an ordinary program, a program on a nosuid mount, and a process that has the privilege.
 pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     let path = format!("/proc/{tid}/exe");
     let file = retry(|| fs::metadata(&path)).ok()?;
@@ -234,7 +234,8 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     }
     let status = status(tid);
     let effective = |name: &str| capabilities::effective_id(&status, name);
-    // Mode bits of stat(2): set-user-ID, set-group-ID, and execution by the group, without which set-group-ID means a lock.
+    // Mode bits of stat(2): set-user-ID, set-group-ID, and execution by the group. Without the last bit, set-group-ID marks mandatory
+    // locking.
     let (setuid, setgid) = (file.mode() & 0o4000 != 0, file.mode() & 0o2010 == 0o2010);
     let user = setuid && effective("Uid:").is_some_and(|uid| uid != file.uid());
     let group = setgid && effective("Gid:").is_some_and(|gid| gid != file.gid());
@@ -256,12 +257,12 @@ pub(super) struct LostPrivilege {
     pub(super) capabilities: bool,
 }
 
-/// The local address that a socket has after listen(), which binds a socket that was not bound.
+/// The local address of a socket after listen(). If the socket was not bound, listen() has bound it.
 pub(super) fn address_now(copy: OwnedFd) -> Option<CalledAddr> {
     local_addr(&Socket::from(copy)).ok().flatten().map(called_addr)
 }
 
-/// The address of a socket before the call.
+/// The local address of a socket before listen(), or the unspecified address if the socket was not bound.
 pub(super) fn address_before(socket: &CalledSocket) -> CalledAddr {
     let any: IpAddr = if socket.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     socket.local.map_or(CalledAddr { addr: any, port: Port(0), scope: 0 }, called_addr)
@@ -272,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_in_every_length_that_the_kernel_accepts() {
+    fn addresses_of_every_length_that_the_kernel_accepts_are_parsed() {
         let mut v4 = libc::AF_INET.to_ne_bytes()[..2].to_vec();
         v4.extend([0x1f, 0x90, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         let at = |bytes: &[u8]| parse_addr(bytes).map(|addr| (addr.addr.to_string(), addr.port.0, addr.scope));

@@ -1,14 +1,14 @@
-//! The loop of the tracer: waits for stops of the program, reads its calls, and lets it continue.
+//! Runs the loop of the tracer: it waits for stops of the program, reads the calls of the program, and lets the program continue.
 //!
 //! | stop | what the tracer does |
 //! |---|---|
-//! | a watched call begins | reads address and socket, continues to the end of the call |
+//! | a watched call begins | reads the address and the socket, and continues the thread to the end of the call |
 //! | a watched call ends | reports it to the observer |
 //! | an exec | checks whether the program lost a privilege |
 //! | a signal | passes it to the program |
-//! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves it stopped; if it is the command, stops twtool |
+//! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves the thread stopped; if it is the command, also stops twtool |
 //!
-//! A thread can end at any moment (SIGKILL). Requests for it fail with ESRCH then, and its end is reported later.
+//! A thread can end at any moment (SIGKILL). After that, requests for the thread fail with ESRCH, and wait4(2) reports its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -33,11 +33,11 @@ const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::S
 /// Signals that end the watch of a running process.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// Processes that end within this time after the command end together with it: a terminal sends a signal like Ctrl-C or Ctrl-\
-/// to all of them, and a core dump takes time.
+/// The time after the end of the command in which other processes may still end without a note. For example, a terminal sends Ctrl-C
+/// or Ctrl-\ to all processes, and some need time for a core dump.
 const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 
-/// Results that the program does not see: the call begins again (include/linux/errno.h).
+/// Results that the program does not see, because the kernel starts the call again (`ERESTART*` in include/linux/errno.h).
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// A watched call that has begun.
@@ -46,6 +46,7 @@ struct Begun {
     fd: u64,
     addr: Option<CalledAddr>,
     socket: Option<CalledSocket>,
+    /// Why the address or the socket could not be read.
     unread: Option<String>,
 }
 
@@ -74,10 +75,10 @@ pub(super) struct Tracer<'a> {
     deadline: Option<Instant>,
     /// Whether the command has replaced the stub.
     executed: bool,
-    /// Whether threads are detached when they stop.
+    /// Whether the tracer is detaching: it detaches from each thread at the next stop of the thread.
     letting_go: bool,
     end: Option<ProgramEnd>,
-    /// When to report that processes run on after the command.
+    /// When to report that other processes continue to run after the end of the command.
     runs_on_at: Option<Instant>,
     /// The processes whose program lost the privilege of its file, and the processes that they started.
     unprivileged: BTreeSet<i32>,
@@ -167,7 +168,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// The processes that get the signals of twtool: the command, and after its end the others.
+    /// The processes that get the signals of twtool: the command, or after its end all other processes.
     fn receivers(&self) -> Vec<i32> {
         match (self.command, self.end) {
             (Some(command), None) => vec![command],
@@ -207,7 +208,7 @@ impl<'a> Tracer<'a> {
 
     fn stopped(&mut self, tid: i32, signal: i32, event: i32) {
         if self.letting_go && !self.threads.contains_key(&tid) && self.command == Some(tid) {
-            // The command is not traced any more, and has stopped like any child.
+            // The command is not traced any more, and a signal has stopped it. twtool stops, too.
             signals::stop_here();
             return;
         }
@@ -247,10 +248,10 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// Records the process or thread that this one has started. Its own first stop may be reported after the end of its parent,
-    /// when nothing else is traced any more.
+    /// Records the process or thread that a traced thread has started. Otherwise the loop could end too early: the first stop of the new
+    /// thread may be reported after the end of its parent, when no other thread is traced.
     fn started(&mut self, tid: i32) {
-        // It may also have stopped, continued and ended before.
+        // The new thread may already have stopped, continued and ended. Then it is not recorded.
         let is_traced = |new: &i32| target::tracer(*new) == Some(std::process::id().cast_signed());
         if let Some(new) = ptrace::event_message(tid).ok().filter(is_traced) {
             if self.unprivileged.contains(&self.process(tid)) {
@@ -269,7 +270,7 @@ impl<'a> Tracer<'a> {
     }
 
     fn at_exec(&mut self, tid: i32) {
-        // If another thread than the first one calls execve, it gets the number of the first one (ptrace(2)).
+        // If a thread other than the main thread calls execve, it gets the tid of the main thread (ptrace(2)).
         if let Ok(former) = ptrace::event_message(tid)
             && former != tid
         {
@@ -324,7 +325,7 @@ impl<'a> Tracer<'a> {
         target::copy_descriptor(tid, process, fd)
     }
 
-    /// Reads the call that begins; `None` if it is about no Internet socket.
+    /// Reads the call that begins; `None` if the call is not about an Internet socket.
     fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<Begun> {
         let (name, fd, place) = match call {
             WatchedCall::Bind { fd, addr, length } => (CallName::Bind, fd, Some((addr, length))),
@@ -346,7 +347,7 @@ impl<'a> Tracer<'a> {
         match place.map(|(addr, length)| target::read_addr(tid, addr, length)) {
             Some(Ok(ReadAddr::Other)) => return None,
             Some(Ok(ReadAddr::Internet(addr))) => begun.addr = Some(addr),
-            // The address lies in no memory, so the call fails with EFAULT.
+            // The address points to no memory, so the call fails with EFAULT.
             Some(Err(error)) if error.raw_os_error() == Some(libc::EFAULT) => return None,
             Some(Err(error)) => begun.unread = Some(error.to_string()),
             None => {}
@@ -370,7 +371,7 @@ impl<'a> Tracer<'a> {
     fn finish(&mut self, tid: i32, call: Begun, result: i64) {
         let Begun { name, fd, mut addr, socket, unread } = call;
         let result = match i32::try_from(-result) {
-            // A call that continues in the background has not failed.
+            // The connect() of a non-blocking socket continues in the background, so it has not failed.
             Ok(libc::EINPROGRESS) => CallResult::Ok,
             Ok(errno) if errno > 0 => CallResult::Failed(named(&io::Error::from_raw_os_error(errno))),
             _ => CallResult::Ok,
@@ -403,7 +404,7 @@ impl<'a> Tracer<'a> {
 
 /// The next thread that has stopped or ended, with its wait status; `None` if there is none now.
 fn next_stop() -> io::Result<Option<(i32, i32)>> {
-    /// `__WALL`: threads as well as processes.
+    /// `__WALL`: wait for threads as well as processes.
     const ALL: WaitOptions = WaitOptions::from_bits_retain(0x4000_0000);
     loop {
         match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED | ALL) {

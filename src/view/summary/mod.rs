@@ -1,4 +1,4 @@
-//! A summary as a page or as JSON.
+//! Prints the answer of `twtool summary` as a text page or as JSON.
 
 mod record;
 
@@ -58,7 +58,7 @@ pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
     json::line(out, &payload(content))
 }
 
-/// Writes the page: totals, what helps, the closes of the last minute, groups, counters and limits.
+/// Writes the page: totals, commands and advice, the closes of the last minute, groups, counters and limits.
 pub fn page(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
     head(out, content, style)?;
@@ -134,7 +134,10 @@ pub fn share_of_maximum(all: u64, most: i64, facts: &Facts) -> String {
         Ok(0) => "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close".into(),
         Ok(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
         Err(_) if facts.kernel_since(6, 1) == Some(true) => format!("tcp_max_tw_buckets is {most}: no maximum"),
-        Err(_) => format!("tcp_max_tw_buckets is {most}, which kernels before 6.1 treat as less than 0"),
+        Err(_) => format!(
+            "tcp_max_tw_buckets is {most}: Linux 5.10 and earlier keep no bucket after a close, Linux 6.1 and later have no \
+             maximum"
+        ),
     }
 }
 
@@ -213,14 +216,14 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     };
     let due = ("due".to_owned(), times.due());
     let mut rows: Vec<(String, u64)> = std::iter::once(due).chain(SPANS.iter().map(span)).collect();
-    // Mainline kernels have no bucket with more than 60 s left.
+    // Mainline kernels have no bucket with more than 60 s left, so that row is left out if it is empty.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
     Block::new("REMAINING", &[], &rows, style)
 }
 
 fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
-    // Among many keys with one bucket each, an arbitrary selection is not useful.
+    // If some keys are left out, keys with one bucket are not shown. They would be an arbitrary selection of many such keys.
     let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
     let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
     let line = |(key, count): &&(Key, Count)| match *key {
@@ -289,7 +292,7 @@ pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
     }
 }
 
-/// Writes as many tables side by side as fit, with an empty line above each row of tables.
+/// Writes tables side by side, as many as fit into the width, with an empty line above each row of tables.
 fn side_by_side(out: &mut dyn Write, blocks: &[Block], style: TextStyle) -> io::Result<()> {
     let room = style.width.unwrap_or(USUAL_WIDTH);
     let mut left = blocks;
@@ -345,7 +348,7 @@ mod tests {
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
-    /// 500 closes in 50 s: of clients of `http`, and of a client of one IPv6 destination.
+    /// A summary of 500 closes in 50 s: 400 of clients of the local port 80 (`http`), and 100 to one IPv6 destination.
     fn summary(limit: usize) -> Summary {
         let kernel = BucketFacts {
             max_tw_buckets: Some(262_144),
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_keeps_to_the_width_of_its_terminal() {
+    fn a_page_fits_the_width_of_its_terminal() {
         for width in [40, 80, 120] {
             for unicode in [true, false] {
                 let lines = drawn(&summary(5), Some(width), unicode);
@@ -431,7 +434,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_is_wider_than_a_terminal_that_is_wide_enough_for_words(width in 40_usize..160, unicode in any::<bool>()) {
+        fn no_line_is_wider_than_a_terminal_of_40_columns_or_more(width in 40_usize..160, unicode in any::<bool>()) {
             for line in drawn(&summary(5), Some(width), unicode) {
                 prop_assert!(line.width() <= width, "{line}");
             }

@@ -69,7 +69,7 @@ struct GroupRecord<'a> {
     distinct: usize,
 }
 
-/// An entry of a group. Its keys have the same names as in a record of `twtool list`.
+/// An entry of a group. Its JSON keys have the same names as in a record of `twtool list`.
 struct LineRecord<'a> {
     key: Key,
     count: Count,

@@ -1,4 +1,4 @@
-//! What the keys do beyond the state of the screen: details, commands, recordings, and a stop.
+//! Carries out the keys that need more than the state of the screen: details, commands, recordings, and a stop.
 
 use std::io::{self, Write as _};
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::sys::screen_input::{HeldSignal, Wakeup};
 use crate::view::human;
 
 impl Screen {
-    /// Carries out what a key asks for. Returns how the screen ends, if it does.
+    /// Carries out the action of a key. Returns how the screen ends, if the action ends it.
     pub(super) fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
         match action {
             Action::Quit => return Ok(Some(Ending::Quit)),
@@ -57,7 +57,7 @@ impl Screen {
     /// Begins a recording, or ends it.
     fn toggle_recording(&mut self) {
         if !self.can_ask_kernel {
-            self.state.message = Some("this is a recording already".into());
+            self.state.message = Some("a recording cannot be recorded again".into());
             return;
         }
         if let Some(path) = self.state.recording.take() {
@@ -99,13 +99,14 @@ impl Screen {
         }
     }
 
-    /// Gives the terminal to a command, and takes it back when the user has read the result. Returns how the screen ends, if a
-    /// signal came meanwhile.
+    /// Gives the terminal to a command, and takes the terminal back after the user has read the result. Returns how the screen ends,
+    /// if a signal arrived meanwhile.
     fn run_command(&mut self, command: &str) -> Result<Option<Ending>, ScreenError> {
         self.guard.give_back()?;
         let mut out = io::stdout();
         writeln!(out, "$ {}", human::escape(command))?;
-        // The command is quoted for the shell. It ignores Ctrl-Z, because nothing would continue it.
+        // The command is quoted for the shell. The trap makes the command ignore Ctrl-Z, because nothing would continue
+        // it.
         let line = format!("trap '' TSTP; {command}");
         let child = self.input.released(|| Command::new("sh").args(["-c", &line]).spawn())?;
         if let Err(error) = child.and_then(|mut child| child.wait()) {

@@ -4,7 +4,7 @@
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
 //! takes no text, and no sample is taken while the screen is paused or stopped.
 //!
-//! With each sample, it also asks the tracer for the owners of the buckets, if one runs.
+//! If a tracer runs, the thread also asks it for the owners of the buckets, after each sample.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,19 +26,19 @@ pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Se
 /// A request of the screen.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// A sample.
+    /// Take a sample.
     BucketSample {
         interval: Duration,
         /// Another selection, if it has changed.
         selection: Option<Selection>,
         /// Whether to calculate the free ports of destinations.
         capacity: bool,
-        /// Begins or ends a recording before the sample.
+        /// A recording to begin or to end before the sample.
         recording: Option<Recording>,
     },
     /// Apply another selection to the buckets of the last sample.
     Select(Selection),
-    /// The end of the recording.
+    /// End the recording.
     EndRecording,
     /// Start a tracer in this program (true), or end it.
     Trace(bool),
@@ -47,7 +47,7 @@ pub(super) enum Request {
 /// A change of the recording.
 #[derive(Debug)]
 pub(super) enum Recording {
-    /// With this file, and whether an existing one is replaced.
+    /// The file, and whether to replace an existing one.
     Begin(PathBuf, bool),
     End,
 }
@@ -69,7 +69,7 @@ pub(super) enum Reply {
     Traced(Result<Tracing, SnapshotError>),
 }
 
-/// What the thread works with.
+/// The state of the thread that takes the samples.
 struct Work {
     sampler: Sampler,
     namespaces: Option<FindNamespaces>,
@@ -107,7 +107,7 @@ impl Collector {
         let mut work = Work { sampler, namespaces, feed, owners: SharedOwners::clone(&owners), last: None };
         let work = move || {
             for request in asked {
-                // The send fails if the screen has ended, because it then needs no reply.
+                // The send fails if the screen has ended. Then the reply is not needed.
                 let _ = answer.send(work.reply(request));
                 waker.wake();
             }
@@ -117,7 +117,7 @@ impl Collector {
         Ok(Self { requests, replies, thread, owners, busy: false })
     }
 
-    /// The owners of buckets, which the thread updates with each sample.
+    /// Returns the owners of buckets, which the thread updates with each sample.
     pub(super) fn owners(&self) -> SharedOwners {
         SharedOwners::clone(&self.owners)
     }
@@ -135,11 +135,11 @@ impl Collector {
     /// The recording cannot be written.
     pub(super) fn finish(self) -> Result<(), SnapshotError> {
         drop(self.requests);
-        // The panic hook has reported a panic.
+        // If the thread has panicked, the panic hook has reported that.
         self.thread.join().unwrap_or(Ok(()))
     }
 
-    /// The reply; `None` if the thread is gone.
+    /// Waits for the reply to the request. Returns `None` if the thread is gone.
     pub(super) fn reply(&mut self) -> Option<Reply> {
         self.busy = false;
         self.replies.recv().ok()
@@ -210,7 +210,8 @@ fn trace(feed: Option<&mut OwnerFeed>, starts: bool) -> Result<Tracing, Snapshot
     Ok(feed.update())
 }
 
-/// Reads only the list of sockets. The probe of `capacity` would hold a port for a moment each time.
+/// Calculates the free ports from the list of sockets alone. The probe of `twtool capacity` would hold a port for a moment each
+/// time.
 fn capacity(namespaces: Namespaces) -> Result<Answer<Capacity>, SnapshotError> {
     let question = CapacityQuestion { probe: false, ..CapacityQuestion::default() };
     Snapshot::of(namespaces).capacity(&question)

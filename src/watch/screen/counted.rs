@@ -27,7 +27,7 @@ pub(super) struct MakerCount {
     pub(super) per_second: Option<f64>,
 }
 
-/// A sample with the events since the last one, and the time since then.
+/// A sample, and the time since the previous sample.
 #[derive(Clone, Copy)]
 pub(super) struct New<'a> {
     pub(super) sample: &'a Sample,
@@ -35,7 +35,7 @@ pub(super) struct New<'a> {
 }
 
 impl New<'_> {
-    /// The number of buckets of each process that entered TIME_WAIT per second; `None` if the sample may have missed some.
+    /// How many buckets of each process entered TIME_WAIT per second; `None` if the sample may have missed some.
     fn rates(self, owners: &Traced) -> Option<BTreeMap<makers::Key, f64>> {
         let seconds = self.time.as_secs_f64();
         if seconds <= 0.0 || self.sample.namespaces.iter().any(|netns| !netns.whole) {
@@ -64,7 +64,7 @@ impl Counted {
         counted
     }
 
-    /// Also counts the rows by the process that made them, if a tracer has recorded any.
+    /// Also counts the rows by the process that made them, if a tracer has recorded any owner.
     #[must_use]
     pub(super) fn with_makers<'a>(
         self,
@@ -80,7 +80,7 @@ impl Counted {
         let groups = owners.groups(namespaces.flatten());
         let mut makers: Vec<MakerCount> =
             groups.into_iter().map(|group| MakerCount { per_second: rate(&group.key), group }).collect();
-        // The groups have the order of their keys, which stays for equal counts.
+        // The groups are in the order of their keys. The sort is stable, so groups with equal counts stay in this order.
         makers.sort_by_key(|maker| Reverse(maker.group.count.all()));
         Self { makers, ..self }
     }

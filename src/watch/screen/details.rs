@@ -61,7 +61,8 @@ impl Place<'_> {
         Some(Shell { netns: Some(netns), caller: self.shell.caller.clone() })
     }
 
-    /// The words that select the sockets of a group: an option for the row, or an expression if the screen has a filter, too.
+    /// The arguments that select the sockets of a group. Without a filter of the screen: `option`. Otherwise: an expression of the
+    /// filter and `test`.
     fn narrowed(&self, option: [&str; 2], test: &str, facts: &Facts) -> Vec<String> {
         match self.selection.resolve(facts) {
             Ok((filter, _)) if filter != Filter::TRUE => vec![format!("({filter}) and {test}")],
@@ -135,7 +136,7 @@ fn bracketed(addr: std::net::IpAddr) -> String {
     if addr.is_ipv6() { format!("[{addr}]") } else { addr.to_string() }
 }
 
-/// What the screen asks before it runs a removal.
+/// The question that the screen asks before it runs a command that removes sockets.
 #[must_use]
 pub(super) fn proposal(line: &Line) -> Vec<String> {
     let mut lines = vec![
@@ -253,7 +254,7 @@ fn advise(selected: &Selected, shell: &Shell) -> Help {
     help
 }
 
-/// What `twtool doctor` says about the buckets of one process.
+/// The conclusions of `twtool doctor` about the buckets of one process.
 fn about_maker(key: &makers::Key, latest: &Latest) -> Vec<String> {
     if *key == makers::Key::Unknown {
         let why = "The tracer has recorded no close of these sockets: they closed before it started, or the kernel did not show the \
@@ -262,7 +263,7 @@ fn about_maker(key: &makers::Key, latest: &Latest) -> Vec<String> {
     }
     let makers::Key::Process(process) = key else { return vec![] };
     let owners = latest.owners();
-    // Most rows differ in the pid, and need no key.
+    // Compare the pid first. It differs for most rows, and then no key is built.
     let is_it = |facts: &MakerFacts| facts.pid == process.pid && makers::Key::of_process(facts) == *key;
     let is_its = |row: &&Row| !row.bucket.fin_wait_2 && owners.owner(row).is_some_and(|owner| is_it(owner.process()));
     let mut made = MadeBuckets::default();

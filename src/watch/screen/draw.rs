@@ -27,7 +27,7 @@ const AXIS: u16 = 2;
 /// width.
 const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
 
-/// Everything that a frame shows beside the state.
+/// Everything that a frame shows in addition to the state.
 pub(super) struct Shown<'a> {
     pub(super) latest: &'a Latest,
     pub(super) history: &'a History,
@@ -102,7 +102,7 @@ pub(super) fn overlay_end(area: Rect, state: &State, latest: &Latest) -> usize {
     wrapped(overlay.lines.iter().map(String::as_str), overlay.indent, area.width).len().saturating_sub(room(area))
 }
 
-/// The lines of an overlay that fit below its title.
+/// The number of lines of an overlay that fit below its title.
 fn room(area: Rect) -> usize {
     usize::from(area.height.saturating_sub(1))
 }
@@ -148,7 +148,7 @@ fn style_of(meaning: Meaning, style: TextStyle) -> Style {
     }
 }
 
-/// Writes one line of text into an area, cut at its end. Returns the column behind it.
+/// Writes one line of text into an area, and cuts the text at the end of the area. Returns the column behind the text.
 fn put(buffer: &mut Buffer, area: Rect, line: u16, text: &str, style: Style) -> u16 {
     if line >= area.height {
         return area.x;
@@ -157,7 +157,7 @@ fn put(buffer: &mut Buffer, area: Rect, line: u16, text: &str, style: Style) -> 
     buffer.set_stringn(area.x, area.y + line, text, area.width.into(), style).0
 }
 
-/// Splits an area: `right` gets its width at the right end, and another text gets the rest. One blank separates them.
+/// Splits an area into a left and a right part. The right part is as wide as the text `right`. One blank separates the parts.
 fn halves(area: Rect, right: &str) -> (Rect, Rect) {
     let width = u16::try_from(human::display_width(right)).unwrap_or(u16::MAX).min(area.width);
     let left = Rect { width: area.width.saturating_sub(width + 1), ..area };
@@ -313,14 +313,14 @@ fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
     let mut lines = line.error.iter().flat_map(|error| error.lines());
     let message = wrapped(lines.next().into_iter(), 0, width);
     let rest: Vec<_> = lines.map(human::escape).collect();
-    // The part of a long expression that has the mark below it.
+    // Skip the beginning of an expression that is too wide, so that the part above the mark is visible.
     let width = usize::from(width);
     let mark = rest.last().filter(|line| human::display_width(line) > width);
     let skipped = mark.map_or(0, |line| (line.len() - line.trim_start().len()).saturating_sub(width / 2));
     message.into_iter().chain(rest.iter().map(|line| line.chars().skip(skipped).collect())).collect()
 }
 
-/// The end of a text that fits into this number of columns. It reads no more of the text than that.
+/// The end of a text that fits into this number of columns. The function reads no more of the text than that.
 fn tail(text: &str, room: usize) -> &str {
     let mut used = 0;
     let fits = |letter: &char| {

@@ -25,7 +25,7 @@ pub(super) struct Latest {
     pub(super) owners: SharedOwners,
     /// Where the owners come from; `None` for a recorded series.
     pub(super) tracing: Option<Tracing>,
-    /// Why there is no capacity of some namespace, or why a later sample failed.
+    /// Why the capacity of a namespace is unknown, or why a later sample failed.
     pub(super) failure: Option<String>,
 }
 
@@ -42,7 +42,7 @@ impl Latest {
         self.namespaces().len() > 1
     }
 
-    /// The owners of buckets. The caller must not keep the lock.
+    /// Locks and returns the owners of buckets. The caller must not keep the lock.
     pub(super) fn owners(&self) -> RwLockReadGuard<'_, Traced> {
         self.owners.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,13 +59,13 @@ impl Latest {
         self.tracing.as_ref().is_some_and(Tracing::is_on)
     }
 
-    /// Whether the screen shows owners: while a tracer runs, and for what it has recorded until then.
+    /// Whether the screen shows owners: while a tracer runs, and after that if it has recorded any owner.
     #[must_use]
     pub(super) fn shows_owners(&self) -> bool {
         self.is_traced() || !self.owners().is_empty()
     }
 
-    /// What is missing or uncertain about owners.
+    /// The warnings about owners.
     fn about_owners(&self) -> Vec<String> {
         let mut warnings = match &self.tracing {
             Some(Tracing::Own(totals)) => trace::missing(*totals),

@@ -62,7 +62,7 @@ const COUNTDOWN: Duration = Duration::from_millis(500);
 /// core with the table of destinations on the screen, and 5.3 % with another table (Linux 6.18).
 const CAPACITY: Duration = Duration::from_secs(5);
 
-/// What the screen needs.
+/// The options of the live screen.
 pub struct Options {
     /// What the sampler selects.
     pub selection: Selection,
@@ -88,7 +88,7 @@ pub struct Options {
     pub count: Option<u64>,
 }
 
-/// Why there is no screen, or why it ended.
+/// Why the live screen could not start, or why it ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ScreenError {
     /// The terminal cannot show the screen.
@@ -192,7 +192,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Takes the first sample before the screen has the terminal, so that an error appears as for other commands.
+/// Takes the first sample before the screen has the terminal, so that an error is printed as for other commands.
 fn first_sample(
     input: &ScreenInput,
     collector: &mut Collector,
@@ -273,7 +273,7 @@ struct Screen {
     samples: u64,
     duration: Option<Duration>,
     count: Option<u64>,
-    /// The age of the sample when the screen was paused or a replay ended. Then the screen does not count down.
+    /// The age of the sample when the screen was paused or a replay ended; `None` while remaining times count down.
     frozen: Option<Duration>,
     /// The reply of a sample that was under way when the screen was paused.
     held: Option<Reply>,
@@ -297,7 +297,7 @@ impl Screen {
         }
     }
 
-    /// Waits for the next thing to happen, and reacts. Returns how the screen ends, if it does.
+    /// Waits for a key, a signal, a reply or the next point in time, and handles it. Returns how the screen ends, if it does.
     fn turn(&mut self) -> Result<Option<Ending>, ScreenError> {
         if !self.state.paused
             && let Some(reply) = self.held.take()
@@ -421,7 +421,7 @@ impl Screen {
         Ok(None)
     }
 
-    /// Calls `change` with the state, and with the number and the identities of the rows.
+    /// Calls `change` with the state, and with facts about the rows of the table.
     fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
         let Self { state, listing, latest, history, terminal, .. } = self;
         let size: Rect = terminal.size().unwrap_or_default().into();
@@ -431,7 +431,7 @@ impl Screen {
         change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
-    /// Makes the list of rows again, if the table or its order has changed.
+    /// Rebuilds the list of rows if the table or its order has changed.
     fn list(&mut self) {
         let position = self.state.position();
         let of = (self.state.table, position.order, position.reverse);
@@ -444,7 +444,7 @@ impl Screen {
         }
     }
 
-    /// Makes the list of rows again, and finds the selected row in it.
+    /// Rebuilds the list of rows, and finds the selected row in it.
     fn relist(&mut self) {
         let Self { state, latest, history, listed, listing, .. } = self;
         let position = state.position();

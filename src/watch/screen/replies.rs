@@ -17,7 +17,7 @@ impl Screen {
             self.held = Some(reply);
             return Ok(());
         }
-        // The following replies refer to that sample.
+        // Show the held sample first, because later replies refer to it.
         if let Some(held) = self.held.take() {
             self.take(held);
         }
@@ -70,7 +70,7 @@ impl Screen {
                 self.failed = Some(error);
             }
         }
-        // Old numbers of free ports would mislead when the table is shown again.
+        // Drop old numbers of free ports. They would be wrong when the table of destinations is shown again.
         if !capacity.is_empty() || self.state.table != Table::Destinations {
             self.latest.capacity.clear();
         }
@@ -98,7 +98,7 @@ impl Screen {
         warnings.splice(0..0, new.unwrap_or_default());
     }
 
-    /// Uses the filter that was asked for, if there is one, also for the events so far.
+    /// Applies the requested filter, if there is one, to the screen and to the events so far.
     fn use_filter(&mut self) {
         let Some(expression) = self.wanted.filter_asked.take() else { return };
         self.selection.expression.clone_from(&expression);
@@ -107,7 +107,7 @@ impl Screen {
         if self.wanted.filter.is_none() {
             self.state.typed = None;
         }
-        // The events of one sample share their facts.
+        // The events of one namespace in one sample share their facts, so the filter is resolved once for all of them.
         let mut last: Option<(Arc<Facts>, Option<Filter>)> = None;
         let selection = &self.selection;
         self.history.retain_events(|event| {

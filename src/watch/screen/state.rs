@@ -1,4 +1,5 @@
-//! The state of the screen, and what each key does to it. A plain value: it reads no clock, no terminal and no kernel.
+//! The state of the screen, and what each key does to it. The state is a plain value. This module reads no clock, no terminal and
+//! no kernel.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const INTERVALS_MS: [u64; 8] = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_0
 /// The lines that a turn of the mouse wheel scrolls.
 pub(super) const WHEEL: isize = 3;
 
-/// Each key with what it does, as the help shows them.
+/// Each key and its effect, as the help shows them.
 pub(super) const KEYS: [(&str, &str); 19] = [
     ("1-7, Tab", "choose the table"),
     ("Up, Down", "select a row; the selection follows its row"),
@@ -35,7 +36,7 @@ pub(super) const KEYS: [(&str, &str); 19] = [
     ("q, Ctrl-C", "quit"),
 ];
 
-/// Something that the key asks for and that the state alone cannot do.
+/// A request of a key that the state alone cannot carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
@@ -77,22 +78,22 @@ pub(super) struct Position {
 pub(super) struct Overlay {
     pub(super) title: String,
     pub(super) lines: Vec<String>,
-    /// By how many columns the rest of a long line is indented.
+    /// The number of columns by which the continuation of a long line is indented.
     pub(super) indent: usize,
-    /// The first line on the screen, after long lines were divided.
+    /// The index of the first line on the screen, counted after long lines are wrapped.
     pub(super) top: usize,
     /// The command that `y` runs.
     pub(super) command: Option<String>,
 }
 
 impl Overlay {
-    /// A text to read.
+    /// Creates an overlay that runs no command.
     #[must_use]
     pub(super) fn text(title: &str, lines: Vec<String>) -> Self {
         Self { title: title.to_owned(), lines, indent: 2, top: 0, command: None }
     }
 
-    /// The keys.
+    /// Creates the overlay that explains the keys.
     #[must_use]
     pub(super) fn help() -> Self {
         const COLUMN: usize = 12;
@@ -111,7 +112,7 @@ pub(super) struct FilterLine {
     pub(super) error: Option<String>,
 }
 
-/// The rows of the table, as a key needs to know them.
+/// Facts about the rows of the table that a key can need.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     /// The number of rows.
@@ -165,7 +166,7 @@ impl State {
         &self.positions[self.table as usize]
     }
 
-    /// The same, to change it.
+    /// The order and the position of the table on the screen, which the caller can change.
     pub(super) fn position_mut(&mut self) -> &mut Position {
         &mut self.positions[self.table as usize]
     }
@@ -345,10 +346,11 @@ fn shorter(interval: Duration) -> Duration {
 
 /// The effect of a key on the typed filter.
 enum Typed {
+    /// The user still types.
     More,
-    /// Enter.
+    /// Enter: the filter is complete.
     Done,
-    /// Esc.
+    /// Esc: the user has given up the filter.
     Given,
 }
 

@@ -1,7 +1,7 @@
 //! The tables of the screen: the rows of each table, their order, and the cells of a row.
 //!
 //! 1. [`Listing::new`] selects the rows after each sample, and after a key that changes the selection or the order.
-//! 2. It sorts only the visible sockets: [`Listing::at`] sorts a window of sockets around the requested row.
+//! 2. Only the visible sockets are sorted: [`Listing::at`] sorts a window of sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
 use std::cell::RefCell;
@@ -32,7 +32,7 @@ const BAR: usize = 10;
 /// How many sockets are sorted at once.
 const WINDOW: usize = 256;
 
-/// A table.
+/// A table of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
     Sockets,
@@ -45,7 +45,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    /// Every table, in the order of their digits.
+    /// Every table, in the order of the keys 1 to 7.
     pub(super) const ALL: [Self; 7] = [
         Self::Sockets,
         Self::Destinations,
@@ -56,7 +56,7 @@ impl Table {
         Self::Makers,
     ];
 
-    /// The name in the line of tables, which fits on 80 columns.
+    /// The name in the line above the table. All names together fit into 80 columns.
     #[must_use]
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ pub(super) enum Identity {
     Event(SystemTime, EventKind, FourTuple, Option<Cookie>),
 }
 
-/// What the user has selected, with everything that advice about it needs.
+/// A row of a table, with everything that its cells and the advice about it need.
 #[derive(Debug)]
 pub(super) enum Selected<'a> {
     Socket(Row, &'a Arc<Facts>),
@@ -139,14 +139,14 @@ enum Items {
     Makers(Vec<usize>),
 }
 
-/// Sockets of which only the visible ones are sorted.
+/// The rows of the table of sockets. Only the visible ones are sorted.
 #[derive(Debug)]
 struct Sockets {
     order: Order,
     reverse: bool,
     /// The sort key, and the indices of namespace and row.
     keys: Vec<(u128, u32, u32)>,
-    /// The part of `keys` that is sorted. All keys before it are lower, and all behind it are higher.
+    /// The part of `keys` that is sorted. No key before this part is higher, and no key behind it is lower.
     sorted: Range<usize>,
 }
 
@@ -212,7 +212,7 @@ impl Listing {
                 }
                 let one = |&(place, at): &(usize, usize)| &latest.capacity[place].value.destinations[at];
                 match order {
-                    // Each namespace has this order already.
+                    // The destinations of each namespace are in this order already. The sort merges them.
                     0 => all.sort_by_key(|at| one(at).urgency()),
                     1 => all.sort_by_key(|at| Reverse(one(at).time_wait)),
                     _ => all.sort_by(|a, b| {
@@ -244,7 +244,7 @@ impl Listing {
                 let rate = |place: &usize| one(place).per_second.unwrap_or(0.0);
                 let mut all: Vec<usize> = (0..latest.counted.makers().len()).collect();
                 match order {
-                    // They have this order already.
+                    // The makers are in this order already.
                     0 => {}
                     1 => all.sort_by(|a, b| rate(b).total_cmp(&rate(a))),
                     _ => all.sort_by_cached_key(|place| owner::group_name(&one(place).group, By::Owner)),
@@ -275,7 +275,7 @@ impl Listing {
         self.len() == 0
     }
 
-    /// A row.
+    /// The row at this index.
     #[must_use]
     pub(super) fn at<'a>(&self, row: usize, latest: &'a Latest, history: &'a History) -> Option<Selected<'a>> {
         Some(match &self.0 {
@@ -311,7 +311,7 @@ impl Listing {
         Some(self.at(row, latest, history)?.identity())
     }
 
-    /// Finds a row.
+    /// Finds the index of the row with this identity.
     #[must_use]
     pub(super) fn find(&self, identity: &Identity, latest: &Latest, history: &History) -> Option<usize> {
         match (&self.0, identity) {
@@ -331,7 +331,7 @@ impl Listing {
         }
     }
 
-    /// The columns.
+    /// The headings of the columns.
     #[must_use]
     pub(super) fn headings(&self, latest: &Latest) -> Vec<Heading> {
         const SHARE: Heading = Heading { spare: 6, ..Heading::new("SHARE") };
@@ -403,7 +403,7 @@ impl Listing {
         }
     }
 
-    /// The sentence in place of rows.
+    /// The sentence that an empty table shows.
     #[must_use]
     pub(super) fn none(&self, filtered: bool, latest: &Latest) -> &'static str {
         match &self.0 {
@@ -436,7 +436,7 @@ impl Selected<'_> {
     }
 }
 
-/// The row as it is some time after the sample.
+/// The row with the remaining time that it has `age` after the sample.
 #[must_use]
 pub(super) fn aged(mut row: Row, age: Duration) -> Row {
     let age = u32::try_from(age.as_millis()).unwrap_or(u32::MAX);
@@ -468,7 +468,7 @@ fn socket(row: &Row, facts: &Facts, latest: &Latest) -> Vec<String> {
     columns(latest).iter().map(cell).collect()
 }
 
-/// A bar of [`BAR`] columns for a part of a whole. A part above 0 is never drawn as nothing.
+/// A bar for a part of a whole. The whole takes [`BAR`] columns. A part above 0 is always visible.
 fn bar(part: u64, whole: u64, unicode: bool) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let steps = if unicode { 8 } else { 1 };

@@ -17,7 +17,8 @@ use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, d
 
 use crate::sys::screen_output::{ScreenOutput, write_within};
 
-/// Reports buttons and the wheel (1000) in the extended form (1006), but no movements, which would be traffic on a slow line.
+/// Makes the terminal report buttons and the wheel (1000) in the extended form (1006). It reports no movements, because they would
+/// load a slow line.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Whether the screen has the terminal.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The panic hook is installed once.
+/// Ensures that the panic hook is installed only once.
 static HOOK: Once = Once::new();
 
 /// The size of the output buffer in bytes. The bytes of one frame are written together.
@@ -36,7 +37,7 @@ const FRAME: usize = 64 * 1024;
 /// The terminal that ratatui draws on.
 pub type Drawn = Terminal<CrosstermBackend<BufWriter<ScreenOutput>>>;
 
-/// Has the terminal until it is dropped.
+/// Holds the terminal in the modes of the live screen. Dropping the guard restores the previous modes.
 #[derive(Debug)]
 pub struct Guard(());
 

@@ -1,4 +1,4 @@
-//! The state fed with keys, and screens drawn into memory.
+//! Tests of the state after keys, and of screens that are drawn into memory.
 
 mod texts;
 
@@ -182,7 +182,7 @@ fn clients(count: u16) -> Vec<Row> {
 }
 
 #[test]
-fn every_size_has_its_parts_and_no_line_is_too_long() {
+fn each_size_shows_its_parts_and_tiny_screens_can_be_drawn() {
     for (size, chart, rows) in [((80, 24), true, 10), ((200, 60), true, 38), ((40, 12), false, 6)] {
         for unicode in [true, false] {
             let mut screen = Screen::of(clients(500), size);
@@ -237,7 +237,8 @@ fn tab_and_digits_choose_the_table() {
     assert!(screen.shows("web"));
 }
 
-/// A screen with 20 buckets, of which a tracer has recorded the owners of 3 and a sample that of another one. The last close is new.
+/// A screen with 20 buckets. The owners of four of them (cookies 1 to 4) are recorded: three by BPF, and one by a sample. The bucket
+/// with cookie 4 is new in the last sample.
 fn traced() -> Screen {
     let facts =
         |pid, comm: &str| MakerFacts { pid, own_pid_namespace: true, comm: comm.into(), ..MakerFacts::default() };
@@ -273,13 +274,13 @@ fn traced() -> Screen {
 }
 
 #[test]
-fn a_tracer_adds_owners_and_makers_and_nothing_is_inferred() {
+fn a_tracer_adds_the_owners_and_makers_that_it_has_recorded() {
     let mut screen = traced();
     let lines = screen.drawn();
     assert!(lines[0].contains("  TRACING  "), "{}", lines.join("\n"));
     let line = |port: &str| lines.iter().find(|line| line.contains(port)).expect("a row").clone();
     assert!(line(":30001").ends_with("web (7)") && line(":30003").ends_with("web (7)"), "{}", lines.join("\n"));
-    assert!(line(":30002").ends_with("shop (8) sampled"), "a sample does not look like a recorded close");
+    assert!(line(":30002").ends_with("shop (8) sampled"), "an owner from a sample is marked");
     assert!(line(":30005").ends_with(" -"), "{}", line(":30005"));
     screen.press(KeyCode::Char('7'));
     let lines = screen.drawn();
@@ -299,11 +300,11 @@ fn a_tracer_adds_owners_and_makers_and_nothing_is_inferred() {
     assert!(screen.shows("7 closes are missing"));
     screen.latest.tracing = Some(Tracing::Failed("no memory".into()));
     assert!(screen.shows("the tracer has ended: no memory"));
-    assert!(!screen.drawn()[0].contains("TRACING") && screen.shows("web (7)"), "what is recorded stays");
+    assert!(!screen.drawn()[0].contains("TRACING") && screen.shows("web (7)"), "the recorded owners stay");
 }
 
 #[test]
-fn without_a_tracer_the_table_of_makers_says_how_to_start_one() {
+fn without_a_tracer_the_table_of_makers_shows_how_to_start_one() {
     let mut screen = Screen::of(clients(3), (80, 24));
     assert!(!screen.shows("OWNER"));
     screen.press(KeyCode::Char('7'));
@@ -316,13 +317,13 @@ fn without_a_tracer_the_table_of_makers_says_how_to_start_one() {
 }
 
 #[test]
-fn the_selection_follows_its_row_and_its_line() {
+fn the_selected_row_stays_selected_on_the_same_line_of_the_screen() {
     let mut screen = Screen::of(clients(100), (80, 24));
     for _ in 0..3 {
         screen.press(KeyCode::Down);
     }
     assert_eq!((screen.selected(), screen.state.position().top), (Some(3), 0));
-    // 40 newer ones expire earlier: the row moves down, and the screen with it.
+    // 40 new buckets expire earlier. The selected row moves down in the list, and the screen scrolls by 40 rows, too.
     let earlier = (200..240).map(|cookie| client(cookie, 1));
     let all: Vec<Row> = clients(100).into_iter().chain(earlier).collect();
     screen.sample(all, 1, vec![]);
@@ -357,7 +358,7 @@ fn keys_move_the_selection_and_the_wheel_does_not() {
 }
 
 #[test]
-fn s_and_r_change_the_order_of_the_table_on_the_screen_alone() {
+fn s_and_r_change_only_the_order_of_the_table_on_the_screen() {
     let mut screen = Screen::of(clients(300), (80, 24));
     let first = |screen: &Screen| match screen.listing.identity(0, &screen.latest, &screen.history) {
         Some(Identity::Socket(_, tuple, _)) => tuple.remote_port(),
@@ -373,7 +374,7 @@ fn s_and_r_change_the_order_of_the_table_on_the_screen_alone() {
 }
 
 #[test]
-fn any_row_is_where_a_full_sort_puts_it() {
+fn each_row_has_the_same_place_as_in_a_full_sort() {
     // Equal remaining times, and more rows than one window.
     let rows: Vec<Row> = (1..=2000).map(|cookie| client(cookie, u32::from(cookie) * 7919 % 97 * 10)).collect();
     let screen = Screen::of(rows.clone(), (80, 24));
@@ -392,11 +393,11 @@ fn any_row_is_where_a_full_sort_puts_it() {
 fn a_filter_is_typed_checked_and_cleared() {
     let mut screen = Screen::of(clients(3), (80, 24));
     screen.press(KeyCode::Char('/'));
-    // Letters are text now, also those of other keys.
+    // While a filter is typed, every letter is text, also `s`, `p`, `r`, `t` and `q`.
     assert_eq!(screen.types("sprt = :80q"), None);
     screen.press(KeyCode::Backspace);
     assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("sprt = :80".into())));
-    let line = screen.state.typed.as_mut().expect("it stays until it is checked");
+    let line = screen.state.typed.as_mut().expect("the line stays until the filter is checked");
     line.error = Some(format!("expected a test: {}\n  sprt = :80\n  ^^^^", "sport, dport, ".repeat(6)));
     let lines = screen.drawn();
     let at = lines.iter().position(|line| line == "filter: sprt = :80").expect("the line");
@@ -422,7 +423,7 @@ fn a_filter_is_typed_checked_and_cleared() {
 }
 
 #[test]
-fn what_is_open_takes_the_keys() {
+fn an_open_overlay_takes_the_keys() {
     let mut screen = Screen::of(clients(3), (80, 30));
     screen.press(KeyCode::Char('?'));
     assert!(screen.shows("propose 'twtool kill'"));
@@ -466,7 +467,7 @@ fn control_keys_work_everywhere_and_q_quits() {
 }
 
 #[test]
-fn the_interval_and_the_pause() {
+fn plus_and_minus_change_the_interval_and_p_pauses() {
     let mut screen = Screen::of(clients(3), (80, 24));
     let mut interval = |key| {
         screen.press(KeyCode::Char(key));
@@ -499,7 +500,7 @@ fn events_show_the_newest_first() {
 }
 
 #[test]
-fn foreign_text_is_escaped_and_keeps_its_columns() {
+fn text_from_outside_is_escaped_and_columns_stay_aligned() {
     let mut screen = Screen::of(clients(1), (80, 24));
     let mut named = facts();
     named.netns_name = Some("7:e\u{301}\u{1b}[31m漢字\u{202e}".into());

@@ -233,7 +233,7 @@ pub(super) fn port_cases() -> Vec<Case> {
         case("ip_nonlocal_bind", gone("ipv4.ip_nonlocal_bind"), Unknown, "no /proc/sys/net/ipv4/ip_nonlocal_bind"),
         case("ipv6_ip_nonlocal_bind", set("ipv6.ip_nonlocal_bind", "1"), Note, "not local"),
         case("ipv6_ip_nonlocal_bind", gone("ipv6.ip_nonlocal_bind"), Ok, "IPv6 is missing"),
-        case("ipv6_bindv6only", set("ipv6.bindv6only", "1"), Note, "does not take IPv4"),
+        case("ipv6_bindv6only", set("ipv6.bindv6only", "1"), Note, "does not accept IPv4"),
         case("ipv6_bindv6only", gone("ipv6.bindv6only"), Ok, "IPv6 is missing"),
     ]
 }

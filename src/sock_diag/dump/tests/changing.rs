@@ -8,34 +8,35 @@ use super::*;
 use crate::sock_diag::transport::Commands;
 use crate::sys::counts::{Reading, TableCounts};
 
-/// The kernel counts these sockets in its position, but does not send them.
+/// The cookies of sockets that the request excludes. The kernel counts these sockets in its position, but does not send them.
 const EXCLUDED: std::ops::Range<u64> = 500..600;
 
-/// The cookies of the first chain, which fills two datagrams. The counts of the tables are read after them.
+/// The smallest cookie of an additional first chain. This chain fills the first two datagrams, so that the counts of the tables are
+/// read before the first change.
 const FIRST: u64 = 700;
 
 /// Larger cookies belong to listeners.
 const LISTENERS: u64 = 2000;
 
-/// A new socket at the head of a chain, or a socket that is removed.
+/// A change of the table: a new socket at the head of a chain, or the removal of the socket with a cookie.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Add(usize),
     Remove(u64),
 }
 
-/// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. Cookies from [`EXCLUDED`] belong to
-/// sockets that the request excludes. Each receive returns the datagram
-/// that was prepared before, then changes the table, then prepares the next datagram. The next datagram begins where the last
-/// one ended: at a chain, and at an index in that chain.
+/// A kernel whose table changes during the dump. It keeps the cookies of sockets in chains. Each receive takes the prepared datagram,
+/// then changes the table, then prepares the next datagram. The next datagram begins where the last one ended: at a chain, and at an
+/// index in that chain.
 struct ChangingKernel {
     chains: Vec<Vec<u64>>,
     changes: VecDeque<Vec<Change>>,
-    /// Sockets in a datagram.
+    /// The maximum number of sockets in a datagram.
     per_datagram: usize,
     position: (usize, usize),
     prepared: Vec<u8>,
     dumps: usize,
+    /// The cookie of the newest socket.
     newest: u64,
     /// Whether the kernel reports the counts of its tables.
     reports_counts: bool,
@@ -103,8 +104,8 @@ impl ChangingKernel {
     }
 
     fn change(&mut self) {
-        // Only the first dump has changes. The module does not check the second dump, so changes there could lose a socket in
-        // both dumps. A real kernel was never seen to do that.
+        // Only the first dump has changes. If the table also changed during the second dump, both dumps could lose the same socket,
+        // which is not detected.
         let changes = if self.dumps == 1 { self.changes.pop_front().unwrap_or_default() } else { vec![] };
         for change in changes {
             match change {
@@ -119,7 +120,7 @@ impl ChangingKernel {
         }
     }
 
-    /// Returns the cookies in the order of the dump, and its end. Changes happen from the third datagram.
+    /// Returns the cookies in the order of the dump, and its end. The first change happens with the third datagram.
     fn read(&mut self) -> (Vec<u64>, DumpEnd) {
         let first = FIRST..FIRST + 2 * self.per_datagram as u64;
         self.chains.insert(0, first.clone().collect());
@@ -154,7 +155,7 @@ impl Transport for ChangingKernel {
 
     fn table_counts(&self, _: Reading) -> Option<TableCounts> {
         let buckets = self.chains.iter().flatten().count() as u64;
-        // A new bucket was a connection before.
+        // Every new bucket was a connection before, so it counts as an opened connection.
         self.reports_counts.then_some(TableCounts { opens: self.newest, in_use: 0, buckets })
     }
 
@@ -188,7 +189,7 @@ fn a_socket_skipped_after_a_removal_is_recovered() {
 }
 
 #[test]
-fn a_socket_skipped_after_the_removal_of_an_excluded_one_is_recovered() {
+fn a_socket_skipped_after_the_removal_of_an_excluded_socket_is_recovered() {
     let kernel = ChangingKernel::new(&[&[1], &[501, 2, 3, 4, 5], &[6]], &[&[Change::Remove(501)]]);
     let (cookies, end, dumps) = read(kernel);
     assert_eq!(cookies, [1, 2, 3, 5, 6, 4], "5 moved to the index of 4, at which the kernel resumed");
@@ -223,7 +224,7 @@ fn a_socket_repeated_after_an_addition_is_reported_once() {
 }
 
 #[test]
-fn sockets_are_recovered_if_all_sockets_around_them_are_removed() {
+fn sockets_are_recovered_if_all_sockets_before_them_in_the_chain_are_removed() {
     let changes = [Change::Remove(1), Change::Remove(2), Change::Remove(3)];
     let later = [Change::Remove(6)];
     let chains: [&[u64]; 4] = [&[7, 8, 9], &[1], &[2, 3, 4, 5], &[6]];
@@ -281,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_socket_that_is_not_removed_is_reported_once(
+    fn every_socket_that_is_not_removed_is_reported_once(
         lengths in proptest::collection::vec(0_usize..4, 10..30),
         excluded in proptest::collection::vec((0_usize..30, 0_usize..4), 0..20),
         // A real datagram has room for hundreds of sockets, which is more than a chain has.

@@ -49,7 +49,7 @@ fn y_runs_the_command_only_if_the_end_of_the_text_is_visible() {
 
 #[test]
 fn a_filter_of_a_million_letters_shows_its_end() {
-    // Work that grows with the square of the length would not end.
+    // If the work grew with the square of the length, this test would take far too long.
     let mut screen = Screen::of(clients(3), (80, 24));
     let text = format!("{}漢字", "sport = :1 or ".repeat(70_000));
     screen.state.typed = Some(FilterLine { cursor: text.len(), text, error: None });
@@ -80,7 +80,7 @@ fn a_message_may_have_several_lines_and_warnings_are_counted() {
 }
 
 #[test]
-fn an_interval_below_a_second_is_exact() {
+fn an_interval_below_a_second_is_shown_in_milliseconds() {
     let mut screen = Screen::of(clients(1), (120, 24));
     for (key, shown) in [('-', "every 500ms"), ('-', "every 250ms")] {
         screen.press(KeyCode::Char(key));
