@@ -17,14 +17,14 @@ use super::{Collect, Jobs};
 use crate::metrics::{self, Bounds, Format, Own, Samples, encoding};
 
 /// The result of a collection.
-pub(super) struct Outcome {
+pub(super) struct Collection {
     began: Instant,
     /// The samples, or why there are none.
     pub(super) samples: Result<Samples, String>,
     texts: [OnceLock<Bytes>; 2],
 }
 
-impl Outcome {
+impl Collection {
     /// The samples as text. They are encoded only once for each format.
     pub(super) fn text(&self, samples: &Samples, format: Format) -> Bytes {
         self.texts[format as usize].get_or_init(|| encoding::encode_part(samples, format).into()).clone()
@@ -33,7 +33,7 @@ impl Outcome {
 
 /// Why a scrape gets no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Late {
+pub(super) enum NoCollection {
     /// The deadline has passed.
     Deadline,
     /// The collection has panicked or could not be started.
@@ -41,8 +41,8 @@ pub(super) enum Late {
 }
 
 struct State {
-    last: Option<Arc<Outcome>>,
-    running: Option<watch::Receiver<Option<Arc<Outcome>>>>,
+    last: Option<Arc<Collection>>,
+    running: Option<watch::Receiver<Option<Arc<Collection>>>>,
     own: Own,
     collections: u64,
     failures: u64,
@@ -94,7 +94,7 @@ impl Collector {
 
     /// The last result if its collection began less than the minimum interval ago, otherwise the result of a running or new
     /// collection.
-    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<Outcome>, Late> {
+    pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<Collection>, NoCollection> {
         let mut running = {
             let mut state = self.state();
             if let Some(last) = state.last.as_ref().filter(|last| last.began.elapsed() < self.min_interval) {
@@ -108,18 +108,18 @@ impl Collector {
         let arrived = tokio::time::timeout(self.deadline, running.wait_for(Option::is_some)).await;
         let arrived = arrived.map(|outcome| outcome.ok().and_then(|outcome| outcome.clone()));
         match arrived {
-            Err(_) => Err(Late::Deadline),
+            Err(_) => Err(NoCollection::Deadline),
             Ok(Some(outcome)) => Ok(outcome),
             // The thread has ended without a result. Another scrape may have started the next collection already.
             Ok(None) => {
                 self.state().running.take_if(|present| present.same_channel(&running));
-                Err(Late::Broken)
+                Err(NoCollection::Broken)
             }
         }
     }
 
     /// Starts a collection on a thread of its own.
-    fn start(self: &Arc<Self>, state: &mut State) -> Result<watch::Receiver<Option<Arc<Outcome>>>, Late> {
+    fn start(self: &Arc<Self>, state: &mut State) -> Result<watch::Receiver<Option<Arc<Collection>>>, NoCollection> {
         let (send, running) = watch::channel(None);
         let collector = Arc::clone(self);
         let work = move || {
@@ -130,12 +130,12 @@ impl Collector {
             // The send fails if no scrape waits any more.
             let _ = send.send(Some(outcome));
         };
-        self.jobs.send(Some(Box::new(work))).map_err(|_| Late::Broken)?;
+        self.jobs.send(Some(Box::new(work))).map_err(|_| NoCollection::Broken)?;
         state.running = Some(running.clone());
         Ok(running)
     }
 
-    fn run(&self) -> Arc<Outcome> {
+    fn run(&self) -> Arc<Collection> {
         let began = Instant::now();
         let result = (self.collect)();
         let mut state = self.state();
@@ -164,7 +164,7 @@ impl Collector {
             self.log.event(Level::Info, "collection complete again", &[]);
         }
         state.warnings = warnings;
-        Arc::new(Outcome { began, samples, texts: Default::default() })
+        Arc::new(Collection { began, samples, texts: Default::default() })
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
         let (collector, finish, count) = collector(Duration::from_millis(10));
         block_on(async {
             for _ in 0..3 {
-                assert_eq!(collector.latest().await.err(), Some(Late::Deadline));
+                assert_eq!(collector.latest().await.err(), Some(NoCollection::Deadline));
             }
             finish.send(()).expect("the collection waits");
             let outcome = loop {

@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::collector::{Collector, Late};
+use super::collector::{Collector, NoCollection};
 use super::connections::Connections;
 use super::page;
 use crate::metrics::survey::NONE;
@@ -81,17 +81,19 @@ async fn answer(
     }
     let outcome = match collector.latest().await {
         Ok(outcome) => outcome,
-        Err(Late::Deadline) => {
+        Err(NoCollection::Deadline) => {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the collection takes longer than the deadline\n");
         }
-        Err(Late::Broken) => return text(StatusCode::INTERNAL_SERVER_ERROR, "the collection could not be run\n"),
+        Err(NoCollection::Broken) => {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the collection could not be run\n");
+        }
     };
     let samples = match &outcome.samples {
         Ok(samples) => samples,
         Err(why) => return text(StatusCode::SERVICE_UNAVAILABLE, format!("the collection failed: {why}\n")),
     };
     if path == "/" {
-        return with_type(StatusCode::OK, "text/html; charset=utf-8", [page::of(samples).into()]);
+        return with_type(StatusCode::OK, "text/html; charset=utf-8", [page::html(samples).into()]);
     }
     let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = Format::accepted(Some(&accept.join(",")));

@@ -12,7 +12,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { 
 </style>\n</head>\n<body>\n<h1>twtool exporter</h1>\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/-/healthy\">health</a></p>\n";
 
 /// Builds the page from the samples of a collection.
-pub(super) fn of(samples: &Samples) -> String {
+pub(super) fn html(samples: &Samples) -> String {
     let mut page = HEAD.to_owned();
     let complete = samples.of(Family::CollectionComplete).iter().all(|(_, value)| *value == Value::Integer(1));
     if !complete {
@@ -175,7 +175,7 @@ mod tests {
         samples.add(Family::NetnsInfo, [evil, "1", evil], true);
         samples.add(Family::DoctorCheck, [evil, "destinations", "warning"], true);
         samples.add(Family::DestinationFree, [evil, evil, "", evil, evil], 5_u64);
-        let page = of(&samples);
+        let page = html(&samples);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"), "{page}");
         assert!(page.contains("<td class=\"warning\">destinations</td>"), "{page}");
     }

@@ -267,7 +267,7 @@ pub enum WatchNote {
     /// Every system call of the program stops it, so it runs slowly.
     Slow(SlowReason),
     /// twtool has detached from the program, which continues to run.
-    LetGo,
+    Detached,
 }
 
 /// Why every system call stops the program.

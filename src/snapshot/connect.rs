@@ -21,7 +21,7 @@ use crate::model::facts::{Facts, Setting, Unread};
 use crate::model::port::{Port, PortArg, PortRange};
 use crate::source::{self, Choice, Source};
 use crate::sys;
-use crate::sys::errno::Refusal;
+use crate::sys::errno::FailureClass;
 
 const TO: &str = "<ADDR:PORT>";
 const FROM: &str = "--from <ADDR[:PORT]>";
@@ -61,7 +61,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     let remote = sys::bind::socket_addr(to, to_port);
     let route = match sys::route::source(from.map(|at| sys::bind::socket_addr(at, Port(0))), remote) {
         Ok(local) => Ok(local.to_canonical()),
-        Err(source) if matches!(Refusal::of(&source), Refusal::Exhausted | Refusal::Interrupted) => {
+        Err(source) if matches!(FailureClass::of(&source), FailureClass::Exhausted | FailureClass::Interrupted) => {
             return Err(SnapshotError::Unreachable { to: question.to.to_string(), source, lacks_scope: false });
         }
         Err(error) => Err(sys::bind::errno(&error)),

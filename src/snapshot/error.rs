@@ -9,7 +9,7 @@ use crate::model::facts::Setting;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
-use crate::sys::errno::Refusal;
+use crate::sys::errno::FailureClass;
 use crate::sys::netns::NetnsError;
 
 /// Why a question has no answer.
@@ -113,7 +113,7 @@ impl SnapshotError {
     /// Whether the kernel reported that no connection is possible. A lack of memory is not such a report.
     pub(super) fn is_answer_about_route(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
-        !matches!(Refusal::of(source), Refusal::Exhausted | Refusal::Interrupted)
+        !matches!(FailureClass::of(source), FailureClass::Exhausted | FailureClass::Interrupted)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
 use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
 use crate::sys;
-use crate::sys::errno::{Refusal, retry};
+use crate::sys::errno::{FailureClass, retry};
 
 use self::kernel_facts::kernel_bucket_settings;
 pub(crate) use self::kernel_facts::known;
@@ -56,7 +56,7 @@ impl SourceError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Open(error) if Refusal::of(error).is_answer() => Some(
+            Self::Open(error) if FailureClass::of(error).is_definite() => Some(
                 "the kernel or a sandbox refuses NETLINK_SOCK_DIAG; in a container, its seccomp profile must allow \
                  AF_NETLINK sockets",
             ),
@@ -78,7 +78,7 @@ impl SourceError {
         match self {
             Self::Open(error)
             | Self::Dump(DumpError::Send { source: error, .. } | DumpError::Refused { errno: error, .. }) => {
-                Refusal::of(error).is_answer()
+                FailureClass::of(error).is_definite()
             }
             _ => false,
         }

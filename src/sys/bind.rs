@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use nix::errno::Errno as NixErrno;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use super::errno::{Refusal, name, retry};
+use super::errno::{FailureClass, name, retry};
 use super::interrupt::Held;
 use super::reuseport_note::NoteGuard;
 use super::user_thread;
@@ -39,16 +39,16 @@ impl AttemptError {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        let refusal = Refusal::of(&self.source);
+        let refusal = FailureClass::of(&self.source);
         match self.call {
             "setgroups()" | "setresgid()" | "setresuid()" => Some(
                 "--user needs CAP_SETUID and CAP_SETGID, which root has, and `--user root` needs root; a user that this user \
                  namespace does not map cannot be used",
             ),
-            TRANSPARENT if refusal == Refusal::Refused => {
+            TRANSPARENT if refusal == FailureClass::Refused => {
                 Some("IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW (ip(7)); the server also needs one of these")
             }
-            DEVICE if refusal == Refusal::Refused => {
+            DEVICE if refusal == FailureClass::Refused => {
                 Some("on kernels before 5.7, this needs CAP_NET_RAW, as SO_BINDTODEVICE does (socket(7))")
             }
             // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the other two.
@@ -313,7 +313,7 @@ impl Prober<'_> {
 pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
     match retry(|| Socket::new(Domain::IPV6, Type::STREAM, None)) {
         Ok(_) => Ok(None),
-        Err(error) if Refusal::of(&error).is_answer() => Ok(Some(error)),
+        Err(error) if FailureClass::of(&error).is_definite() => Ok(Some(error)),
         Err(source) => Err(AttemptError { call: "socket()", addr: Ipv6Addr::UNSPECIFIED.into(), source }),
     }
 }

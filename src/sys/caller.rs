@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags};
 
 use super::capabilities::{self, effective_user};
-use super::errno::{Refusal, retry};
+use super::errno::{FailureClass, retry};
 use crate::model::command::{Caller, RootPower, SettingsLock};
 
 /// The folders of sudo's usual `secure_path` (sudoers(5)).
@@ -60,7 +60,7 @@ fn settings_lock() -> Option<SettingsLock> {
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Some(SettingsLock::ReadOnly);
     }
-    let refused = |error: &std::io::Error| Refusal::of(error) == Refusal::Refused;
+    let refused = |error: &std::io::Error| FailureClass::of(error) == FailureClass::Refused;
     let access = retry(|| Ok(rustix::fs::accessat(CWD, SETTING, Access::WRITE_OK, AtFlags::EACCESS)?));
     access.is_err_and(|error| refused(&error)).then_some(SettingsLock::Refused)
 }

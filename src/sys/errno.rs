@@ -4,7 +4,7 @@
 //! "refused". After every other failure, it is unknown whether the requested object exists. So twtool repeats the call, or reports
 //! what it could not read.
 //!
-//! | [`Refusal`] | errnos | what twtool concludes |
+//! | [`FailureClass`] | errnos | what twtool concludes |
 //! |---|---|---|
 //! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process has ended, or this kernel has no such setting, family or protocol |
 //! | `Refused` | EPERM, EACCES | the caller has no permission to use it, or a sandbox refuses it |
@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 /// The class of a failed system call: what the failure says about the requested object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum FailureClass {
     /// The object does not exist, or the kernel does not support it.
     Absent,
     /// The caller has no permission to use the object.
@@ -31,7 +31,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl FailureClass {
     /// Classifies an error. An error without an errno is [`Self::Other`].
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
@@ -57,7 +57,7 @@ impl Refusal {
 
     /// Whether the failure is a definite answer: the object does not exist, or the caller has no permission to use it.
     #[must_use]
-    pub const fn is_answer(self) -> bool {
+    pub const fn is_definite(self) -> bool {
         matches!(self, Self::Absent | Self::Refused)
     }
 }
@@ -79,19 +79,19 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Converts an error of the class [`Refusal::Absent`] to `None`. Every other failure remains an error.
+/// Converts an error of the class [`FailureClass::Absent`] to `None`. Every other failure remains an error.
 pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if Refusal::of(&error) == Refusal::Absent => Ok(None),
+        Err(error) if FailureClass::of(&error) == FailureClass::Absent => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Converts an error of the class [`Refusal::Absent`] or [`Refusal::Refused`] to `None`. Every other failure remains an error.
+/// Converts an error of the class [`FailureClass::Absent`] or [`FailureClass::Refused`] to `None`. Every other failure remains an error.
 pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match if_present(result) {
-        Err(error) if Refusal::of(&error) == Refusal::Refused => Ok(None),
+        Err(error) if FailureClass::of(&error) == FailureClass::Refused => Ok(None),
         result => result,
     }
 }
@@ -130,15 +130,15 @@ mod tests {
     #[test]
     fn only_absence_and_refusal_are_definite_answers() {
         for errno in [Errno::ENOENT, Errno::ESRCH, Errno::EAFNOSUPPORT, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP] {
-            assert_eq!(Refusal::of(&failed(errno)), Refusal::Absent, "{errno}");
+            assert_eq!(FailureClass::of(&failed(errno)), FailureClass::Absent, "{errno}");
         }
         for errno in [Errno::EPERM, Errno::EACCES] {
-            assert_eq!(Refusal::of(&failed(errno)), Refusal::Refused, "{errno}");
+            assert_eq!(FailureClass::of(&failed(errno)), FailureClass::Refused, "{errno}");
         }
         for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EINTR, Errno::EIO] {
-            assert!(!Refusal::of(&failed(errno)).is_answer(), "{errno}");
+            assert!(!FailureClass::of(&failed(errno)).is_definite(), "{errno}");
         }
-        assert_eq!(Refusal::of(&io::Error::other("no errno")), Refusal::Other);
+        assert_eq!(FailureClass::of(&io::Error::other("no errno")), FailureClass::Other);
     }
 
     #[test]

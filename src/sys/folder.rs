@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::errno::{Refusal, retry};
+use super::errno::{FailureClass, retry};
 
 /// The names of the files in a folder.
 pub fn names_in(folder: &str) -> io::Result<Vec<OsString>> {
@@ -53,13 +53,13 @@ pub fn proc_gap() -> io::Result<Option<ProcGap>> {
     // Every pid namespace has a process 1.
     match metadata(Path::new("/proc/1")) {
         Ok(_) => Ok(None),
-        Err(error) => match Refusal::of(&error) {
-            Refusal::Absent => {
+        Err(error) => match FailureClass::of(&error) {
+            FailureClass::Absent => {
                 let mounted = retry(|| Ok(rustix::fs::statfs("/proc")?));
                 let is_proc = mounted.is_ok_and(|mounted| mounted.f_type == rustix::fs::PROC_SUPER_MAGIC);
                 Ok(Some(if is_proc { ProcGap::Hidepid } else { ProcGap::NotMounted }))
             }
-            Refusal::Refused => Ok(Some(ProcGap::Refused)),
+            FailureClass::Refused => Ok(Some(ProcGap::Refused)),
             _ => Err(error),
         },
     }

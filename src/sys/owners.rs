@@ -25,7 +25,7 @@ use std::path::Path;
 use procfs::ProcError;
 use procfs::process::Process as ProcProcess;
 
-use super::errno::{Refusal, retry};
+use super::errno::{FailureClass, retry};
 use super::folder::ProcGap;
 use super::{capabilities, cgroup, folder, kernel_sockets, users};
 use crate::model::name::text_of;
@@ -131,9 +131,9 @@ enum ReadError {
 /// If a process ends while its folder in /proc is open, the kernel returns ESRCH, which becomes [`ReadError::Gone`].
 impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
-        match Refusal::of(&error) {
-            Refusal::Absent => Self::Gone,
-            Refusal::Refused => Self::Refused,
+        match FailureClass::of(&error) {
+            FailureClass::Absent => Self::Gone,
+            FailureClass::Refused => Self::Refused,
             _ => Self::Failed(error.to_string()),
         }
     }
@@ -161,7 +161,7 @@ impl From<ProcError> for ReadError {
 fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, ReadError> {
     loop {
         match read() {
-            Err(ProcError::Io(error, _)) if Refusal::of(&error) == Refusal::Interrupted => {}
+            Err(ProcError::Io(error, _)) if FailureClass::of(&error) == FailureClass::Interrupted => {}
             result => return Ok(result?),
         }
     }

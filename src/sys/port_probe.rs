@@ -18,7 +18,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::errno::{Refusal, retry};
+use super::errno::{FailureClass, retry};
 use crate::model::port::Port;
 use crate::model::port_set::PortSet;
 
@@ -34,7 +34,7 @@ impl ProbeError {
     /// Whether a repeated test would fail, too: this kernel does not support the test, or a sandbox forbids it.
     #[must_use]
     pub fn is_answer(&self) -> bool {
-        Refusal::of(&self.source).is_answer() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
+        FailureClass::of(&self.source).is_definite() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
     }
 }
 

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{Domain, Protocol, Socket};
 
-use super::errno::{Refusal, if_present, if_visible, retry};
+use super::errno::{FailureClass, if_present, if_visible, retry};
 use super::folder;
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
@@ -50,7 +50,7 @@ fn search(port: Port, found: &mut UnlistedSockets) -> io::Result<()> {
     for pid in folder::pids()?.into_iter().filter(|pid| *pid != std::process::id()) {
         match search_process(pid, &here, port, &mut found.sockets) {
             Ok(()) => {}
-            Err(error) if Refusal::of(&error).is_answer() => {}
+            Err(error) if FailureClass::of(&error).is_definite() => {}
             Err(error) => drop(found.failure.get_or_insert_with(|| format!("process {pid}: {error}"))),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::errno::{Refusal, retry};
+use super::errno::{FailureClass, retry};
 use super::{file, setting};
 
 /// The maximum size of uid_map in bytes. The file has at most 340 lines.
@@ -17,7 +17,7 @@ pub(super) fn is_certain(uid: u32) -> bool {
     *UNCERTAIN.get_or_init(|| {
         let map = retry(|| file::read(Path::new("/proc/self/uid_map"), MOST));
         // A kernel without user namespaces has no such file.
-        let has_all = map.map_or_else(|error| Refusal::of(&error) == Refusal::Absent, |map| maps_all(&map));
+        let has_all = map.map_or_else(|error| FailureClass::of(&error) == FailureClass::Absent, |map| maps_all(&map));
         (!has_all).then(overflow_uid)
     }) != Some(uid)
 }

@@ -26,7 +26,7 @@ use self::btf::{Btf, BtfError, Kind};
 use self::program::{Maps, Offsets};
 pub use self::record::{Record, Task};
 use crate::sys::bpf::{self, MapKind, Object, Ring};
-use crate::sys::errno::{self, Refusal};
+use crate::sys::errno::{self, FailureClass};
 use crate::sys::{file, netns};
 
 /// The size of the ring buffer in bytes. At 50,000 closes per second, the buffer holds the closes of 0.3 s.
@@ -82,8 +82,8 @@ impl TraceError {
     }
 
     fn of(call: &'static str, error: io::Error) -> Self {
-        match Refusal::of(&error) {
-            Refusal::Refused => Self::NotPermitted { call, errno: error },
+        match FailureClass::of(&error) {
+            FailureClass::Refused => Self::NotPermitted { call, errno: error },
             _ => Self::Failed { call, source: error },
         }
     }

@@ -155,7 +155,7 @@ fn note_text(note: &WatchNote) -> String {
              slowly."
                 .into()
         }
-        WatchNote::LetGo => "twtool has stopped watching; the program continues to run.".into(),
+        WatchNote::Detached => "twtool has stopped watching; the program continues to run.".into(),
     }
 }
 
@@ -165,7 +165,7 @@ const fn note_name(note: &WatchNote) -> &'static str {
         WatchNote::PrivilegeLost { .. } => "privilege-lost",
         WatchNote::RunsOn { .. } => "runs-on",
         WatchNote::Slow(_) => "slow",
-        WatchNote::LetGo => "let-go",
+        WatchNote::Detached => "let-go",
     }
 }
 
@@ -342,7 +342,7 @@ pub fn note_record(out: &mut dyn Write, note: &WatchNote, at: Duration) -> io::R
     }
     let process = match note {
         WatchNote::IoUring(process) | WatchNote::PrivilegeLost { process, .. } => Some(CallerRecord::new(process)),
-        WatchNote::RunsOn { .. } | WatchNote::Slow(_) | WatchNote::LetGo => None,
+        WatchNote::RunsOn { .. } | WatchNote::Slow(_) | WatchNote::Detached => None,
     };
     let record =
         NoteRecord { r#type: "note", at_ms: milliseconds(at), note: note_name(note), text: note_text(note), process };

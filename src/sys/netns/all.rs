@@ -17,7 +17,7 @@ use super::open::{Handle, OpenNetns, open_file};
 use super::processes::{comm, is_kernel_thread, namespace_of, process_name};
 use crate::model::name::text_of;
 use crate::model::netns::{Netns, NetnsId, NetnsName};
-use crate::sys::errno::Refusal;
+use crate::sys::errno::FailureClass;
 use crate::sys::folder::{metadata, pids, proc_gap};
 
 /// The maximum number of processes that one warning names.
@@ -109,8 +109,11 @@ fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     if refused.len() > NAMED_PROCESSES {
         names.push(format!("{} more", refused.len() - NAMED_PROCESSES));
     }
-    let advice =
-        if Refusal::of(why) == Refusal::Refused { format!("; {}", who_reads_namespaces()) } else { String::new() };
+    let advice = if FailureClass::of(why) == FailureClass::Refused {
+        format!("; {}", who_reads_namespaces())
+    } else {
+        String::new()
+    };
     let namespaces = if refused.len() == 1 { "the namespace" } else { "the namespaces" };
     Some(format!(
         "network namespaces may be missing: {namespaces} of {} cannot be read: {why}{advice}",

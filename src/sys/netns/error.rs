@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use crate::model::health::Capability;
 use crate::model::name::text_of;
 use crate::sys::capabilities;
-use crate::sys::errno::Refusal;
+use crate::sys::errno::FailureClass;
 use crate::sys::folder::ProcGap;
 
 /// The error for a network namespace that cannot be opened or entered.
@@ -121,5 +121,5 @@ pub(super) fn who_reads_namespaces() -> &'static str {
 /// Whether a failure means that the file or the process does not exist any more. If a process ends while its folder in
 /// /proc is open, the kernel returns ESRCH.
 pub(super) fn gone(error: &io::Error) -> bool {
-    Refusal::of(error) == Refusal::Absent
+    FailureClass::of(error) == FailureClass::Absent
 }

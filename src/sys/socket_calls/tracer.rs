@@ -76,7 +76,7 @@ pub(super) struct Tracer<'a> {
     /// Whether the command has replaced the stub.
     executed: bool,
     /// Whether the tracer is detaching: it detaches from each thread at the next stop of the thread.
-    letting_go: bool,
+    detaching: bool,
     end: Option<ProgramEnd>,
     /// When to report that other processes continue to run after the end of the command.
     runs_on_at: Option<Instant>,
@@ -108,7 +108,7 @@ impl<'a> Tracer<'a> {
             began,
             deadline: timeout.and_then(|timeout| began.checked_add(timeout)),
             executed: command.is_none(),
-            letting_go: false,
+            detaching: false,
             end: None,
             runs_on_at: None,
             unprivileged: BTreeSet::new(),
@@ -125,9 +125,9 @@ impl<'a> Tracer<'a> {
                 return Ok((watched, self.began.elapsed()));
             }
             let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
-            let until_let_go = left(self.deadline.filter(|_| !self.letting_go));
-            if until_let_go == Some(Duration::ZERO) {
-                self.let_go();
+            let until_detach = left(self.deadline.filter(|_| !self.detaching));
+            if until_detach == Some(Duration::ZERO) {
+                self.detach_all();
                 continue;
             }
             let until_note = left(self.runs_on_at);
@@ -135,7 +135,7 @@ impl<'a> Tracer<'a> {
                 self.report_running_on();
                 continue;
             }
-            self.signals.wait(until_let_go.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
+            self.signals.wait(until_detach.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
                     // A signal to the whole process group has reached the command by now, too: read its stop first.
@@ -201,20 +201,20 @@ impl<'a> Tracer<'a> {
     fn report_running_on(&mut self) {
         self.runs_on_at = None;
         let processes = self.processes().len();
-        if let Some(end) = self.end.filter(|_| processes > 0 && !self.letting_go) {
+        if let Some(end) = self.end.filter(|_| processes > 0 && !self.detaching) {
             self.note(WatchNote::RunsOn { end, processes });
         }
     }
 
     fn stopped(&mut self, tid: i32, signal: i32, event: i32) {
-        if self.letting_go && !self.threads.contains_key(&tid) && self.command == Some(tid) {
+        if self.detaching && !self.threads.contains_key(&tid) && self.command == Some(tid) {
             // The command is not traced any more, and a signal has stopped it. twtool stops, too.
             signals::stop_here();
             return;
         }
         self.threads.entry(tid).or_insert_with(|| Thread::new(tid));
         let is_signal = event == 0 && signal != libc::SIGTRAP | 0x80;
-        if self.letting_go {
+        if self.detaching {
             self.threads.remove(&tid);
             let _ = request(TraceRequest::Detach, tid, if is_signal { signal } else { 0 });
             return;
@@ -307,7 +307,7 @@ impl<'a> Tracer<'a> {
             }
             Ok(None) | Err(_) => {}
         }
-        if self.letting_go {
+        if self.detaching {
             self.threads.remove(&tid);
             let _ = request(TraceRequest::Detach, tid, 0);
         } else {
@@ -387,18 +387,18 @@ impl<'a> Tracer<'a> {
         let watched = self.processes();
         let is_tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
         (self.observer)(ProgramEvent::Call { call, watched: &watched }, at);
-        if listens && is_tcp && self.detach && !self.letting_go {
-            self.let_go();
+        if listens && is_tcp && self.detach && !self.detaching {
+            self.detach_all();
         }
     }
 
     /// Detaches from all threads, each at its next stop.
-    fn let_go(&mut self) {
-        self.letting_go = true;
+    fn detach_all(&mut self) {
+        self.detaching = true;
         for tid in self.threads.keys() {
             let _ = request(TraceRequest::Interrupt, *tid, 0);
         }
-        self.note(WatchNote::LetGo);
+        self.note(WatchNote::Detached);
     }
 }
 

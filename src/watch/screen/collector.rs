@@ -113,7 +113,7 @@ impl Collector {
             }
             work.sampler.finish()
         };
-        let thread = thread::Builder::new().name("looks".into()).spawn(work)?;
+        let thread = thread::Builder::new().name("collector".into()).spawn(work)?;
         Ok(Self { requests, replies, thread, owners, busy: false })
     }
 
