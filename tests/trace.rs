@@ -393,8 +393,9 @@ fn closes_that_a_stopped_tracer_misses_are_counted() {
     kill(outside.pid(), Signal::SIGTERM).expect("a signal");
     let run = outside.end();
     let document = run.json();
-    let (closes, lost) = (document["closes"].as_u64().expect("a number"), document["lost"].as_u64().expect("a number"));
-    assert!(lost > 0 && closes + lost >= 20_000, "the buffer has room for 15,887 closes: {run}");
+    let [closes, lost, skipped] = ["closes", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
+    // On a slow machine, the kernel also skips the BPF program for a few closes: 6 of these 20,000 were missing in emulation (Linux 7.2).
+    assert!(lost > 0 && closes + lost + skipped >= 20_000, "the buffer has room for 15,887 closes: {run}");
     assert_eq!(document["complete"], false, "{run}");
     run.says("missing, because twtool did not read them in time");
 }
