@@ -76,7 +76,7 @@ fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     };
     let (mut held, mut bound_sockets_are_listed) = (vec![], true);
     if let Some(port) = local.filter(|port| !port.reserved_by_rfc()) {
-        let mut source = Source::kernel(Choice::Auto)?;
+        let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
         let sockets = sockets_on(&mut source, port)?;
         warnings.extend((!sockets.complete).then(interrupted));
         warnings.extend(sockets.warnings);

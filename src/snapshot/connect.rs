@@ -66,7 +66,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         }
         Err(error) => Err(sys::bind::errno(&error)),
     };
-    let bound = bind_as_client(from, from_port, question.reuseaddr, &mut answer)?;
+    let bound = bind_as_client(from, from_port, question.reuseaddr, &facts, &mut answer)?;
 
     let mut unread = Unread::default();
     let reuse = source::tw_reuse(&mut unread);
@@ -142,6 +142,7 @@ fn bind_as_client(
     from: Option<BindAddr>,
     port: Option<Port>,
     reuseaddr: bool,
+    facts: &Facts,
     answer: &mut Answer<()>,
 ) -> Result<ClientBind, SnapshotError> {
     let Some(at) = from else {
@@ -151,7 +152,7 @@ fn bind_as_client(
         let attempts = vec![sys::bind::attempt_once(at, Port(0), false)?];
         return Ok(ClientBind { attempts, holders: vec![], idle_are_listed: true });
     };
-    let mut source = Source::kernel(Choice::Auto)?;
+    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
     let (own, sockets, consistent) = until_consistent(|| {
         let own = sys::bind::attempt_once(at, port, reuseaddr)?;
         let sockets = sockets_on(&mut source, port)?;

@@ -113,7 +113,7 @@ fn setting(name: &str) -> Reading {
 }
 
 fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceError> {
-    let mut source = Source::kernel(Choice::Auto)?.with_tcp_info();
+    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?.with_tcp_info();
     let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
     let (found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
         if let Socket::Full(full) = socket {

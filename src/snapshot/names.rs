@@ -9,7 +9,7 @@ use crate::filter::Filter;
 use crate::model::port::Port;
 use crate::model::services::Services;
 use crate::model::socket::{Socket, StateSet, TcpState};
-use crate::source::{self, Choice, Source};
+use crate::source::{Choice, Source};
 use crate::sys;
 
 /// The maximum number of sockets to read, which takes about 4 ms (Linux 6.18, 2026-11-28). The kernel sends listeners first, so
@@ -49,7 +49,8 @@ impl Snapshot {
             let mut ports: BTreeMap<Port, UsedPort> = BTreeMap::new();
             let mut read = 0;
             let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-            Source::kernel(Choice::Auto)?.walk(states, &Filter::TRUE, &mut |socket| {
+            let mut source = Source::kernel(Choice::Auto)?;
+            source.walk(states, &Filter::TRUE, &mut |socket| {
                 let tuple = socket.tuple();
                 match socket {
                     Socket::Full(_) if remote => {}
@@ -62,7 +63,7 @@ impl Snapshot {
                 read += 1;
                 if read < MOST_SOCKETS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
-            Ok((ports, source::kernel_facts().services))
+            Ok((ports, source.facts().services.clone()))
         })
     }
 }

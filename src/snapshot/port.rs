@@ -119,7 +119,7 @@ impl Snapshot {
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
             answer.complete = answer.warnings.is_empty();
             let addrs = addresses(question, &facts, &mut answer.warnings)?;
-            let mut source = Source::kernel(Choice::Auto)?;
+            let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
             let setup = server_setup(&question.server, &facts)?;
             let Round { tried: Tried { attempts, mut note }, sockets, consistent } =
                 bind_and_list(&mut source, &addrs, port, listen, &setup)?;

@@ -37,7 +37,7 @@ impl Snapshot {
             }
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
             answer.complete = answer.warnings.is_empty();
-            let uses = match count_uses(ipv4) {
+            let uses = match count_uses(ipv4, &facts) {
                 Ok(uses) => {
                     let unknown = |port: &Port| uses.value.get(port).is_some_and(|one| one.listening.is_none());
                     if numbers.iter().any(unknown) {
@@ -64,9 +64,9 @@ impl Snapshot {
     }
 }
 
-fn count_uses(ipv4: Option<bool>) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
+fn count_uses(ipv4: Option<bool>, facts: &Facts) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-    let mut source = Source::kernel(Choice::Auto)?;
+    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
     let (by_port, end) = source.collect(states, &Filter::TRUE, HashMap::new, |by_port, socket| {
         let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
         let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);

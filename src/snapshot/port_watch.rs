@@ -146,7 +146,7 @@ impl Snapshot {
             let addrs = addresses(&question.port, &facts, &mut answer.warnings)?;
             let WaitQuestion { with, timeout, .. } = *question;
             let setup = server_setup(&question.port.server, &facts)?;
-            let mut watch = Watch::new(port, &addrs, with, setup)?;
+            let mut watch = Watch::new(port, &addrs, with, setup, facts.clone())?;
             let target = WaitTarget { facts, port, addrs, with, setup, timeout };
             let mut wait =
                 Wait { target: &target, watch: &mut watch, observer, interrupts: interrupts.as_ref(), last: None };
@@ -320,7 +320,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(port: Port, addrs: &[BindAddr], with: ReuseOptions, setup: ServerSetup) -> Result<Self, SnapshotError> {
+    fn new(
+        port: Port,
+        addrs: &[BindAddr],
+        with: ReuseOptions,
+        setup: ServerSetup,
+        facts: Facts,
+    ) -> Result<Self, SnapshotError> {
         // IPv6 first, for the reason given at `sys::bind::attempts`.
         let (mut order, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
         order.extend(ipv4);
@@ -328,7 +334,7 @@ impl Watch {
             port,
             with,
             setup,
-            source: Source::kernel(Choice::Auto)?,
+            source: Source::kernel_with(Choice::Auto, facts)?,
             attempts: vec![],
             addrs: order,
             typed: addrs.to_owned(),

@@ -181,7 +181,11 @@ impl Source {
 
     /// Opens this kernel, in the calling thread's network namespace.
     pub fn kernel(choice: Choice) -> Result<Self, SourceError> {
-        let facts = kernel_facts();
+        Self::kernel_with(choice, kernel_facts())
+    }
+
+    /// Opens this kernel for a caller that has already read the facts of the calling thread's network namespace.
+    pub fn kernel_with(choice: Choice, facts: Facts) -> Result<Self, SourceError> {
         if choice == Choice::Procfs {
             return Ok(Self::new(facts, Carrier::Procfs));
         }
