@@ -1,5 +1,5 @@
-//! Parses the kernel's responses to SOCK_DESTROY. Any bytes give responses to the requests whose numbers they contain, or an error.
-//! No bucket counts as destroyed before the response to the last request of its batch.
+//! Parses the kernel's responses to SOCK_DESTROY and to the look-up of a socket. Any bytes give a result for each request, or an error.
+//! No bucket counts as destroyed if no response arrived.
 //!
 //! A case is a list of datagrams. Two bytes before each datagram are its length. The last datagram may be truncated.
 #![no_main]
