@@ -1,7 +1,7 @@
 //! Makes populations of timewait buckets, which last a minute, in a new network namespace.
 //!
-//! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. The end that
-//! closes first changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on many ports. Every
+//! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. The end that closes first
+//! changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on many ports. Every
 //! hundredth bucket is on local port 443.
 
 use std::error::Error;
