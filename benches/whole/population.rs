@@ -1,4 +1,4 @@
-//! Makes populations of timewait buckets, which last a minute, in a new network namespace.
+//! Makes populations of timewait buckets, which last a minute, in the network namespace of the caller.
 //!
 //! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. The end that closes first
 //! changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on many ports. Every
