@@ -2,8 +2,10 @@
 //!
 //! A live source can also record the datagrams, so that a replay decodes the same bytes with the same code.
 
+mod error;
 mod kernel_facts;
 pub mod recording;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,74 +18,22 @@ use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::socket::{Cookie, FourTuple, Socket, StateSet, TcpState};
 use crate::sock_diag::bytecode;
-use crate::sock_diag::dump::{self, DumpEnd, DumpError};
+use crate::sock_diag::dump::{self, DumpError};
 use crate::sock_diag::lookup::{self, LookupError};
 use crate::sock_diag::request::{Request, Walk};
-use crate::sock_diag::transport::{self, Netlink, Replay, ReplayError, Transport};
-use crate::sys;
-use crate::sys::errno::{FailureClass, retry};
+use crate::sock_diag::transport::{self, Netlink, Replay};
+use crate::sys::errno::retry;
 
+pub use self::error::SourceError;
 use self::kernel_facts::kernel_bucket_settings;
 pub(crate) use self::kernel_facts::known;
 pub use self::kernel_facts::{kernel_bucket_facts, kernel_facts, tw_reuse, tw_timeout_s};
-use recording::{Recorded, RecordingError, RecordingFile, SeriesFile};
+use self::recording::{Recorded, RecordingFile, SeriesFile};
+pub use self::walk::WalkEnd;
+use self::walk::{walk_procfs, walk_sock_diag, with_listeners};
 
-/// How often at most an interrupted dump is repeated.
+/// The maximum number of repeats of an interrupted dump.
 const RETRIES: u32 = 3;
-
-/// Why a source cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The netlink socket could not be opened.
-    #[error("opening a sock_diag netlink socket failed: {0}")]
-    Open(io::Error),
-    /// /proc/net/tcp or tcp6 could not be read. The error names the file.
-    #[error("reading {0}")]
-    Procfs(io::Error),
-    /// The dump failed.
-    #[error(transparent)]
-    Dump(#[from] DumpError),
-    /// The look-up of one socket failed.
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-    /// The recording could not be read or written.
-    #[error(transparent)]
-    Recording(#[from] RecordingError),
-}
-
-impl SourceError {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Open(error) if FailureClass::of(error).is_definite() => Some(
-                "the kernel or a sandbox refuses NETLINK_SOCK_DIAG; in a container, its seccomp profile must allow \
-                 AF_NETLINK sockets",
-            ),
-            Self::Dump(DumpError::Refused { errno, .. }) if errno.kind() == io::ErrorKind::NotFound => {
-                Some("the kernel's tcp_diag module is not loaded; as root on the host: modprobe tcp_diag")
-            }
-            Self::Dump(DumpError::Send { source, .. }) if replay_error(source) == Some(ReplayError::NotRecorded) => {
-                Some("record again with the options of the replay")
-            }
-            _ => None,
-        }
-    }
-}
-
-impl SourceError {
-    /// Whether sock_diag is absent or refused, so that the source may fall back to procfs. After any other failure a
-    /// second attempt with sock_diag may succeed, and procfs reports less.
-    fn refuses_sock_diag(&self) -> bool {
-        match self {
-            Self::Open(error)
-            | Self::Dump(DumpError::Send { source: error, .. } | DumpError::Refused { errno: error, .. }) => {
-                FailureClass::of(error).is_definite()
-            }
-            _ => false,
-        }
-    }
-}
 
 /// Returns the connection or bucket that has this tuple now, whatever its cookie. Unlike [`Source::look_up`], it also finds a
 /// new socket that has replaced the old one.
@@ -98,10 +48,6 @@ pub fn look_up_by_ends(
 /// Opens a sock_diag socket in the calling thread's network namespace.
 pub fn open_netlink() -> Result<Netlink, SourceError> {
     retry(Netlink::open).map_err(SourceError::Open)
-}
-
-fn replay_error(error: &io::Error) -> Option<ReplayError> {
-    error.get_ref()?.downcast_ref().copied()
 }
 
 /// Which of the kernel's interfaces to read.
@@ -156,22 +102,6 @@ pub struct Source {
     tcp_info: bool,
     /// Why sock_diag was refused, if the source has fallen back to procfs.
     refusal: Option<SourceError>,
-}
-
-/// How a walk over the sockets ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalkEnd {
-    /// Whether nothing indicates that sockets are missing or repeated.
-    pub complete: bool,
-    /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
-    pub recovered: usize,
-    /// How often an interrupted walk was repeated.
-    pub repeats: u32,
-}
-
-impl WalkEnd {
-    /// A walk without any indication of a loss.
-    const WHOLE: Self = Self { complete: true, recovered: 0, repeats: 0 };
 }
 
 impl Source {
@@ -444,70 +374,4 @@ impl Source {
             _ => Ok(None),
         }
     }
-}
-
-fn with_listeners(request: Request) -> Request {
-    Request { states: request.states.union(StateSet::of(&[TcpState::Listen])), ..request }
-}
-
-fn walk_procfs(states: StateSet, each: &mut impl FnMut(&Socket) -> ControlFlow<()>) -> Result<WalkEnd, SourceError> {
-    // The files contain sockets in every state.
-    let mut wanted =
-        |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
-    sys::proc_net_tcp::walk(&mut wanted).map_err(SourceError::Procfs)?;
-    Ok(WalkEnd::WHOLE)
-}
-
-/// Walks both families. If the kernel refuses the request, this function sends simpler ones: first a request without the
-/// program, then a request for each family.
-fn walk_sock_diag(
-    transport: &mut dyn Transport,
-    request: &Request,
-    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
-) -> Result<WalkEnd, DumpError> {
-    let mut end = dump::run(transport, request, each);
-    let without_program = Request { program: None, ..*request };
-    if request.program.is_some() && matches!(end, Err(DumpError::Refused { .. })) {
-        end = dump::run(transport, &without_program, each);
-    }
-    match end {
-        Err(DumpError::Refused { .. }) => walk_by_family(transport, &without_program, each),
-        end => {
-            let DumpEnd { interrupted, recovered, .. } = end?;
-            Ok(WalkEnd { complete: !interrupted, recovered, repeats: 0 })
-        }
-    }
-}
-
-/// Walks one family after the other, for kernels that refuse a request for both. The listeners of both families come first.
-fn walk_by_family(
-    transport: &mut dyn Transport,
-    request: &Request,
-    each: &mut (impl FnMut(&Socket) -> ControlFlow<()> + Send),
-) -> Result<WalkEnd, DumpError> {
-    let listen = StateSet::of(&[TcpState::Listen]);
-    let others = request.states.without(listen);
-    let (mut whole, mut began) = (WalkEnd::WHOLE, false);
-    for states in [request.states.without(others), others] {
-        for walk in [Walk::Ipv4, Walk::Ipv6] {
-            if states.is_empty() {
-                continue;
-            }
-            let DumpEnd { interrupted, stopped, recovered } =
-                match dump::run(transport, &Request { walk, states, ..request.clone() }, each) {
-                    // `each` may have seen sockets, which a fallback to procfs would repeat.
-                    Err(DumpError::Refused { walk, errno }) if began => {
-                        return Err(DumpError::BrokenOff { walk, errno });
-                    }
-                    end => end?,
-                };
-            began = true;
-            whole.complete &= !interrupted;
-            whole.recovered += recovered;
-            if stopped {
-                return Ok(whole);
-            }
-        }
-    }
-    Ok(whole)
 }

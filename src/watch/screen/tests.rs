@@ -1,34 +1,30 @@
-//! Tests of the state after keys, and of screens that are drawn into memory.
+//! Screens that are drawn into memory.
 
+mod keys;
+mod makers;
 mod texts;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::counted::{Counted, New};
+use super::counted::Counted;
 use super::draw::{self, Shown};
 use super::latest::Latest;
-use super::state::{Action, Overlay, Rows, State, WHEEL};
-use super::tables::{Identity, Listing, Table};
+use super::state::{Action, Rows, State};
+use super::tables::{Identity, Listing};
 use super::widths::Widths;
-use crate::analysis::groups::Key;
-use crate::analysis::makers;
-use crate::model::close::{CloseTotals, MakerFacts, Method, Role};
 use crate::model::facts::Facts;
 use crate::model::facts::tests::facts;
 use crate::model::kernel_counts::Counters;
-use crate::model::port::Port;
 use crate::model::row::Row;
 use crate::model::row::tests::row;
 use crate::model::socket::Cookie;
-use crate::snapshot::bucket_owners::Traced;
 use crate::snapshot::owner_feed::{SharedOwners, Tracing};
-use crate::snapshot::recent_closes::RecentClose;
 use crate::view::style::TextStyle;
 use crate::watch::{Event, EventKind, History, NetnsSample, Sample};
 
@@ -213,110 +209,6 @@ fn sockets_count_down_between_samples() {
 }
 
 #[test]
-fn tab_and_digits_choose_the_table() {
-    let mut screen = Screen::of(clients(20), (80, 24));
-    let mut seen = vec![];
-    for _ in Table::ALL {
-        seen.push(screen.state.table);
-        screen.press(KeyCode::Tab);
-    }
-    assert_eq!(seen, Table::ALL);
-    assert_eq!(screen.state.table, Table::Sockets);
-    screen.press(KeyCode::BackTab);
-    assert_eq!(screen.state.table, Table::Makers);
-    for (digit, table) in ('1'..).zip(Table::ALL) {
-        screen.press(KeyCode::Char(digit));
-        assert_eq!(screen.state.table, table);
-        assert!(!screen.drawn().is_empty());
-    }
-    screen.press(KeyCode::Char('3'));
-    assert!(screen.shows("80 (http)") && screen.shows("██████████"));
-    screen.press(KeyCode::Char('4'));
-    assert!(screen.shows("198.51.100.77"));
-    screen.press(KeyCode::Char('5'));
-    assert!(screen.shows("web"));
-}
-
-/// A screen with 20 buckets. The owners of four of them (cookies 1 to 4) are recorded: three by BPF, and one by a sample. The bucket
-/// with cookie 4 is new in the last sample.
-fn traced() -> Screen {
-    let facts =
-        |pid, comm: &str| MakerFacts { pid, own_pid_namespace: true, comm: comm.into(), ..MakerFacts::default() };
-    let (web, shop) = (Arc::new(facts(7, "web")), Arc::new(facts(8, "shop")));
-    let close = |number: u16, facts: &Arc<MakerFacts>, method| RecentClose {
-        number: number.into(),
-        cookie: Cookie::new(number.into()).expect("not 0"),
-        facts: Arc::clone(facts),
-        method,
-        role: Role::Accepted,
-    };
-    let mut screen = Screen::of(clients(20), (80, 24));
-    let mut owners = Traced::default();
-    owners.add(vec![close(1, &web, Method::Bpf), close(2, &shop, Method::Sampled), close(3, &web, Method::Bpf)]);
-    owners.add(vec![close(4, &web, Method::Bpf)]);
-    screen.latest.owners = Arc::new(RwLock::new(owners));
-    screen.latest.tracing = Some(Tracing::Own(CloseTotals { seen: 4, named: 4, lost: 0, skipped: 0 }));
-    let event = Event {
-        at: SystemTime::UNIX_EPOCH,
-        kind: EventKind::Entered,
-        certain: true,
-        row: client(4, 400),
-        facts: Arc::clone(&screen.latest.namespaces()[0].facts),
-    };
-    screen.latest.sample.namespaces[0].events.push(event);
-    let sample = &screen.latest.sample;
-    let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
-    let new = New { sample, time: Duration::from_secs(2) };
-    let counted = Counted::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(new));
-    screen.latest.counted = counted;
-    screen.list();
-    screen
-}
-
-#[test]
-fn a_tracer_adds_the_owners_and_makers_that_it_has_recorded() {
-    let mut screen = traced();
-    let lines = screen.drawn();
-    assert!(lines[0].contains("  TRACING  "), "{}", lines.join("\n"));
-    let line = |port: &str| lines.iter().find(|line| line.contains(port)).expect("a row").clone();
-    assert!(line(":30001").ends_with("web (7)") && line(":30003").ends_with("web (7)"), "{}", lines.join("\n"));
-    assert!(line(":30002").ends_with("shop (8) sampled"), "an owner from a sample is marked");
-    assert!(line(":30005").ends_with(" -"), "{}", line(":30005"));
-    screen.press(KeyCode::Char('7'));
-    let lines = screen.drawn();
-    let at = lines.iter().position(|line| line.starts_with("MAKER")).expect("the table");
-    let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(cells(&lines[at]), ["MAKER", "COUNT", "PER", "SECOND", "SHARE", "EVIDENCE"]);
-    assert_eq!(cells(&lines[at + 1]), ["unknown", "16", "0.0", "████████", "-"]);
-    assert_eq!(cells(&lines[at + 2]), ["web", "(7)", "3", "0.5", "█▌", "traced"]);
-    assert_eq!(cells(&lines[at + 3]), ["shop", "(8)", "1", "0.0", "▌", "sampled"]);
-    screen.types("s");
-    assert!(screen.shows("s sort: closes"));
-    assert!(matches!(
-        screen.listing.identity(0, &screen.latest, &screen.history),
-        Some(Identity::Maker(makers::Key::Process(_)))
-    ));
-    screen.latest.tracing = Some(Tracing::Own(CloseTotals { seen: 4, named: 4, lost: 7, skipped: 0 }));
-    assert!(screen.shows("7 closes are missing"));
-    screen.latest.tracing = Some(Tracing::Failed("no memory".into()));
-    assert!(screen.shows("the tracer has ended: no memory"));
-    assert!(!screen.drawn()[0].contains("TRACING") && screen.shows("web (7)"), "the recorded owners stay");
-}
-
-#[test]
-fn without_a_tracer_the_table_of_makers_shows_how_to_start_one() {
-    let mut screen = Screen::of(clients(3), (80, 24));
-    assert!(!screen.shows("OWNER"));
-    screen.press(KeyCode::Char('7'));
-    assert!(screen.shows("no tracer runs; press t to start one"));
-    assert_eq!(screen.press(KeyCode::Char('t')), Some(Action::Trace));
-    screen.latest.tracing = Some(Tracing::Served("/run/twtool.sock".into()));
-    assert!(screen.shows("the tracer has seen no close yet"));
-    screen.latest.tracing = None;
-    assert!(screen.shows("a recording has no processes"));
-}
-
-#[test]
 fn the_selected_row_stays_selected_on_the_same_line_of_the_screen() {
     let mut screen = Screen::of(clients(100), (80, 24));
     for _ in 0..3 {
@@ -337,43 +229,6 @@ fn the_selected_row_stays_selected_on_the_same_line_of_the_screen() {
 }
 
 #[test]
-fn keys_move_the_selection_and_the_wheel_does_not() {
-    let mut screen = Screen::of(clients(100), (80, 24));
-    screen.press(KeyCode::End);
-    assert_eq!((screen.selected(), screen.state.position().top), (Some(100), 90));
-    screen.press(KeyCode::PageUp);
-    assert_eq!((screen.selected(), screen.state.position().top), (Some(90), 89));
-    screen.press(KeyCode::PageDown);
-    screen.press(KeyCode::Up);
-    assert_eq!(screen.selected(), Some(99));
-    screen.press(KeyCode::Home);
-    assert_eq!((screen.selected(), screen.state.position().top), (None, 0));
-    screen.with_rows(|state, rows| state.scroll(WHEEL, rows));
-    screen.with_rows(|state, rows| state.scroll(WHEEL, rows));
-    assert_eq!((screen.selected(), screen.state.position().top), (None, 6));
-    screen.with_rows(|state, rows| state.scroll(-100, rows));
-    assert_eq!(screen.state.position().top, 0);
-    screen.with_rows(|state, rows| state.scroll(1000, rows));
-    assert_eq!(screen.state.position().top, 90);
-}
-
-#[test]
-fn s_and_r_change_only_the_order_of_the_table_on_the_screen() {
-    let mut screen = Screen::of(clients(300), (80, 24));
-    let first = |screen: &Screen| match screen.listing.identity(0, &screen.latest, &screen.history) {
-        Some(Identity::Socket(_, tuple, _)) => tuple.remote_port(),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(first(&screen), Port(30_001));
-    screen.press(KeyCode::Char('r'));
-    assert_eq!(first(&screen), Port(30_300));
-    screen.press(KeyCode::Char('s'));
-    assert!(screen.shows("s sort: local, reversed"));
-    screen.press(KeyCode::Char('3'));
-    assert!(screen.shows("s sort: count "));
-}
-
-#[test]
 fn each_row_has_the_same_place_as_in_a_full_sort() {
     // Equal remaining times, and more rows than one window.
     let rows: Vec<Row> = (1..=2000).map(|cookie| client(cookie, u32::from(cookie) * 7919 % 97 * 10)).collect();
@@ -387,101 +242,6 @@ fn each_row_has_the_same_place_as_in_a_full_sort() {
         assert_eq!(screen.listing.find(&identity, &screen.latest, &screen.history), Some(at));
     }
     assert!(screen.listing.identity(2000, &screen.latest, &screen.history).is_none());
-}
-
-#[test]
-fn a_filter_is_typed_checked_and_cleared() {
-    let mut screen = Screen::of(clients(3), (80, 24));
-    screen.press(KeyCode::Char('/'));
-    // While a filter is typed, every letter is text, also `s`, `p`, `r`, `t` and `q`.
-    assert_eq!(screen.types("sprt = :80q"), None);
-    screen.press(KeyCode::Backspace);
-    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("sprt = :80".into())));
-    let line = screen.state.typed.as_mut().expect("the line stays until the filter is checked");
-    line.error = Some(format!("expected a test: {}\n  sprt = :80\n  ^^^^", "sport, dport, ".repeat(6)));
-    let lines = screen.drawn();
-    let at = lines.iter().position(|line| line == "filter: sprt = :80").expect("the line");
-    assert!(lines[at + 2].ends_with("dport,"), "the message is wrapped");
-    assert_eq!(lines[at + 3..], ["  sprt = :80", "  ^^^^"]);
-    for _ in 0..9 {
-        screen.press(KeyCode::Left);
-    }
-    screen.types("o");
-    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("soprt = :80".into())));
-    screen.press(KeyCode::Backspace);
-    screen.press(KeyCode::Right);
-    screen.types("o");
-    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Filter("sport = :80".into())));
-    screen.state.typed = None;
-    screen.state.filter = "sport = :80".into();
-    assert!(screen.shows("/ filter: sport = :80"));
-    screen.press(KeyCode::Char('/'));
-    assert_eq!(screen.state.typed.as_ref().map(|line| line.text.as_str()), Some("sport = :80"));
-    assert_eq!(screen.press(KeyCode::Esc), None);
-    assert_eq!(screen.state.typed, None);
-    assert_eq!(screen.press(KeyCode::Esc), Some(Action::Filter(String::new())));
-}
-
-#[test]
-fn an_open_overlay_takes_the_keys() {
-    let mut screen = Screen::of(clients(3), (80, 30));
-    screen.press(KeyCode::Char('?'));
-    assert!(screen.shows("propose 'twtool kill'"));
-    screen.press(KeyCode::Char('3'));
-    assert_eq!((screen.state.table, &screen.state.overlay), (Table::Sockets, &None));
-    assert_eq!(screen.press(KeyCode::Enter), None, "nothing is selected");
-    assert!(screen.shows("select a row first"));
-    screen.press(KeyCode::Down);
-    assert_eq!(screen.press(KeyCode::Enter), Some(Action::Details));
-    assert_eq!(screen.press(KeyCode::Char('k')), Some(Action::Kill));
-    let lines = vec!["  twtool kill x".to_owned()];
-    let open = || Some(Overlay { command: Some("twtool kill x".into()), ..Overlay::text("remove", lines.clone()) });
-    screen.state.overlay = open();
-    assert!(screen.shows("  twtool kill x") && screen.shows("y runs the command"));
-    for key in [KeyCode::Enter, KeyCode::Esc, KeyCode::Char('n'), KeyCode::Char('k'), KeyCode::Char('q')] {
-        screen.state.overlay = open();
-        assert_eq!(screen.press(key), None, "{key:?}");
-        assert_eq!(screen.state.overlay, None, "{key:?}");
-    }
-    screen.state.overlay = open();
-    assert_eq!(screen.press(KeyCode::Char('y')), Some(Action::RunKill("twtool kill x".into())));
-}
-
-#[test]
-fn control_keys_work_everywhere_and_q_quits() {
-    let mut screen = Screen::of(clients(3), (80, 24));
-    for open in [
-        |_: &mut State| {},
-        |state: &mut State| state.overlay = Some(Overlay::help()),
-        |state: &mut State| {
-            state.typed = Some(super::state::FilterLine::default());
-        },
-    ] {
-        open(&mut screen.state);
-        for (letter, action) in [('c', Action::Interrupt), ('z', Action::Stop), ('l', Action::Redraw)] {
-            assert_eq!(screen.press_with(KeyCode::Char(letter), KeyModifiers::CONTROL), Some(action));
-        }
-    }
-    screen.state.typed = None;
-    assert_eq!(screen.press(KeyCode::Char('q')), Some(Action::Quit));
-}
-
-#[test]
-fn plus_and_minus_change_the_interval_and_p_pauses() {
-    let mut screen = Screen::of(clients(3), (80, 24));
-    let mut interval = |key| {
-        screen.press(KeyCode::Char(key));
-        screen.state.interval.as_millis()
-    };
-    assert_eq!([interval('+'), interval('+'), interval('-')], [2000, 5000, 2000]);
-    assert_eq!([interval('-'), interval('-'), interval('-'), interval('-')], [1000, 500, 250, 250]);
-    screen.state.interval = Duration::from_secs(3);
-    screen.press(KeyCode::Char('+'));
-    assert_eq!(screen.state.interval, Duration::from_secs(5));
-    screen.press(KeyCode::Char('p'));
-    assert!(screen.state.paused && screen.shows("PAUSED"));
-    screen.press(KeyCode::Char('p'));
-    assert!(!screen.state.paused && screen.shows(" 22:13:20Z"));
 }
 
 #[test]
@@ -518,13 +278,4 @@ fn text_from_outside_is_escaped_and_columns_stay_aligned() {
     // COUNT is aligned to the right: its last letter is above the number.
     let end_of_count = line(titles).find("COUNT").map(|at| at + 4).expect("COUNT");
     assert_eq!(buffer[(u16::try_from(end_of_count).expect("few"), titles + 1)].symbol(), "1");
-}
-
-#[test]
-fn a_group_is_selected_by_its_key() {
-    let mut screen = Screen::of(clients(5), (80, 24));
-    screen.press(KeyCode::Char('3'));
-    screen.press(KeyCode::Down);
-    let selected = screen.state.position().selected.clone();
-    assert_eq!(selected, Some((0, Identity::Group(Key::LocalPort(Port(80))))));
 }
