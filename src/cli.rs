@@ -20,7 +20,7 @@ use crate::sys::caller::caller;
 use crate::sys::confinement::{self, InForce};
 use crate::sys::{exec, socket_calls, terminal};
 
-/// Defines a macro that gives the name of a feature as a literal, or an empty literal if the feature is off.
+/// Defines a macro that gives a comma and the name of a feature as a literal, or an empty literal if the feature is off.
 macro_rules! if_feature {
     ($name:ident, $feature:literal) => {
         #[cfg(feature = $feature)]

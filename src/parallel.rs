@@ -148,7 +148,8 @@ fn in_order<'s, P: Send + 's>(
 }
 
 /// Runs `work` on the items, on the calling thread and on new threads, and passes the pieces to `each` in the order of the items.
-/// `threads` is the maximum number of threads. A new thread is in the network namespace of the calling thread.
+/// `threads` is the maximum number of threads, with the calling thread. A new thread is in the network namespace of the calling
+/// thread.
 pub fn in_order_on_new_threads<T: Sync, P: Send>(
     items: &[T],
     threads: usize,

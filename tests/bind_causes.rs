@@ -20,8 +20,8 @@ suite! {
 /// The values of `--with`, in the order of [`OPTION_SETS`].
 const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
-/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of another address. The replaced socket had these
-/// options.
+/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of another address. The socket that left the bucket
+/// had these options.
 fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
     let mut open = vec![];
     for (last, old) in (1..).zip(olds) {

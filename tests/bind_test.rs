@@ -469,8 +469,8 @@ fn two_bound_one_listening() -> Kept {
     Box::new(sockets)
 }
 
-/// One holder of each kind from number `from` on, each on an address of its own. 0: a listener, 1: a connection, 2: a bound socket,
-/// 3: a bucket.
+/// One holder of each kind from number `from` on, each on an address of its own. The numbers go from the strongest cause to the
+/// weakest: 0 is a listener, 1 a connection, 2 a bound socket, 3 a bucket.
 fn one_of_every_kind(from: usize, options: ReuseOptions) -> Kept {
     let bucket = left_by("127.0.0.1:8080", options);
     let idle = (from < 3).then(|| bound("127.0.0.2:8080", options));

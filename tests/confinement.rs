@@ -284,7 +284,7 @@ fn a_drop_in_lets_the_exporter_name_owners() {
         let values = body.lines().filter_map(|line| line.strip_prefix("twtool_close_wait_unknown_owner_sockets"));
         values.filter_map(|rest| rest.split(' ').next_back()?.parse::<f64>().ok()).sum::<f64>()
     };
-    // The exporter counts a CLOSE_WAIT socket only if the last ACK of its peer is at least this old.
+    // The exporter counts the owner of a CLOSE_WAIT socket as unknown only if the last ACK of the peer is at least this old.
     let idle = ["--close-wait-after", "1ms"];
     let (line, body) = scrape(&block, &user, &idle);
     let no_capabilities = user.iter().filter(|word| !word.contains("-caps=-all,")).cloned();

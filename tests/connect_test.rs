@@ -547,7 +547,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
     waiting.code(0);
     assert_eq!(client(Some(FROM), TO, false).fails(), None);
 
-    // If connections use all ports of the range, one command shows the range, and another one widens it.
+    // If connections use all ports of the range, one command shows what uses them, and another one widens the range.
     narrow_range(2);
     let open: Vec<Socket> =
         (0..2).map(|_| connect(Some("127.0.0.1".parse().expect("an address")), addr(TO)).expect("a port")).collect();

@@ -53,7 +53,8 @@ struct World {
     kept: Vec<Box<dyn Any>>,
     /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
-    /// For each call of [`Self::add`], a client with the same ends as the new socket, even if the socket could not be made.
+    /// For each call of [`Self::add`], a client with the ends that `add` has chosen, even if no socket could be made, or if the kernel
+    /// chose its port.
     clients: Vec<Client>,
 }
 
@@ -260,7 +261,7 @@ fn compare(client: &Client, run: &Run) -> Result<String, String> {
         "unknown" => 2,
         _ => 1,
     };
-    // On a kernel without IP_LOCAL_PORT_RANGE, twtool cannot test single ports. It warns about this, and the exit code is 2.
+    // On a kernel without IP_LOCAL_PORT_RANGE, twtool cannot test single ports. It warns about this, and the exit code may be 2.
     let code_fits = run.code == Some(code) || (run.code == Some(2) && !run.stderr.is_empty());
     if !expected || !code_fits {
         return Err(format!("the connect: {failure:?}"));

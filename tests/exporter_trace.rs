@@ -221,7 +221,8 @@ fn the_thread_that_traces_has_no_capability() {
     assert_eq!(permitted, exporter.threads("CapEff"));
     for (name, set) in &permitted {
         let set = u64::from_str_radix(set, 16).expect("a mask");
-        // Before Linux 5.19, reading the counters of BPF needs CAP_BPF, so the thread keeps it there.
+        // Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, reading the counters of BPF needs CAP_BPF. Then the thread
+        // keeps it.
         let expected = if name == "trace" { [0, bpf] } else { [ptrace | read_search; 2] };
         assert!(expected.contains(&set), "{permitted:?}");
     }
@@ -289,7 +290,7 @@ fn the_documented_unit_lines_for_trace_are_enough() {
 }
 
 fn a_signal_ends_an_exporter_that_traces() {
-    // The kernel may deliver the signal to the signalfd of the thread that traces before the server handles it.
+    // The thread that traces may read the signal from its signalfd before the signal handler of the server runs.
     for number in 0..10 {
         let exporter = Tracing::start("", "");
         let signal = if number % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };

@@ -237,7 +237,8 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
         while began.elapsed() < FRESH
             && let Some(expression) = expressions.get(asked.next.fetch_add(1, Ordering::Relaxed))
         {
-            // In the live run, the kernel evaluates a part of the filter. In the replay it does not: a recording has every socket.
+            // In the live run, the kernel evaluates a part of the filter. For a recording it filters nothing, so in the replay twtool
+            // evaluates the whole filter.
             let (live, replayed) = (selected(&[expression]), selected(&["--replay", &file, expression]));
             let ss = if with_ss { in_ss(expression) } else { live.clone() };
             if live != replayed || live != ss {

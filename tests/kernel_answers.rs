@@ -40,7 +40,7 @@ suite! {
         malformed_datagrams_are_errors,
         an_answer_without_an_end_is_an_error,
         full_sockets_do_not_count_as_buckets,
-        facts_that_were_not_read_are_null,
+        facts_that_were_not_read_are_null_or_unknown,
         a_table_has_no_control_characters_from_names_in_a_recording,
         arbitrary_bytes_in_a_datagram_never_break_the_program,
     ],
@@ -316,7 +316,7 @@ fn full_sockets_do_not_count_as_buckets() {
     assert_eq!(cookies(&replay(&events, &["--json"]).ok().records("sockets")), [1]);
 }
 
-fn facts_that_were_not_read_are_null() {
+fn facts_that_were_not_read_are_null_or_unknown() {
     let facts =
         Facts { netns: None, netns_name: None, local_port_range: None, services: Services::default(), ..facts() };
     let events = asked(Walk::BothFamilies, [[bucket_v4().message(), done(0)].concat()]);

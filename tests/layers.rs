@@ -39,10 +39,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "trace", "source", "analysis"]),
     // `sys` is only for the terminal, its signals and a stopwatch. The times and counters of a sample come from `snapshot`.
     ("watch", &["model", "filter", "snapshot", "analysis", "view", "sys"]),
-    // `sys` writes the files for node_exporter.
+    // `sys` writes the files for node_exporter, and reads the clock and the memory of this process.
     ("metrics", &["model", "analysis", "snapshot", "sys"]),
     ("exporter", &["snapshot", "metrics", "view", "sys"]),
-    // Commands may not import `sys`, so that all facts come from a snapshot.
+    // Commands do not read the machine themselves, so they may not import `sys`.
     ("commands", &["model", "filter", "snapshot", "analysis", "view", "watch", "metrics", "exporter", "lab"]),
     // Only `cli` and `main` use the real environment: the terminal, standard output.
     ("cli", &["commands", "sys"]),

@@ -119,7 +119,7 @@ fn addresses_and_prefixes_select_an_end() {
     selects(&["--local", "127.9.0.0/16"], |row| local(row).starts_with("127.9."));
     selects(&["--local", "127.0.0.2/32"], |row| local(row) == "127.0.0.2");
     selects(&["--local", "0.0.0.0/0"], |row| !local(row).contains(':'));
-    // As in ss, an IPv6 prefix is compared with the mapped form of the address (::ffff:...). -6 excludes mapped sockets.
+    // As in ss, an IPv6 prefix is compared with the mapped form (::ffff:...) of a mapped socket's address. -6 excludes such sockets.
     selects(&["--local", "::/0"], |row| text(row, "family") != "ipv4");
     selects(&["--local", "::/0", "-6"], |row| local(row).contains(':'));
     selects(&["--remote", "::1"], |row| remote(row) == "::1");

@@ -108,7 +108,7 @@ fn wait_and_kill(lines: Vec<String>) -> (String, Option<String>) {
 
 fn buckets_are_waited_for_and_removed() {
     if !kernel::destroys_buckets() {
-        // Only its timer ends a bucket here, so the test makes a bucket whose timer has 20 s.
+        // Only its timer ends a bucket here, so the test makes a bucket in FIN_WAIT_2 and sets its timer to 20 s.
         sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
         let _kept = fin_wait_2();
         let (wait, _) = wait_and_kill(steps(&["bind-test", "8080", "--with", "none"]));
@@ -385,7 +385,7 @@ fn a_client_on_the_port_gets_the_wait_command_first() {
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
     assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
-    // The advice about the server's port must not call the connections of the server connections of a client.
+    // The advice about the server's port must not say that a client opened the connection.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
     assert!(
         !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),

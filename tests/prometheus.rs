@@ -73,7 +73,7 @@ fn the_examples_are_accepted() {
     assert!(!lines.iter().any(|line| line.contains("add:") || line.contains("privileged:")), "{lines:?}");
 }
 
-/// Runs the lines of the README that start an exporter and read its metrics.
+/// Runs the lines of the README that start an exporter, read its metrics, and check the files of packaging/prometheus.
 fn the_lines_of_the_readme_work_as_pasted() {
     needs_program("promtool");
     needs_program("curl");

@@ -73,7 +73,7 @@ fn doctor_names_the_programs_that_made_buckets() {
     };
     let folder = TempDir::new().expect("a folder");
     let (tracer, socket, _) = Tracer::serve(&folder);
-    // A bucket whose outcome is `fin-wait-2` may be in TIME_WAIT now. So the records are selected by their cookies.
+    // A bucket that was recorded with the outcome `fin-wait-2` may be in TIME_WAIT now. So the records are selected by their cookies.
     let cookies = kernel::bucket_cookies();
     let cookie_of = |record: &Value| record["cookie"].as_str().and_then(|cookie| cookie.parse().ok());
     let made: Vec<Value> = tracer

@@ -222,8 +222,8 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Empty counts for these groups. The memory is sufficient for the expected number of buckets, even if each bucket has a different
-    /// destination.
+    /// Empty counts for these groups. Reserves memory for the expected number of buckets, each with a different destination (at most
+    /// for 2^20 destinations).
     #[must_use]
     pub fn new(by: &[By], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };

@@ -62,7 +62,7 @@ impl BucketCounts {
         Length::learn(setting_s, self.times.iter().filter_map(RemainingTimes::largest_ms).max())
     }
 
-    /// The mean closes per second over the last minute; `None` if the closes of the whole minute are unknown.
+    /// The mean closes per second over the last minute; `None` if no second of the minute is known.
     #[must_use]
     pub fn closes_per_s(&self, direction: Direction, length: Length) -> Option<f64> {
         History::from_remaining_times(&self.times[direction as usize], length).mean()

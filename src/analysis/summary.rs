@@ -112,7 +112,7 @@ pub struct Summary {
     pub history: History,
     /// The memory of the buckets.
     pub memory: Memory,
-    /// The reasons why the history may not show every close.
+    /// The reasons why the history may differ from what happened.
     pub limits: Vec<Limit>,
     /// The kernel's own counts.
     pub kernel: BucketFacts,

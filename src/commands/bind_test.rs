@@ -90,7 +90,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.server.with.options());
     let conclusion = state.conclude(with);
-    // The kernel interface may not list the socket that blocks the port. If the verdict is denied, no socket blocks the port.
+    // The kernel interface may not list the socket that blocks the port. If the verdict is denied, the reason is not a socket.
     let unseen =
         conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;

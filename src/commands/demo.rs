@@ -185,7 +185,7 @@ fn wait_for_enter(prompt: &mut Prompt, err: &mut dyn Write) -> io::Result<()> {
     err.flush()
 }
 
-/// Runs the experiment and passes each event to `sink`. With `countdown`, shows the rest of a long pause on standard error.
+/// Runs the experiment and passes each event to `sink`. With `countdown`, shows the remaining time of a long pause on standard error.
 fn play(
     scenario: Scenario,
     mut capture: Option<&mut Capture>,

@@ -22,8 +22,8 @@ pub(super) struct TracerArgs {
 }
 
 impl TracerArgs {
-    /// Reads what the tracer has recorded. Call this function after reading the buckets, so that the reply includes the newest
-    /// ones. The result is empty if `--tracer` is not given and no tracer serves the default socket.
+    /// Reads what the tracer has recorded. If a command calls this function before it reads the buckets, the makers of the newest
+    /// buckets are unknown. The result is empty if `--tracer` is not given and no tracer serves the default socket.
     pub(super) fn read(&self) -> Result<Traced, CommandError> {
         match &self.tracer {
             Some(path) => Traced::read(path).map_err(|error| {
@@ -56,7 +56,7 @@ impl TracerArgs {
         }
     }
 
-    /// Rejects `--tracer` if it is given without `other`, the argument that it needs.
+    /// Rejects `--tracer` if the condition that it needs is not `given`. `other` names the condition in the message.
     pub(super) fn needs(&self, other: &str, given: bool) -> Result<(), CommandError> {
         if self.tracer.is_some() && !given {
             return Err(CommandError::Usage(format!("'--tracer' needs {other}")));

@@ -233,7 +233,7 @@ mod tests {
             finish.send(()).expect("the collection waits");
             let mut outcomes = vec![];
             for one in all {
-                outcomes.push(one.await.expect("no panic").expect("an outcome"));
+                outcomes.push(one.await.expect("no panic").expect("a collection"));
             }
             outcomes
         });

@@ -89,7 +89,7 @@ pub enum LabError {
 }
 
 /// Moves the process permanently into a new user namespace, which [`run`] needs. The process must have a single thread. In the new
-/// namespace, root has no capabilities over the files of the host, so the mode bits of a file apply to root, too.
+/// namespace, root has no capabilities over files of other users and groups, so the mode bits of these files apply to root, too.
 pub fn enter() -> Result<(), LabError> {
     Ok(sandbox::enter_user_namespace()?)
 }

@@ -146,7 +146,7 @@ impl CloseCounts {
         Self { namespaces: HashMap::new(), most_programs, most_namespaces, lost: 0, skipped: 0 }
     }
 
-    /// Adds a close. `elapsed` is the time from the start of tracing to this close.
+    /// Adds a close. `elapsed` is the time from the start of tracing to the read that returned this close.
     pub fn add(&mut self, close: &Close, elapsed: Duration) {
         if self.namespaces.len() < self.most_namespaces || self.namespaces.contains_key(&close.netns) {
             self.namespaces.entry(close.netns).or_default().add(close, elapsed, self.most_programs);

@@ -268,8 +268,9 @@ pub struct LabEvent {
     pub scenario: Scenario,
     /// The title of the part.
     pub part: String,
-    /// The number of its step. A call or an observation begins a step, which includes the first segment after it. Each further
-    /// segment is a step of its own.
+    /// The number of its step. A part, a call or an observation begins a step. On the wire between two hosts, the first segment after
+    /// a call or an observation belongs to the same step, and each further segment is a step of its own. On `lo`, every segment
+    /// belongs to the step of the call before it.
     pub step: u32,
     /// Time since the experiment began.
     pub since: Duration,

@@ -92,7 +92,7 @@ impl Process {
     }
 }
 
-/// Services that run containers, cron jobs or sessions. `systemctl stop` would end all processes of such a service.
+/// Services that run containers, cron jobs or sessions. `systemctl stop` of such a service may end all of these, not only one process.
 const SHARED_SERVICES: [&str; 10] = [
     "atd.service",
     "containerd.service",

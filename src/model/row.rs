@@ -108,7 +108,8 @@ impl Order {
 
 impl Row {
     /// A number that orders two ends: the highest bit is set for IPv6 on the wire, and each address with its port follows. IPv4
-    /// addresses take only the 32 bits that can differ, so that both ends fit. For IPv6, only the first address fits.
+    /// addresses take only the 32 bits that can differ, so that both ends fit. For IPv6, only the upper 127 bits of the first address
+    /// fit.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the other bits of a mapped address are always the same")]
     const fn ends_key(&self, (first, first_port): (u128, Port), (second, second_port): (u128, Port)) -> u128 {

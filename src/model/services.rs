@@ -18,7 +18,7 @@ struct Table {
     text: String,
     /// The range of each name in `text`.
     names: Vec<Range<usize>>,
-    /// Each port, and the range of `names` that has its official name and then its aliases.
+    /// Each entry: a port, and the range of `names` that has the official name and then the aliases. A port can have several entries.
     entries: Vec<(Port, Range<usize>)>,
     /// Ports that have an entry.
     ports: PortIndex,

@@ -130,7 +130,8 @@ settings! {
         check: Some("tcp_tw_recycle"),
         does: "Existed before Linux 4.12. It made the kernel compare the timestamps of all hosts behind one address, \
                so the kernel dropped SYNs of clients behind NAT.",
-        does_not: "It cannot be switched on where it is absent. Advice to switch it on is for kernels from before 2017.",
+        does_not: "A kernel without the setting cannot switch it on. Advice to switch it on is for kernels before 4.12 \
+                   (2017).",
         sources: &["tcp(7), tcp_tw_recycle (Linux 2.4 to Linux 4.11)"],
         absent: Some("Absent, as on every kernel since 4.12."),
         ..PLAIN

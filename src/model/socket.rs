@@ -127,7 +127,7 @@ impl StateSet {
         self.0
     }
 
-    /// The states of both sets.
+    /// The states that are in at least one of the two sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -170,7 +170,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The name in JSON and csv.
+    /// The name that scripts see.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

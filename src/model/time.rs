@@ -1,4 +1,4 @@
-//! Converts times to milliseconds, the unit of twtool's output.
+//! Converts times to whole milliseconds, the unit of the kernel's timers and of the output for scripts.
 
 use std::time::Duration;
 

@@ -141,8 +141,8 @@ impl Traced {
         }
     }
 
-    /// Removes the closes that are older than [`recent_closes::KEPT`], and the oldest ones of more than [`recent_closes::MOST`].
-    /// `now` is the time of CLOCK_MONOTONIC.
+    /// Removes the closes that are older than [`recent_closes::KEPT`]. If there are more than [`recent_closes::MOST`], removes the
+    /// oldest ones, too. `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&mut self, now: Duration) {
         let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEPT));
         let old = self.order.partition_point(|(number, _)| *number < oldest);

@@ -129,8 +129,8 @@ impl Snapshot {
         }
     }
 
-    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace. An interrupted dump is
-    /// reported and not repeated, because `each` has already received its rows.
+    /// Passes the selected buckets to `each` as the kernel lists them, with the facts of their namespace, and does not keep them. An
+    /// interrupted dump is reported and not repeated, because `each` has already received its rows.
     ///
     /// # Errors
     /// See [`SnapshotError`]; `each` may have seen rows by then.

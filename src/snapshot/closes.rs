@@ -2,7 +2,7 @@
 //!
 //! The BPF program (`trace`) reports numbers and short names at the time of the close. This module adds what only user space can
 //! read: the command line, the path of the cgroup, the names of users and of network namespaces. If the process has ended by then,
-//! only the names from the kernel are known.
+//! its command line is unknown. The path of its cgroup is found by the id of the cgroup, if that still exists.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

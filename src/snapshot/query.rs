@@ -175,8 +175,8 @@ impl Query {
     pub(super) fn judged_row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<(Row, bool)> {
         match *socket {
             Socket::Full(full) => {
-                // Listeners come first in a walk, so they are known before the buckets. Other full sockets are in FIN_WAIT_2 and still
-                // have an owner.
+                // Listeners come first in a walk, so they are known before the buckets. Other full sockets, for example in FIN_WAIT_2
+                // with an owner, are not buckets.
                 if full.state == TcpState::Listen {
                     listeners.add(full);
                 }
@@ -223,7 +223,7 @@ impl Query {
         (passes == Some(true)).then_some(target)
     }
 
-    /// Checks whether the filter would select a row of unknown direction with one of the directions, and remembers that there is one.
+    /// Records that the direction of a row is unknown, if the filter would select this row with at least one direction.
     #[cold]
     fn note_undirected(&self, row: &Row) {
         let passes = |direction| self.filter.judge(&Row { direction, ..*row }) == Some(true);

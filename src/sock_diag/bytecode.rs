@@ -1,8 +1,8 @@
 //! Compiles the part of a filter that the kernel can evaluate into a program (INET_DIAG_REQ_BYTECODE in uapi/linux/inet_diag.h).
 //!
-//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test the mark and whether it chose
-//! the port, but not for a bucket. The compiler does not use the kernel's test of the interface. So the program accepts every row that
-//! the filter accepts, and sometimes more rows.
+//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test whether it chose the port, but
+//! not for a bucket. The compiler does not use the kernel's tests of the interface and of the mark; older kernels, for example Linux
+//! 5.10, take 0 for the mark of a bucket. So the program accepts every row that the filter accepts, and sometimes more rows.
 //!
 //! A program is a list of instructions. Each instruction tests a socket and jumps forward. A jump to the end of the program accepts
 //! the socket. A jump to 4 bytes after the end rejects it (`inet_diag_bc_run` in net/ipv4/inet_diag.c):

@@ -51,7 +51,7 @@ pub enum Malformed {
         /// `idiag_timer`.
         timer: u8,
     },
-    /// An attribute is cut off, or is longer than the message.
+    /// An attribute is cut off, or has a length that is impossible for its type or in its message.
     #[error("an attribute that does not fit into its message")]
     Attribute,
 }

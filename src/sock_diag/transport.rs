@@ -71,7 +71,7 @@ impl Netlink {
     }
 }
 
-/// How often at most a request is sent again, if the kernel has no memory for it.
+/// The maximum number of repeats of a request for which the kernel had no memory.
 const REPEATS: u32 = 3;
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -18,8 +18,8 @@ use crate::model::name::text_of;
 
 /// Finds the path of a process's cgroup in /proc/PID/cgroup, which has lines of the form `number:controllers:path`.
 ///
-/// Returns the first path that names a container. If no path does, returns the path in systemd's own hierarchy if cgroup v1 is
-/// mounted, otherwise the path in the unified hierarchy.
+/// Returns the path in systemd's own hierarchy if cgroup v1 is mounted, otherwise the path in the unified hierarchy. If this path
+/// names no container, but the path in another hierarchy does, returns the other one.
 #[must_use]
 pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
     let fields = |line| {

@@ -4,8 +4,8 @@
 //! 1. Capabilities: the thread drops all capabilities that the caller does not need.
 //! 2. landlock(7): the thread may only read the paths, and remove files from the folders, that the caller lists. landlock refuses
 //!    every other access to files, TCP, and signals to other processes.
-//! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, use new sockets, access or
-//!    signal other processes, or type input for another program on the terminal. It also refuses interfaces of the kernel that need
+//! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, create or connect sockets, access
+//!    or signal other processes, or type input for another program on the terminal. It also refuses interfaces of the kernel that need
 //!    no capability and that twtool does not use.
 //!
 //! The filter lists the calls that are refused. A list of the allowed calls would depend on the C library: musl, static glibc and
@@ -46,7 +46,7 @@ pub struct InForce {
     pub seccomp: bool,
 }
 
-/// Confines the calling thread by all three means. The thread can then read the recording, and use the descriptors that it has.
+/// Confines the calling thread by all three means. The thread can then only read the recording, and use the descriptors that it has.
 #[must_use]
 pub fn for_replay(recording: &Path) -> InForce {
     seed_hash_maps();
@@ -88,8 +88,8 @@ pub fn for_tracing() {
     let _ = refuse_calls(&[CALLS, FILE_CALLS], &[(libc::SYS_bpf, &others)]);
 }
 
-/// Confines the calling thread by landlock and a filter. The thread can then use the sockets that it has, read /proc, and remove files
-/// from `folders`.
+/// Confines the calling thread by landlock and a filter. The thread can then only use the sockets that it has, read /proc, and remove
+/// files from `folders`.
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn for_requests(folders: &[&Path]) -> InForce {

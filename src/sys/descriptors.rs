@@ -1,9 +1,9 @@
 //! Changes the limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)).
 //!
-//! twtool reads network namespaces on as many threads as there are cores, and each thread needs several descriptors. On a machine
-//! with more than 128 cores, the threads may exceed the soft limit, which is usually 1024. So twtool raises its soft limit to the
-//! hard limit at the start. It restores the old limit before it executes another program, because that program may use select(2),
-//! which cannot use descriptors of 1024 and above.
+//! twtool reads network namespaces on one thread per core, and each thread needs several descriptors. The soft limit, which is
+//! usually 1024, would allow only 128 threads (see [`workers`]). So twtool raises its soft limit to the hard limit at the start. It
+//! restores the old limit before it executes another program, because that program may use select(2), which cannot use descriptors
+//! of 1024 and above.
 
 use std::sync::OnceLock;
 

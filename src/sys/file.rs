@@ -61,7 +61,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads the next line of at most `most` bytes, with its line feed, into `line`. At the end of the file, `line` is empty.
+/// Replaces the content of `line` with the next line of at most `most` bytes, with its line feed. At the end of the file, `line` is empty.
 pub fn read_line(reader: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io::Result<()> {
     line.clear();
     reader.take(most.saturating_add(1)).read_until(b'\n', line)?;

@@ -108,7 +108,7 @@ pub fn in_initial_pid_namespace() -> bool {
 }
 
 /// Reads the facts of a process by its pid and its start time (CLOCK_BOOTTIME in ns). `None` if the process has ended or cannot be
-/// read. The start time shows whether the pid now belongs to another process.
+/// read, or if the pid now belongs to another process, which has another start time.
 #[must_use]
 pub fn process_started_at(pid: u32, start_ns: u64) -> Option<Process> {
     let process = process(i32::try_from(pid).ok()?).ok()?;

@@ -9,7 +9,7 @@
 //!    real connection.
 //!
 //! The test holds the port for 1-2 µs. If a server binds the port during this time, the bind succeeds if the server sets
-//! SO_REUSEADDR, because the test sets this option, too. Without the option, the bind of the server fails.
+//! SO_REUSEADDR, because the test sets this option, too. Without the option, the bind fails if the server uses a wildcard address.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

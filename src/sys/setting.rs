@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_up_to_1_mib_is_read_completely_and_a_longer_one_is_refused() {
+    fn a_file_below_1_mib_is_read_completely_and_a_longer_one_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("setting");
         for length in [0, 1, 31, 32, 33, 4094, 4095, 4096, 200_000, (1 << 20) - 1] {

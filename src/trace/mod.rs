@@ -189,7 +189,7 @@ fn load(code: &[u8], tracepoint: u32) -> Result<Object, TraceError> {
         Ok(program) => return Ok(program),
         Err(error) => error,
     };
-    // EPERM means that a capability is missing. EACCES and EINVAL come from the verifier.
+    // EPERM means that a capability is missing or a sandbox refuses bpf(2). EACCES and EINVAL come from the verifier.
     if error.kind() == io::ErrorKind::PermissionDenied
         && errno::name(error.raw_os_error().unwrap_or_default()) == "EPERM"
     {

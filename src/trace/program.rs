@@ -14,8 +14,8 @@
 //! While a program runs on a core, the kernel does not start it again on this core (`bpf_prog_get_recursion_context` in
 //! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the program misses the close: up to
 //! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second copy finds
-//! in PENDING what the first copy has done. If it finds the record of step 1, it does nothing. If it finds the mark of step 2, it
-//! deletes the record.
+//! in PENDING what the first copy has done. In step 1, if it finds a record, it does nothing. In step 2, if it finds the mark, it
+//! deletes the record and does nothing else. Otherwise the first copy has missed the change, and the second copy does the step.
 //!
 //! If tracepoints can be preempted (seen on Linux 7.2), two tasks of a core may each stop within one copy. Then both copies miss the
 //! closes on this core. `Tracer::skipped` returns an upper bound of these closes.

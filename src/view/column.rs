@@ -1,7 +1,7 @@
 //! Defines the columns of a socket record. [`COLUMNS`] describes each column once. JSON, ndjson, csv, tables, and `--columns` with its
 //! help, completions and errors use this list.
 //!
-//! To add a column, add an entry to the list, and its key to the table in docs/json.md. A test compares the two. The macro around
+//! To add a column, add an entry to the list, and its key to the table in docs/json.md, where a test looks for it. The macro around
 //! the list also generates a function that appends a whole record. That function contains each column as a constant, so the
 //! compiler can inline it.
 

@@ -165,8 +165,8 @@ pub(super) fn write_processes<'a>(
     Ok(())
 }
 
-/// Formats arguments as a shell reads them, cut to the width of a table. Hidden characters are escaped. A title that the program wrote
-/// over its arguments is not quoted.
+/// Formats arguments as a shell reads them, cut to [`COMMAND_WIDTH`] columns. Hidden characters are escaped. A title that the program
+/// wrote over its arguments is not quoted.
 pub(super) fn command_line(arguments: &[String]) -> String {
     let text = match arguments {
         [title] if title.contains(' ') => human::escape(title).into_owned(),

@@ -108,8 +108,8 @@ pub fn cut(text: &str, room: usize) -> String {
     line
 }
 
-/// Writes a text in lines of at most `width` columns, broken at spaces. Escapes control characters. `first` precedes the first line,
-/// and `indent` each further line.
+/// Writes a text in lines of at most `width` columns, broken at spaces. A longer word gets a longer line. Escapes hidden characters.
+/// `first` precedes the first line, and `indent` each further line.
 pub fn break_lines(out: &mut dyn Write, text: &str, first: &str, indent: &str, width: Option<usize>) -> io::Result<()> {
     let width = width.unwrap_or(usize::MAX);
     let mut line = first.to_owned();

@@ -161,13 +161,13 @@ impl Owned<'_> {
     }
 }
 
-/// Says how many buckets have a known owner, an inferred owner, and no owner.
+/// Says how many buckets have a known owner, an inferred owner, and an unknown owner.
 pub(super) fn totals(known: u64, inferred: u64, all: u64) -> String {
     let [unknown, known, inferred] = [all - known - inferred, known, inferred].map(human::grouped);
     format!("{known} with a known owner, {inferred} with an inferred one, {unknown} unknown")
 }
 
-/// Formats an owner as one cell: its name, and the evidence unless a tracer recorded the owner.
+/// Formats an owner as one cell: its name, and the evidence unless it is [`Evidence::Traced`].
 #[must_use]
 pub fn cell(owner: Option<&Owner>) -> String {
     match owner {

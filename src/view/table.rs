@@ -1,9 +1,9 @@
 //! Tables for people, fitted to the width of the terminal.
 //!
 //! [`write()`] uses comfy-table for tables of up to `DRAWN` rows. For more rows, comfy-table would need several times the memory
-//! and time of the rest of the command, so [`stream`] writes the table line by line. Lists of sockets always use [`stream`],
-//! because comfy-table would take longer than the rest of the command even for ten rows. Both ways have the same layout, and a
-//! property test compares their bytes.
+//! and time of the rest of the command, so [`stream`] writes the table line by line. A list without owners (`list.rs`) always uses
+//! [`stream`], because comfy-table would take longer than the rest of the command even for ten rows. Both ways have the same
+//! layout, and a property test compares their bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;

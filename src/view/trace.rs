@@ -201,7 +201,7 @@ pub fn totals(totals: CloseTotals) -> String {
     format!("{} {closes} seen: {}", human::grouped(totals.seen), parts.join(", "))
 }
 
-/// The warning that process numbers belong to another pid namespace, so that the /proc of twtool does not have them.
+/// The warning that process numbers belong to another pid namespace, so that they cannot be looked up in the /proc of twtool.
 pub const FOREIGN_PIDS: &str =
     "process numbers belong to the initial pid namespace, because twtool runs in another one";
 

@@ -58,9 +58,9 @@ pub struct WaitReport<'a> {
     pub cause: Cause,
     /// The longest remaining time, if only buckets block the bind.
     pub remaining: Option<Duration>,
-    /// Whether the binds may have erased the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
+    /// Whether the binds may have erased or replaced the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
     pub note_lost: bool,
-    /// Commands that help now.
+    /// Suggested commands.
     pub next: &'a [Step],
 }
 

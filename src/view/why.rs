@@ -140,7 +140,8 @@ fn note_text(note: &WatchNote) -> String {
                 if *processes == 1 { ("process still runs", "it ends") } else { ("processes still run", "they end") };
             format!(
                 "the command has ended ({}), and {processes} other {are}. twtool runs until {they}, because without \
-                 twtool bind() would fail there. It also passes on the signals that it receives.",
+                 twtool bind() would fail there. It also passes the signals that it receives to each process that \
+                 still runs.",
                 ended(*end)
             )
         }

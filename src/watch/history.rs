@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use super::events::Event;
 use super::sample::Sample;
 
-/// The number of seconds before the first sample for which the history has closes. A bucket lasts 60 s, and its remaining time
-/// shows when it entered TIME_WAIT.
+/// The number of seconds before the first sample for which the history has closes. On mainline kernels TIME_WAIT lasts 60 s, and
+/// the remaining time of a bucket shows when it entered TIME_WAIT.
 const FIRST_SECONDS: i64 = 60;
 
 /// The maximum number of seconds that are kept.

@@ -147,7 +147,7 @@ fn expiry_is_uncertain_if_much_time_was_left_in_the_last_sample() {
 }
 
 #[test]
-fn expiry_is_uncertain_if_something_else_removed_buckets_at_the_same_time() {
+fn expiry_is_uncertain_if_something_else_removed_buckets_between_the_two_samples() {
     let first = || walk(0, vec![bucket(1, 0), bucket(2, 900), bucket(3, 50_000)]);
     let killed = [first(), walk(1000, vec![])];
     assert_eq!(events(killed, Occupant::Nobody), [(1, Expired, true), (2, Expired, false), (3, Destroyed, true)]);
@@ -186,7 +186,7 @@ fn counters_that_are_unknown_prove_nothing() {
 }
 
 #[test]
-fn after_a_sample_that_is_not_whole_the_next_one_reports_what_happened() {
+fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_reports_what_happened() {
     let first = || walk(0, vec![bucket(1, 50_000), bucket(2, 1500), bucket(3, 50_000)]);
     let not_whole = || BucketSample { whole: false, ..walk(1000, vec![bucket(3, 49_000)]) };
     assert_eq!(events([first(), not_whole()], Occupant::Nobody), []);

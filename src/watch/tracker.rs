@@ -1,8 +1,8 @@
 //! Compares the buckets of a sample with the buckets of the last sample (the one before it), by cookie.
 //!
 //! A bucket has the cookie of its connection. So a bucket of the last sample and a bucket of this sample are the same if they have
-//! the same cookie. A *walk* is the time in which the kernel lists the sockets of a sample. The kernel reports each remaining time
-//! at an unknown moment of a walk, so the time between two reports of one bucket is known only up to the durations of both walks.
+//! the same cookie. In a *walk*, the kernel lists the sockets for one sample. The kernel reports each remaining time at an unknown
+//! moment of a walk, so the time between two reports of one bucket is known only up to the durations of both walks.
 //!
 //! The kernel lists the buckets that stay in the same order each time. So this module reads the rows of both samples side by side,
 //! and looks up only rows without a partner in a map of rows. With 100,000 buckets a map of all rows would take a third of the

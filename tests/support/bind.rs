@@ -87,7 +87,7 @@ impl Situation {
         Self { verdict, cause, ..self }
     }
 
-    /// Expects attempts on these addresses. Needed if they are neither the typed ones nor the default.
+    /// Expects attempts on these addresses. Call it if they are neither the typed ones nor the default.
     pub(crate) fn on(self, addrs: &'static [&'static str]) -> Self {
         Self { addrs: Some(addrs), ..self }
     }
@@ -201,7 +201,7 @@ impl Situation {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =
             attempts.iter().rfind(|attempt| attempt.options == ["SO_REUSEPORT"]).expect("one for each address");
-        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {} with twtool, and without it", shared.addr);
+        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {} after twtool, and without it", shared.addr);
         for attempt in attempts {
             if attempt.result.is_none() {
                 attempt.result = Some(again(attempt));

@@ -180,7 +180,7 @@ def unread_data():
 
 
 def is_bucket(ports):
-    """Whether the socket with these ends is a bucket in FIN_WAIT_2: state 05 and timer 03."""
+    """Whether the socket with these ports is a bucket in FIN_WAIT_2: state 05 and timer 03."""
     with open("/proc/thread-self/net/tcp") as table:
         rows = [row.split() for row in table]
     return any(
@@ -365,7 +365,7 @@ def io_uring():
 
 
 def both():
-    """Both ends send a FIN before they receive the other FIN. Each FIN waits behind data for which the receiver has no room."""
+    """Both ends shut down before they receive the other FIN. Each FIN waits behind data for which the receiver has no room."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     c = socket.socket()
@@ -470,7 +470,7 @@ def fast_open():
     assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
     begin = answer(SYN | ACK)
     s.shutdown(socket.SHUT_WR)
-    # Another process writes the last ACK, so that this process runs when the kernel closes the connection.
+    # A child writes the last ACK, so that the child is the process that runs when the kernel closes the connection.
     os.waitpid(child(lambda: os.write(tun, packet(1006, begin, ACK))), 0)
     end = answer(FIN)
     os.write(tun, packet(1006, end, FIN | ACK))
@@ -504,7 +504,7 @@ def short_lived():
 
 
 def same_ends():
-    """Always closes the same two ports."""
+    """Closes a connection that always has the same two ports."""
     listener = socket.create_server(("127.0.0.1", 8097))
     c = socket.create_connection(("127.0.0.1", 8097), source_address=("127.0.0.1", 40097))
     s, _ = listener.accept()

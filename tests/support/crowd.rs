@@ -28,7 +28,7 @@ pub(crate) fn make_room() {
     sysctl::write("ipv4.tcp_max_tw_buckets", "1000000").expect("the namespace is ours");
     // With tcp_tw_reuse, connect() may take over a bucket after 1 s.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
-    // 1 s is the minimum. This setting does not affect TIME_WAIT.
+    // Buckets in FIN_WAIT_2 then last 1 s. This setting does not affect TIME_WAIT.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
 }
 

@@ -66,8 +66,9 @@ impl DemoRun {
         self.of_part(part).filter(|event| event["event"] == "lost").map(segment).collect()
     }
 
-    /// The states of this side after each segment that arrived, in order and without repetitions. `gone` means that the side has no
-    /// socket. The state before the first segment is not included.
+    /// The states of this side in the events of segments that arrived, in order and without repetitions. `gone` means that the side
+    /// has no socket. The sender's state is the one while the segment was under way, the receiver's the one after the segment arrived.
+    /// The state before the first segment is not included.
     #[track_caller]
     pub(crate) fn states(&self, part: &str, side: &str) -> Vec<String> {
         let states = self.carried(part).into_iter().map(|event| event["states"][side].as_str().unwrap_or("gone"));
@@ -138,7 +139,7 @@ impl Lines {
         if self.reader.read_line(&mut line).expect("stdout can be read") == 0 {
             return false;
         }
-        self.events.push(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}")));
+        self.events.push(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is not JSON: {error}")));
         true
     }
 

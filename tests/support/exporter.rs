@@ -126,7 +126,7 @@ pub(crate) fn ask(mut stream: impl Read + Write, request: &str) -> Response {
     stream.write_all(request.as_bytes()).expect("written");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("a response");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?} is no response"));
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?} is not a response"));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
     Response { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }

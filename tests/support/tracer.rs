@@ -93,7 +93,7 @@ pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = get() {
             return found;
         }
-        assert!(began.elapsed() < patience(Duration::from_secs(20)), "waited too long for {what}");
+        assert!(began.elapsed() < patience(Duration::from_secs(20)), "waited too long: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

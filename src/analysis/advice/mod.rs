@@ -1,5 +1,5 @@
-//! Advice after a bind test: the permanent solution, the reason, and the sources of both. Each sentence must follow from the results of
-//! the test. [`super::next`] has the commands that help now.
+//! Advice after a bind test: the permanent solution, and the reason with its source. Each sentence must follow from the results of the
+//! test. [`super::next`] has the commands that help now.
 
 mod buckets;
 mod client;

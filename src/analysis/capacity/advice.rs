@@ -12,10 +12,11 @@ use crate::model::tw_reuse::{ReuseMode, TwReuse};
 /// A destination is short of ports if a smaller share of the pool than this is left for it, in percent.
 const SHORT: u32 = 10;
 
-/// The advice mentions explicitly bound or reserved ports if they are at least this share of the range, in percent.
+/// Without a shortage, the advice mentions explicitly bound or reserved ports only if they are at least this share of the range, in
+/// percent.
 const MANY: u32 = 5;
 
-/// The advice is to widen the range if the range has fewer ports than this.
+/// If ports are short and the range has fewer ports than this, the advice is to widen the range.
 const WIDE: u32 = 60_000;
 
 /// A wider range begins at this port (`PROT_SOCK` in net/sock.h), or at ip_unprivileged_port_start if that is higher.

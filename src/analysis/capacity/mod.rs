@@ -127,7 +127,7 @@ pub struct Destination {
     pub free: u32,
     /// By how much [`Self::free`] may be too high.
     pub uncertain: u32,
-    /// Closes per second over the last minute; `None` if the closes of the whole minute are unknown.
+    /// Closes per second over the last minute; `None` if no second of the minute is known.
     pub closes_per_s: Option<f64>,
     /// Closes per second at present: see [`exhaustion::period`].
     pub closes_per_s_now: Option<f64>,
@@ -193,7 +193,7 @@ impl Destination {
         (self.exhausted_in.unwrap_or(Duration::MAX), self.free)
     }
 
-    /// Computes a destination from its own connections, and from other connections that hold ports of the destination.
+    /// Computes a destination from its own connections, and from other connections that hold ports that it could use.
     fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;

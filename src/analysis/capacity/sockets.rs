@@ -168,11 +168,11 @@ impl RangeSockets {
     }
 
     /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] infers which connections are outbound. If it
-    /// cannot tell, the numbers of local and remote ports decide. The result leaves out the connections that
-    /// [`Self::of_unknown_direction`] counts.
+    /// cannot tell, this function compares how many local ports and how many remote ports are in use. The result leaves out the
+    /// connections that [`Self::of_unknown_direction`] counts.
     pub(super) fn into_outbound(mut self) -> Vec<Connected> {
         let mut connected = std::mem::take(&mut self.connected);
-        // If both ends have an ephemeral port and no listener covers one of them, the direction is unknown. A server whose listener
+        // If both ends have an ephemeral port and no listener covers either of them, the direction is unknown. A server whose listener
         // has closed has many remote ports for one local port. A client has many local ports for one remote port.
         let mut doubtful = vec![];
         connected.retain(|one| {

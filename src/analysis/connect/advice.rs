@@ -251,7 +251,7 @@ fn bind_steps(
         return steps;
     }
     let others = holder_steps(situation, conclusion, cause, shell, ends_orphans);
-    // Buckets end by themselves, so the `wait` command comes first. Other sockets do not, so the commands that end them come first.
+    // Buckets end by themselves, so the `wait` command comes first. For other sockets, the commands that end them come first.
     let block_ends = conclusion.cause == ConnectCause::TimeWait || !others.is_empty();
     let wait = wait(situation, shell).filter(|_| conclusion.verdict == ConnectVerdict::Blocked && block_ends);
     if conclusion.cause == ConnectCause::TimeWait {

@@ -97,7 +97,7 @@ pub(super) fn check(made: &MadeBuckets) -> Check {
     if has(Role::Connected) {
         check = check.advising(
             "A client that closes first gets the TIME_WAIT socket, which blocks a local port for its destination. Let the client \
-             reuse connections: HTTP keep-alive, or a pool of connections. See the ports that are left with twtool capacity.",
+             reuse connections: HTTP keep-alive, or a pool of connections. For the ports that are left, see twtool capacity.",
         );
     }
     if has(Role::Accepted) {

@@ -6,7 +6,7 @@ use crate::model::health::Health;
 use crate::model::port::Port;
 use crate::model::setting::{self, DEFAULT_PORT_RANGE, DEFAULT_PORT_START};
 
-/// The range as sysctl(8) shows it: `32768 60999`.
+/// The range in the form that sysctl(8) accepts: `32768 60999`.
 fn range_text((low, high): (u16, u16)) -> Datum {
     Datum::Text(format!("{low} {high}"))
 }

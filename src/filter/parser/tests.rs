@@ -86,7 +86,7 @@ fn and_and_or_apply_from_left_to_right_and_mixing_them_gives_a_warning() {
 }
 
 #[test]
-fn an_expression_can_test_every_field_of_a_bucket() {
+fn an_expression_can_test_more_than_addresses_and_ports() {
     let mut row = row("10.0.0.1", 40000, "192.0.2.9", 80);
     for (text, expected) in [
         ("expires < 10s", false),

@@ -26,7 +26,7 @@ const PIPE_IGNORED: &str = "sigpipe-ignored";
 const PIPE_DEFAULT: &str = "sigpipe-default";
 
 /// Variables that a service manager sets to the pid of the process that it starts (sd_listen_fds(3), sd_watchdog_enabled(3)). The
-/// stub changes them to the pid of the program.
+/// stub changes the pid of twtool in them to the pid of the program.
 const PID_VARIABLES: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
 
 /// Starts the stub for a command. `filter`: whether the stub installs the filter.
@@ -41,8 +41,8 @@ pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
     child
 }
 
-/// Runs the stub if `args` are its arguments; otherwise returns `None`. The stub returns only if the program cannot be executed: the
-/// name of the program, and the error.
+/// Runs the stub if `args` are its arguments; otherwise returns `None`. If the program cannot be executed, returns the name of the
+/// program and the error.
 #[must_use]
 pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
     let [_, stub, filter, pipe, program, arguments @ ..] = args else { return None };

@@ -2,7 +2,7 @@
 //! port and address, which takes milliseconds if there are many.
 //!
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
-//! takes no text, and no sample is taken while the screen is paused or stopped.
+//! accepts no text, and no sample is taken while the screen is paused or stopped.
 //!
 //! If a tracer runs, the thread also asks it for the owners of the buckets, after each sample.
 
