@@ -63,14 +63,12 @@ impl Connections {
         }
     }
 
-    /// Removes a connection that has ended.
-    pub(super) fn remove(&self, id: u64) {
-        self.open().remove(&id);
-    }
-
-    /// Counts a connection that ended because of a time limit.
-    pub(super) fn timed_out(&self) {
-        self.timed_out.fetch_add(1, Ordering::Relaxed);
+    /// Removes a connection that has ended, and counts it if a time limit ended it. Both happen under one lock, so that a scrape never
+    /// sees only one of them.
+    pub(super) fn remove(&self, id: u64, timed_out: bool) {
+        let mut open = self.open();
+        open.remove(&id);
+        self.timed_out.fetch_add(timed_out.into(), Ordering::Relaxed);
     }
 
     /// Counts a response.
@@ -81,10 +79,12 @@ impl Connections {
 
     /// Adds the samples about connections and responses.
     pub(super) fn add(&self, samples: &mut Samples) {
-        samples.add(Family::ExporterConnections, NONE, self.open().len());
+        let open = self.open();
+        samples.add(Family::ExporterConnections, NONE, open.len());
         let closed = |count: &AtomicU64| count.load(Ordering::Relaxed);
         samples.add(Family::ExporterClosed, ["timeout"], closed(&self.timed_out));
         samples.add(Family::ExporterClosed, ["replaced"], closed(&self.replaced));
+        drop(open);
         let responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
         for (code, count) in &*responses {
             samples.add(Family::ExporterRequests, [code.to_string()], *count);

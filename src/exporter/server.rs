@@ -246,10 +246,7 @@ async fn connection(stream: Box<dyn Transport>, shared: Shared) {
     let stream = match stream {
         Ok(stream) => stream,
         Err(error) => {
-            connections.remove(id);
-            if error.kind() == io::ErrorKind::TimedOut {
-                connections.timed_out();
-            }
+            connections.remove(id, error.kind() == io::ErrorKind::TimedOut);
             return;
         }
     };
@@ -286,12 +283,9 @@ async fn connection(stream: Box<dyn Transport>, shared: Shared) {
             }
         }
     };
-    connections.remove(id);
     let timeout = |error: &hyper::Error| {
         let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
         error.is_timeout() || io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
     };
-    if ended.is_err_and(|error| timeout(&error)) {
-        connections.timed_out();
-    }
+    connections.remove(id, ended.is_err_and(|error| timeout(&error)));
 }
