@@ -180,6 +180,28 @@ fn a_cause_is_named_only_if_no_other_cause_is_possible() {
 }
 
 #[test]
+fn counters_since_the_last_whole_sample_decide_whether_a_cause_is_possible() {
+    let after_gap = |grown: (u64, u64)| {
+        let not_whole = BucketSample {
+            whole: false,
+            before: counters(grown.0, grown.1),
+            after: counters(grown.0, grown.1),
+            ..walk(1000, vec![])
+        };
+        // The counters do not grow between the second sample and the third one.
+        let third = BucketSample {
+            before: counters(grown.0, grown.1),
+            after: counters(grown.0, grown.1),
+            ..walk(2000, vec![])
+        };
+        events([walk(0, vec![bucket(1, 50_000)]), not_whole, third], Occupant::Nobody)
+    };
+    assert_eq!(after_gap((0, 0)), [(1, Destroyed, true)]);
+    assert_eq!(after_gap((1, 0)), [(1, Gone, false)], "a RST may have ended it before the sample that missed it");
+    assert_eq!(after_gap((0, 1)), [(1, Gone, false)], "a connect() may have taken it over before that sample");
+}
+
+#[test]
 fn counters_that_are_unknown_prove_nothing() {
     let second = BucketSample { after: Counters::default(), ..walk(1000, vec![]) };
     assert_eq!(events([walk(0, vec![bucket(1, 50_000)]), second], Occupant::Nobody), [(1, Gone, false)]);

@@ -54,7 +54,9 @@ pub(super) struct Tracker {
 struct LastSample {
     walked: (Duration, Duration),
     whole: bool,
-    before: Counters,
+    /// The counters when the last whole sample began. If there was none: when the first sample began. A bucket that a later sample has
+    /// missed may have ended at any time since then.
+    counters: Counters,
     facts: Arc<Facts>,
     /// How long TIME_WAIT lasts.
     length_ms: i64,
@@ -195,7 +197,11 @@ impl Tracker {
         let shown = rows.iter().chain(found.iter().map(|event| &event.row));
         facts.interfaces.keep(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
         let (at, facts) = (facts.taken_at, Arc::new(facts));
-        self.last = Some(LastSample { walked, whole, before, facts: Arc::clone(&facts), length_ms });
+        let counters = match self.last.take() {
+            Some(last) if !whole => last.counters,
+            _ => before,
+        };
+        self.last = Some(LastSample { walked, whole, counters, facts: Arc::clone(&facts), length_ms });
         let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
         let (rows, others) = (Arc::new(rows), Arc::new(others));
         let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
@@ -261,8 +267,8 @@ impl Tracker {
         find: &mut FindOccupant<'_>,
         found: &mut Vec<Found>,
     ) -> Vec<Seen> {
-        // Each missing bucket ended between some moment of the last walk and some moment of this walk.
-        let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.before, name));
+        // Each missing bucket ended between some moment of the last whole walk and some moment of this walk.
+        let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.counters, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
         let mut still_there = vec![];
         // Indices of the buckets that became due since the last sample.
