@@ -26,7 +26,7 @@ use twtool::view::text::Text;
 
 const ROWS: u32 = 100_000;
 
-/// A filter expression with every kind of test.
+/// A filter expression with tests of ports, of addresses and of the remaining time.
 const EXPRESSION: &str =
     "(sport = :443 or dport >= 8000) and dst 10.0.0.0/8 and not src [2001:db8::]/32 and expires < 30s";
 
@@ -104,7 +104,7 @@ fn rows() -> Vec<Row> {
 
 fn decoding(c: &mut Criterion) {
     let messages: Vec<Vec<u8>> = (0..ROWS).map(|i| message(TCPDIAG_GETSOCK, &payload(i))).collect();
-    // The kernel fills a datagram up to 32 KiB.
+    // The kernel fills a datagram up to 32 KiB, which is 340 messages of 96 bytes.
     let mut datagrams: Vec<Vec<u8>> = messages.chunks(340).map(<[_]>::concat).collect();
     datagrams.push(message(3, &[0; 4]));
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
@@ -132,7 +132,7 @@ fn formatting(c: &mut Criterion) {
         rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
     };
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
-    // The difference to the benchmark above is the gain from the generated code of view/column.rs.
+    // The difference from the benchmark `ndjson` is the gain from the generated code of view/column.rs.
     let mut text = Text::default();
     group.bench_function("ndjson in a loop over the columns", |b| {
         b.iter(|| {
@@ -161,8 +161,8 @@ fn formatting(c: &mut Criterion) {
         table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
-    // The difference to the benchmark above is the gain from view/usual.rs. The name of a service is not ASCII, so twtool does not use
-    // view/usual.rs.
+    // The difference from the benchmark `table` is the gain from view/usual.rs. twtool does not use view/usual.rs here, because the name
+    // of a service is not ASCII.
     let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
     group.bench_function("table without usual lines", |b| b.iter(|| draw(&named)));
     group.finish();
@@ -200,7 +200,7 @@ fn filtering(c: &mut Criterion) {
     group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
 }
 
-/// Measures the gain if clap declares only the arguments of the given command.
+/// Measures the gain if clap declares only the arguments of the command that it parses, and not those of every command.
 fn arguments(c: &mut Criterion) {
     let words = ["twtool", "list"];
     let mut group = c.benchmark_group("arguments");

@@ -32,7 +32,7 @@ _twtool() {
         fi
         COMPREPLY+=("$value")
     done < <("${1/#\~\//$HOME/}" __complete "$last" -- "${words[@]}" 2>/dev/null)
-    # A folder is followed by what it contains.
+    # If the only completion is a folder, add no blank, so that the user can go on with a name in that folder.
     [[ ${#COMPREPLY[@]} -ne 1 || ${COMPREPLY[0]} != */ ]] || compopt -o nospace 2>/dev/null
 }
 

@@ -3,9 +3,10 @@ function __twtool_complete
     set -l words (commandline -opc)
     set -l current (commandline -ct)
     set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
-    # fish reports a missing program in the prompt.
+    # If the program is missing, fish would print an error into the prompt.
     command -q $program; or return
-    # Quotes and backslashes belong to the shell. A quote that is still open cannot be unescaped.
+    # Quotes and backslashes belong to the shell. `string unescape` fails if a quote is still open,
+    # so only the opening quote is removed then.
     if string match -qr '^[\'"]' -- "$current"
         set current (string sub -s 2 -- "$current")
     else

@@ -66,10 +66,10 @@ Inspect TIME_WAIT sockets and TCP ports on Linux: list TIME_WAIT sockets with th
 classify ports, explain why bind() fails with EADDRINUSE and what helps, and count the connections that can still be opened \
 to a destination.
 
-twtool covers TCP only. It reads the network namespace that it runs in; --netns, --container and --all-netns choose others. \
-Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes (trace), seeing the processes of \
-other users, entering other network namespaces, reading the mark of a socket, testing a bind to a port below \
-ip_unprivileged_port_start, and the options --user and --transparent.";
+twtool covers TCP only. It reads the network namespace that it runs in (trace: every network namespace); --netns, --container \
+and --all-netns choose others. Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes \
+(trace), seeing the processes of other users, entering other network namespaces, reading the mark of a socket, testing a bind \
+to a port below ip_unprivileged_port_start, and the options --user and --transparent.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete.
@@ -77,7 +77,7 @@ Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answe
 Examples:
   twtool list                     list every TIME_WAIT socket, the next to expire first
   twtool list --json | jq '.sockets | length'
-  twtool list --all-netns         the same for all network namespaces, including those of containers
+  twtool list --all-netns         list the sockets of every network namespace, also of containers
   twtool summary                  count TIME_WAIT sockets and the closes of the last minute
   twtool watch -o ndjson          print the number of TIME_WAIT sockets and each event, as JSON records
   twtool trace                    show live which process closes connections
@@ -136,7 +136,7 @@ enum Command {
     BindTest(Deferred<commands::bind_test::BindTestArgs>),
     /// Wait until a server can bind a port, then optionally start it
     Wait(Deferred<commands::wait::WaitArgs>),
-    /// Run a program, and explain every bind(), listen() and connect() call that fails
+    /// Run a program, and explain its bind(), listen() and connect() calls that fail
     Why(Deferred<commands::why::WhyArgs>),
     /// Count how many more connections to each destination can get a local port, and show when the ports run out
     Capacity(Deferred<commands::capacity::CapacityArgs>),

@@ -4,8 +4,8 @@
 //! - How many more connections to a destination are possible?
 //! - Which settings and counters of the kernel show a problem?
 //!
-//! A [`Snapshot`] selects the source: network [`Namespaces`], and the kernel or a recording. Each of its methods takes a
-//! question and returns an [`Answer`]: the value, whether it is complete, and warnings.
+//! A [`Snapshot`] selects the source: network [`Namespaces`], and the kernel or a recording. A method that asks a
+//! question returns an [`Answer`]: the value, whether it is complete, and warnings.
 //!
 //! ```
 //! use twtool::{Selection, Snapshot};
@@ -32,9 +32,9 @@
 //!     kernel                                            people, scripts
 //!       |                                                      ^
 //!   sock_diag   sys   trace                                   view
-//!        \      |      /                                       ^
-//!         source  ------>  snapshot  ------>  analysis  -------+
-//!                             ^
+//!        \      / \     |                                      ^
+//!         source --> snapshot  --------->  analysis  ----------+
+//!                       ^
 //!        commands: arguments -> question -> snapshot -> analysis -> view
 //! ```
 //!

@@ -31,6 +31,7 @@ const MOST: usize = 3;
 /// `None` if there is no second core, or if no thread can be created.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 
+/// Locked while a caller uses the pool.
 static AT_WORK: Mutex<()> = Mutex::new(());
 
 /// The pool of workers, which one caller at a time can use.
@@ -163,8 +164,8 @@ pub fn in_order_on_new_threads<T: Sync, P: Send>(
     });
 }
 
-/// Formats rows `0..rows` in parallel and writes them to `out` in order. `bytes_of` formats a range of rows. Memory is
-/// bounded.
+/// Formats rows `0..rows` in parallel and writes them to `out` in order. `bytes_of` formats a range of rows. It may reuse
+/// the memory of the buffer that it gets, and must remove the old content of this buffer. Memory is bounded.
 pub fn write(
     out: &mut (dyn Write + Send),
     rows: usize,
@@ -245,7 +246,7 @@ pub fn sort<T: Ord + Send>(values: &mut [T]) {
 mod tests {
     use super::*;
 
-    /// A number of rows that gives every worker many chunks, and of which the last chunk is not full.
+    /// A number of rows with many chunks for every worker, and with an incomplete last chunk.
     const ROWS: usize = 100 * CHUNK + 1;
 
     fn numbers(range: Range<usize>, mut bytes: Vec<u8>) -> Vec<u8> {

@@ -34,7 +34,7 @@ suite! {
 /// The uid of a user that is not root.
 const OTHER: u32 = 33;
 
-/// The options of a server.
+/// The server that a test asks about: its port, its addresses and its options.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Asked {
@@ -56,7 +56,7 @@ fn socket_text(at: &str, port: u16) -> String {
     if at.contains(':') { format!("[{at}]:{port}") } else { format!("{at}:{port}") }
 }
 
-/// Opens sockets in a situation.
+/// A function that opens sockets in a situation.
 type Opening<'a> = dyn Fn() -> Vec<Opened> + Sync + 'a;
 
 impl Asked {
@@ -139,6 +139,7 @@ fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept>
     kept
 }
 
+/// The name of the second network device.
 const SECOND: &str = "tw0";
 
 /// Makes a second network device. Returns its name, or `None` if no device can be made.
@@ -243,7 +244,7 @@ fn independent(before: &[Before], asked: &Asked) -> Result<Vec<(String, Option<S
     Ok(attempts)
 }
 
-/// The verdict for a server with the options `with`, by the rules of the documents.
+/// The verdict for a server with the options `with`, by the rules of docs/commands/bind-test.md.
 fn verdict(attempts: &[(String, Option<String>)], with: usize) -> &'static str {
     let outcome = |(bind, listen): &(String, Option<String>)| match (bind.as_str(), listen.as_deref()) {
         ("ok", None | Some("ok")) => "ok".to_owned(),
@@ -299,6 +300,7 @@ fn in_random_situations_the_answer_equals_independent_binds() {
             }
             assert_eq!((&record["bind"], &record["listen"]), (&json!(bind), &json!(listen)), "{record}; {what}{run}");
         }
+        // So the verdict depends on the note, too, if the server sets SO_REUSEPORT.
         if note_lost && asked.with > 1 {
             continue;
         }
@@ -406,7 +408,7 @@ fn a_bind_as_another_user_has_the_uid_of_that_user() {
         "no printed bind-test can give that user the privilege{run}"
     );
     answer(&format!("8080 --user {user}")).code(0);
-    // SO_REUSEPORT needs the same user.
+    // Two sockets share a port with SO_REUSEPORT only if they have the same user.
     let share = Spec { at: "127.0.0.1:8080".into(), reuseport: true, listen: true, ..Spec::default() };
     let (_, _kept) = opener::open(OTHER, &[share]);
     let shares = |user: &str| answer(&format!("8080 --addr 127.0.0.1 --with reuseport{user}")).code;
@@ -434,7 +436,8 @@ fn a_bind_as_another_user_has_the_uid_of_that_user() {
     }
 }
 
-/// twtool can have the capabilities to bind port 80 and to become another user even if it does not run as root.
+/// twtool can have the capabilities to bind port 80 and to become another user even if it does not run as root. The bind as another user
+/// must not use them.
 fn a_bind_as_another_user_has_no_capability() {
     if !has_user(OTHER) {
         return not_checked("a bind as another user: this user namespace has one user only");
@@ -491,7 +494,7 @@ fn printed_commands_keep_the_options() {
     // stderr may contain text: on a busy machine the first bind takes so long that wait reports what it waits for.
     commands::run(&wait.replace("./server", "true")).code(0);
 
-    // Only the blocking buckets are removed, not the bucket of another device.
+    // The printed kill selects only buckets that can block a bind on lo: buckets that are bound to lo or to no device (`dev = 0`).
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("a server");
     bucket_of_server(&server, "127.0.0.1:8080");
     drop(server);
@@ -507,7 +510,8 @@ fn printed_commands_keep_the_options() {
 }
 
 fn the_listener_of_a_test_accepts_no_connection() {
-    // twtool attaches a filter to its listener. The filter drops the SYN, and the client sends the SYN again.
+    // twtool attaches a filter to each listener of a test. The filter drops the SYN of a client, so the listener accepts no connection.
+    // The client sends the SYN again later.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");
     };
@@ -527,6 +531,7 @@ fn the_listener_of_a_test_accepts_no_connection() {
     }
     let calls: Vec<&str> =
         run.stderr.lines().filter(|line| line.contains("SO_ATTACH_FILTER") || line.contains("listen(")).collect();
+    // Two addresses with four sets of options are eight listeners, each with a filter.
     assert!(calls.len() >= 16 && calls.chunks(2).all(|pair| pair[0].contains("ATTACH_FILTER")), "{run}");
 }
 

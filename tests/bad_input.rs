@@ -63,7 +63,7 @@ fn a_fifo_instead_of_the_services_file_does_not_block() {
     }
 }
 
-/// The commands that take a port, by the words before and after it.
+/// Commands that take a port: the words before the port, and the words after the port.
 const PORT_PLACES: [(&[&str], &[&str]); 7] = [
     (&["port"], &[]),
     (&["list", "--port"], &[]),
@@ -91,7 +91,7 @@ fn bad_ports_are_named_with_the_allowed_forms() {
         {
             let args = [before, &[bad], after].concat();
             let flag = before.iter().any(|word| word.starts_with("--"));
-            // The flags that select rows take a list.
+            // The flags that select rows take a list, so a comma is no mistake.
             if flag && bad.contains(',') {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! Verdict and cause of `bind-test` and `wait` if buckets block, for every combination of the options of the old sockets, the
-//! options of the new socket, and the value of `--with`. Binds of the test itself decide which result is right.
+//! Verdict and cause of `bind-test` and `wait` if buckets of one or two old sockets block. The test tries every combination of the
+//! options of the old sockets with every value of `--with`. Binds of the test itself decide which result is right.
 
 use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
@@ -93,6 +93,7 @@ fn check(works: [bool; 4], situation: &str) {
 /// Checks that the options in the first advice work, or that the advice reports that no option works.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
+    // The advice never names the set without options, so no text must match this set.
     let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     let named = (0..4).rev().find(|number| first.contains(&format!("Set {} on ", sets[*number])));
     match named {

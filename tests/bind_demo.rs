@@ -1,5 +1,5 @@
-//! `bind-test --demo`: the textbook experiment, without root in private namespaces, and the error if no namespace can be
-//! created.
+//! `bind-test --demo`: the experiment runs in private namespaces and needs no root. If no namespace can be created, the error explains
+//! what to do.
 
 use caps::Capability;
 use seccompiler::SeccompCmpOp;
@@ -16,7 +16,7 @@ use crate::support::twtool::{Keys, Run, twtool};
 suite! {
     pure: [
         port_0_has_no_demonstration,
-        other_options_cannot_be_combined_with_the_demonstration,
+        options_of_the_server_cannot_be_combined_with_the_demonstration,
     ],
     netns: [
         the_demonstration_shows_what_the_documentation_says,
@@ -114,7 +114,7 @@ fn the_callers_namespace_is_not_touched() {
 fn root_can_run_the_demo_without_user_namespaces() {
     refuse(libc::SYS_unshare, Some((0, SeccompCmpOp::MaskedEq(user_namespace()), user_namespace())), libc::EPERM);
     both_runs(&demo(8080, "json").ok().records("runs"), 8080);
-    // Without CAP_SYS_ADMIN, root is like any other user.
+    // Without CAP_SYS_ADMIN, root needs a user namespace as every other user does.
     drop_capability(Capability::CAP_SYS_ADMIN);
     forbidden();
 }
@@ -143,7 +143,7 @@ fn port_0_has_no_demonstration() {
     twtool(["bind-test", "0", "--demo"]).refused("'0'");
 }
 
-fn other_options_cannot_be_combined_with_the_demonstration() {
+fn options_of_the_server_cannot_be_combined_with_the_demonstration() {
     for (option, word) in
         [(["--addr", "::1"].as_slice(), "--addr"), (&["--listen"], "--listen"), (&["--with", "none"], "--with")]
     {

@@ -1,4 +1,4 @@
-//! `free_in_ms` of `bind-test`: a bind of the test never works earlier, and the value is null if it is unknown which buckets
+//! `free_in_ms` of `bind-test`: no bind works before this time has passed, and the value is null if twtool cannot know which buckets
 //! block.
 
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    /// Leaves a bucket that lasts this number of seconds. The caller must keep the returned value that long.
+    /// Leaves a FIN_WAIT_2 bucket that lasts this number of seconds. The caller must keep the returned client that long.
     fn leave(self, seconds: u32) -> Kept {
         sysctl::write("ipv4.tcp_fin_timeout", &seconds.to_string()).expect("the namespace is ours");
         let server = self.server();
@@ -97,7 +97,8 @@ fn no_bind_works_before_free_in_has_passed() {
     std::thread::scope(|scope| {
         for situation in &situations {
             scope.spawn(move || {
-                // Otherwise a child that another thread starts would hold copies of these listeners for a moment.
+                // Each thread has its own table of descriptors. Otherwise a child that another thread starts would hold copies of the
+                // listeners of this thread for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
                 elsewhere(|| check(situation, &ADDRS));
             });

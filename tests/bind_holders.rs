@@ -1,5 +1,5 @@
-//! The holders of a port in `bind-test`: processes that /proc shows, and the warning if /proc does not show them (processes of
-//! another user, or of another pid namespace).
+//! The processes that `bind-test` names for each socket on the port (each *holder* of the port), and its warning if it cannot find
+//! them. For example, /proc does not show the processes of another pid namespace.
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -25,7 +25,7 @@ use crate::support::{commands, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        a_holder_has_its_process_its_inode_and_its_user,
+        the_answer_has_the_process_the_inode_and_the_user_of_a_holder,
         every_process_that_has_the_socket_open_is_named,
         a_holder_has_the_documented_keys_in_order,
         no_process_owns_a_bucket_or_an_unaccepted_connection,
@@ -35,7 +35,7 @@ suite! {
         a_process_whose_main_thread_has_ended_is_named,
         a_process_is_named_if_only_one_of_its_threads_has_the_socket_open,
         the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel,
-        a_socket_in_a_message_is_not_attributed_to_another_pid_namespace,
+        no_process_is_found_for_a_socket_in_a_message,
         an_unlisted_bound_socket_is_found_through_its_process,
     ],
 }
@@ -57,7 +57,7 @@ fn inode(socket: &Socket) -> u64 {
     text.and_then(|inode| inode.parse().ok()).expect("socket:[inode]")
 }
 
-/// A process with the socket as its standard input. Dropping this value ends it.
+/// A process with the socket as its standard input. Dropping this value ends the process.
 struct Process(Child);
 
 impl Process {
@@ -81,7 +81,7 @@ fn process(holder: &Value, pid: u32) -> &Value {
     processes.iter().find(|process| process["pid"] == pid).unwrap_or_else(|| panic!("no process {pid} in {holder}"))
 }
 
-fn a_holder_has_its_process_its_inode_and_its_user() {
+fn the_answer_has_the_process_the_inode_and_the_user_of_a_holder() {
     let socket = listener();
     let child = Process::start(Command::new("sleep"), &socket);
     let pid = child.0.id();
@@ -163,7 +163,7 @@ fn no_process_owns_a_bucket_or_an_unaccepted_connection() {
     has_no_process("time-wait");
     has_no_process("established");
     assert_eq!(process(&document["holders"][0], child.0.id())["comm"], "sleep");
-    assert_eq!(document["warnings"], json!([]), "everything is known");
+    assert_eq!(document["warnings"], json!([]), "no warning, because no owner is unknown");
 }
 
 fn control_characters_in_a_process_name_do_not_reach_the_terminal() {
@@ -199,8 +199,8 @@ fn processes_that_the_caller_cannot_inspect_are_unknown() {
     let socket = listener();
     let _child = Process::start(Command::new("sleep"), &socket);
     drop(socket);
-    // twtool runs as the holder's user, but with fewer capabilities. So the kernel does not let it read the links of the holder's
-    // descriptors (ptrace(2), "Ptrace access mode checking").
+    // twtool runs as the user of the child process, but with fewer capabilities. So the kernel does not let twtool read the links of
+    // the child's descriptors (ptrace(2), "Ptrace access mode checking").
     drop_capability(Capability::CAP_SYS_PTRACE);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     unknown_owner(&run, "CAP_SYS_PTRACE");
@@ -214,7 +214,7 @@ fn processes_of_another_pid_namespace_are_unknown() {
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS) {
         return not_checked(format!("holders in another pid namespace: unshare(CLONE_NEWPID): {errno}"));
     }
-    // /proc shows the processes of the namespace in which it was mounted.
+    // /proc shows the processes of the pid namespace in which it was mounted, so the script mounts a new /proc.
     let script = "mount --make-rprivate / && mount -t proc proc /proc || exit 77; exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, PATH, "bind-test", "8080", "--json"]);
@@ -246,7 +246,7 @@ ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)";
 }
 
 fn a_process_is_named_if_only_one_of_its_threads_has_the_socket_open() {
-    // Each test has a thread with descriptors of its own.
+    // Each test runs on a thread with its own table of descriptors. So the main thread does not have this socket open.
     let socket = listener();
     let main = fs::read_dir(format!("/proc/{}/fd", std::process::id())).expect("our own descriptors");
     let links: Vec<PathBuf> = main.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
@@ -270,8 +270,8 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
         "{run}"
     );
     assert_eq!(document["warnings"], json!([]), "{run}");
-    // There is no server to stop. The printed command shows the endpoint, and its purpose contains the command that deletes the
-    // endpoint.
+    // There is no server to stop. So the first step prints a command that shows the endpoint, and `purpose` of this step contains the
+    // command that deletes the endpoint.
     let advice = document["advice"][0].to_string();
     assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
     let step = &document["next"][0];
@@ -282,13 +282,14 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
     twtool(["bind-test", "8080"]).code(0);
 }
 
-fn a_socket_in_a_message_is_not_attributed_to_another_pid_namespace() {
+fn no_process_is_found_for_a_socket_in_a_message() {
     let socket = listener();
     let (sender, _receiver) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     let data = [std::io::IoSlice::new(b"x")];
     let descriptors = [socket.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&descriptors)];
     sendmsg::<()>(sender.as_raw_fd(), &data, &rights, MsgFlags::empty(), None).expect("sent");
+    // Now only the message refers to the socket, and no process has the socket open.
     drop(socket);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let document = run.json();
@@ -298,6 +299,8 @@ fn a_socket_in_a_message_is_not_attributed_to_another_pid_namespace() {
         return not_checked("a socket that no process has open: not every process may be inspected");
     }
     assert!(warnings.contains("no process was found"), "{run}");
+    // Only in the initial pid namespace does /proc show every process. This namespace always has the same inode (PROC_PID_INIT_INO). In
+    // every other pid namespace, the warning must say that the owner may be a process outside of it.
     let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
     assert_eq!(warnings.contains("pid namespace"), !initial, "{run}");
 }
@@ -315,7 +318,7 @@ fn an_unlisted_bound_socket_is_found_through_its_process() {
     let sockets = [
         bound("127.0.0.1:8080", socket2::Type::STREAM, on_lo),
         bound("[::]:8080", socket2::Type::STREAM, v6only),
-        // These two sockets are not on the port: one has another port, the other has another protocol.
+        // A socket on another TCP port, and a socket on UDP port 8080. Neither is a holder of TCP port 8080.
         bound("127.0.0.1:8081", socket2::Type::STREAM, |_| {}),
         bound("127.0.0.1:8080", socket2::Type::DGRAM, |_| {}),
     ];
@@ -338,6 +341,7 @@ fn an_unlisted_bound_socket_is_found_through_its_process() {
     }
     // bind-test does not change the sockets.
     assert_eq!(answer(&[])["holders"], document["holders"]);
+    // Without this capability, twtool cannot copy the descriptors of the other processes.
     drop_capability(Capability::CAP_SYS_PTRACE);
     let document = answer(&[]);
     assert_eq!((&document["verdict"], &document["cause"]), (&json!("blocked"), &json!("unknown")), "{document}");

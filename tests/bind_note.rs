@@ -1,6 +1,6 @@
-//! The SO_REUSEPORT note (see docs/commands/bind-test.md). A note that a bind of `bind-test` makes must not change a result of
-//! `bind-test`, and must be gone when `bind-test` ends. This also holds if `bind-test` is interrupted or runs out of file
-//! descriptors.
+//! The *note* of SO_REUSEPORT: the user and address that a bind with SO_REUSEPORT stores in the kernel, so that the kernel does not
+//! check later binds of this user for conflicts (docs/commands/bind-test.md). A note that `bind-test` makes must not change a result of
+//! `bind-test`. When `bind-test` ends, the note must be gone or reported, also if `bind-test` is interrupted or runs out of descriptors.
 
 use std::process::Command;
 
@@ -20,10 +20,10 @@ use crate::support::{measured, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        no_result_depends_on_a_note_and_no_note_is_left,
+        no_result_depends_on_a_note_and_a_note_that_stays_is_reported,
         a_lost_note_of_a_server_is_reported,
-        a_test_that_is_interrupted_leaves_no_note,
-        a_test_without_descriptors_leaves_no_note,
+        an_interrupted_bind_test_leaves_no_note,
+        a_bind_test_that_runs_out_of_descriptors_leaves_no_note,
     ],
 }
 
@@ -34,12 +34,12 @@ struct Beside {
     v6only: bool,
     options: ReuseOptions,
     listens: bool,
-    /// An address on which a server with SO_REUSEPORT left a bucket before.
+    /// If this is an address, a server with SO_REUSEPORT first leaves a bucket on it.
     bucket: Option<&'static str>,
 }
 
 impl Beside {
-    /// Every combination.
+    /// Every combination of three wildcard sockets, four sets of options, listening or not, and three choices of the bucket.
     fn all() -> Vec<Self> {
         let mut all = vec![];
         for (at, v6only) in [("0.0.0.0", false), ("::", false), ("::", true)] {
@@ -54,7 +54,7 @@ impl Beside {
         all
     }
 
-    /// Makes the socket and the bucket; `None` if the bucket blocks the socket.
+    /// Makes the bucket and then the socket; `None` if the bucket blocks bind() or listen() of the socket.
     fn make(&self) -> Option<Kept> {
         if let Some(bucket) = self.bucket {
             let at = if bucket.contains(':') { format!("[{bucket}]:8080") } else { format!("{bucket}:8080") };
@@ -73,8 +73,8 @@ impl Beside {
         if self.listens {
             socket.listen(1).ok()?;
         }
-        // The note of this socket would change the result of later binds. This bind clears the note, unless its address is in
-        // use.
+        // If the socket has SO_REUSEPORT, its note would change the results of later binds. This bind clears the note if the socket is
+        // IPv6 only. The other wildcard sockets conflict with this bind, so their note stays.
         let _ = bind("127.0.0.77", 8080, &[], false);
         Some(Box::new(socket))
     }
@@ -90,8 +90,9 @@ fn second_server(beside: &Beside) -> Option<Vec<String>> {
     ADDRS.iter().map(get).collect()
 }
 
-/// Runs bind-test beside `beside`, and then a second server's bind on `at`. Returns the JSON and the run of bind-test, and the
-/// result of the bind, which must be the same as without bind-test.
+/// Runs bind-test while the socket `beside` exists, and then makes the bind of a second server on `at`. Without `admin`, bind-test
+/// lacks CAP_NET_ADMIN. Returns the JSON and the run of bind-test, and the result of the second server's bind, which must be the same
+/// as without bind-test.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     elsewhere(|| {
         let _kept = beside.make()?;
@@ -104,7 +105,7 @@ fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value,
     })
 }
 
-fn no_result_depends_on_a_note_and_no_note_is_left() {
+fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     let (mut checked, mut left) = (0, vec![]);
     for beside in Beside::all() {
         let Some(expected) = second_server(&beside) else { continue };
@@ -125,12 +126,12 @@ fn no_result_depends_on_a_note_and_no_note_is_left() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // Only a dual-stack wildcard socket (`::` without IPV6_V6ONLY) conflicts with every bind by which bind-test clears a note,
-    // and only if bind-test lacks CAP_NET_ADMIN.
+    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because each plain clearing bind conflicts with
+    // this socket. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 
-/// Makes a listener on ::1. Then a server on 0.0.0.0 with SO_REUSEPORT runs and ends, and leaves a bucket and its note. Because
+/// Makes a listener on ::1. Then a server on 0.0.0.0 with SO_REUSEPORT runs and ends, and leaves a bucket and a note. Because
 /// of the note, the kernel does not check a bind on `::` with SO_REUSEPORT against ::1, so the bind works. Returns the listener.
 fn note_of_a_server() -> Server {
     let ipv6 = Server::listen(addr("[::1]:8080"), ReuseOptions::NONE).expect("listening");
@@ -172,16 +173,17 @@ fn a_lost_note_of_a_server_is_reported() {
     }
 }
 
-/// A bound socket that has set SO_REUSEADDR, and a bucket whose owner had set SO_REUSEPORT. A bind that sets both options works
-/// on `::`. Its note would let a bind on 0.0.0.0 succeed that sets only SO_REUSEPORT.
+/// A bound socket with SO_REUSEADDR, and the bucket of a server that had SO_REUSEPORT. A bind on `::` with both options works, and
+/// leaves a note. With this note, a bind on 0.0.0.0 with SO_REUSEPORT alone would work, too. Without the note, it fails.
 const SHARES_BOTH_WAYS: Beside =
     Beside { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
 
+/// Asserts that no note lets a second server bind the port.
 fn refused(what: &str) {
     assert_eq!(bind("0.0.0.0", 8080, SHARED, false).0, "EADDRINUSE", "a second server after {what}");
 }
 
-fn a_test_that_is_interrupted_leaves_no_note() {
+fn an_interrupted_bind_test_leaves_no_note() {
     let Some(strace) = program("strace") else {
         return not_checked("a bind-test that is interrupted between its binds: strace is not installed");
     };
@@ -202,10 +204,10 @@ fn a_test_that_is_interrupted_leaves_no_note() {
     if ended == 0 {
         return not_checked("a bind-test that is interrupted between its binds: strace cannot trace here");
     }
-    assert_eq!(ended, 2 * 12, "each signal ends bind-test, after it has cleared the note");
+    assert_eq!(ended, 2 * 12, "each signal ends bind-test, after bind-test has cleared the note");
 }
 
-fn a_test_without_descriptors_leaves_no_note() {
+fn a_bind_test_that_runs_out_of_descriptors_leaves_no_note() {
     let _kept = SHARES_BOTH_WAYS.make().expect("made");
     let mut failed = 0;
     for limit in 3..16 {

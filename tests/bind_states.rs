@@ -22,12 +22,12 @@ suite! {
         a_port_in_use_on_one_device_is_free_on_another,
         the_advice_about_refused_reuseport_names_user_and_options,
         a_port_that_only_udp_uses_is_free_and_the_advice_mentions_udp,
-        an_address_may_have_brackets_around_its_scope,
+        an_address_may_be_in_brackets_with_or_without_a_scope,
     ],
 }
 
-/// Makes a connection, and returns the server's end and the client's end. The client does not read, and the server has written until
-/// its buffer is full.
+/// Makes a connection, and returns the server's end and the client's end. The client does not read, and the server has filled its send
+/// buffer. So a FIN of the server has to wait behind the unsent data.
 fn full_connection() -> (Socket, Socket) {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");
@@ -69,7 +69,7 @@ fn fin_wait_2() -> Kept {
     wait_for_state(5, (open.server, open.client))
 }
 
-/// Both ends have called shutdown(). The server's FIN waits behind unsent data.
+/// Both ends have called shutdown(). The server receives the FIN of the client while its own FIN waits behind unsent data.
 fn closing() -> Kept {
     let (server, client) = full_connection();
     server.shutdown(Shutdown::Write).expect("shutdown");
@@ -77,7 +77,7 @@ fn closing() -> Kept {
     wait_for_state(11, (server, client))
 }
 
-/// The client has sent its FIN first.
+/// The client has sent its FIN first. The FIN of the server waits behind unsent data.
 fn last_ack() -> Kept {
     let (server, client) = full_connection();
     client.shutdown(Shutdown::Write).expect("shutdown");
@@ -142,7 +142,7 @@ fn a_port_in_use_on_one_device_is_free_on_another() {
     if !added.is_ok_and(|status| status.success()) {
         return not_checked("a bind on another device: no veth pair can be made here");
     }
-    bound(b"d0").expect("it is free there");
+    bound(b"d0").expect("the port is free on d0");
 }
 
 fn the_advice_about_refused_reuseport_names_user_and_options() {
@@ -164,7 +164,7 @@ fn a_port_that_only_udp_uses_is_free_and_the_advice_mentions_udp() {
     }
 }
 
-fn an_address_may_have_brackets_around_its_scope() {
+fn an_address_may_be_in_brackets_with_or_without_a_scope() {
     for at in ["[fe80::1%lo]", "[fe80::1]%lo", "fe80::1%lo"] {
         let run = twtool(["bind-test", "8080", "--addr", at, "--json"]).code(1);
         assert_eq!(run.json()["attempts"][0]["addr"], "fe80::1%lo", "{run}");

@@ -1,5 +1,5 @@
-//! `twtool bind-test` in real situations: verdict, cause, holders, advice and exit code of each. Every attempt must equal the
-//! same bind of the test itself (support/bind.rs checks one situation).
+//! `twtool bind-test` in real situations: the verdict, cause, holders (sockets on the port), advice and exit code of each. Every attempt
+//! of twtool must have the same result as the same bind by the test. support/bind.rs checks one situation.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -24,17 +24,17 @@ use crate::support::{kernel, not_checked, procfs, services, suite};
 suite! {
     pure: [],
     netns: [
-        buckets_of_servers_are_reusable_if_both_sockets_have_the_option,
-        buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port,
+        the_bucket_of_a_server_is_reusable_if_the_old_and_the_new_socket_share_an_option,
+        the_bucket_of_a_client_without_reuseaddr_blocks_and_the_advice_reserves_an_ephemeral_port,
         the_advised_reservation_keeps_clients_off_the_port,
         fin_wait_2_buckets_block_as_time_wait_buckets_do,
         listeners_block_the_addresses_that_they_cover,
         the_table_names_the_bind_that_a_socket_blocks,
-        connections_block_until_they_close,
+        connections_block_unless_both_sockets_set_reuseaddr,
         an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard,
         sockets_that_are_only_bound_are_listed,
         the_worst_holder_and_the_worst_address_decide,
-        refusals_for_other_reasons_are_denied,
+        the_verdict_is_denied_if_the_failure_is_not_about_other_sockets,
         port_0_lets_the_kernel_choose,
         a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends,
         family_flags_choose_among_the_default_addresses,
@@ -57,7 +57,7 @@ fn an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard() {
     let of = |at: &str| {
         let document = answer(at);
         let blocks = document["holders"].as_array().expect("holders").iter().any(|one| one["blocks"] == true);
-        assert!(!document["warnings"].to_string().contains("not consistent in three rounds"), "{document}");
+        assert!(!document["warnings"].to_string().contains("not consistent in three attempts"), "{document}");
         (document["cause"].as_str().expect("a cause").to_owned(), blocks)
     };
     assert_eq!([of("0.0.0.0"), of("127.0.0.1")], [("connection".into(), true), ("none".into(), false)]);
@@ -86,7 +86,7 @@ fn server(at: &str, options: ReuseOptions) -> Server {
     Server::listen(addr(at), options).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
 }
 
-/// Leaves the bucket of a server with these options that closed a connection first, and ended.
+/// Leaves the bucket of a server that had these options, closed a connection first, and ended.
 #[track_caller]
 fn left_by(at: &str, options: ReuseOptions) -> Kept {
     let server = server(at, options);
@@ -109,7 +109,7 @@ fn v6only_listener(at: &str) -> Server {
     Server::listen_on(socket, addr(at)).expect("a server")
 }
 
-/// A connection that the server still has, after it stopped listening.
+/// A connection that stays open after its listener is closed.
 fn connection(at: &str, options: ReuseOptions) -> Kept {
     let server = server(at, options);
     let connection = connect(&server, at);
@@ -117,7 +117,7 @@ fn connection(at: &str, options: ReuseOptions) -> Kept {
     Box::new((connection.client, connection.server))
 }
 
-fn buckets_of_servers_are_reusable_if_both_sockets_have_the_option() {
+fn the_bucket_of_a_server_is_reusable_if_the_old_and_the_new_socket_share_an_option() {
     let reusable = |name, make, args| situation(name, make, args).is("reusable", "time-wait").held("time-wait", true);
     let blocked = |name, make, args| {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
@@ -208,7 +208,7 @@ fn outbound_beside_reserved_ports() -> Kept {
     outbound()
 }
 
-fn buckets_of_clients_are_not_reusable_and_the_advice_reserves_the_port() {
+fn the_bucket_of_a_client_without_reuseaddr_blocks_and_the_advice_reserves_an_ephemeral_port() {
     let blocked = |name, make, args| {
         situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
@@ -253,7 +253,7 @@ fn outbound_with_reuseaddr() -> Kept {
 fn the_advised_reservation_keeps_clients_off_the_port() {
     outbound_beside_reserved_ports();
     let document = twtool(["bind-test", "40000", "--json"]).code(1).json();
-    assert_eq!(document["lasting"], json!([]), "a file would change the initial namespace, and not this one");
+    assert_eq!(document["lasting"], json!([]), "a sysctl.d file would change the initial namespace, and not this one");
     commands::succeeds(document["reserve"][0]["command"].as_str().expect("a command"));
     assert_eq!(sysctl::read("ipv4.ip_local_reserved_ports").expect("the setting"), "8080,9000-9010,40000");
     set("ipv4.ip_local_port_range", "40000 40001");
@@ -384,7 +384,7 @@ fn not_accepted() -> Kept {
 
 sockopt_impl!(DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32);
 
-/// The listener waits for data before there is a connection (tcp(7), TCP_DEFER_ACCEPT), and no data comes.
+/// A connection in SYN_RECV: the listener completes the handshake only when data arrives (tcp(7), TCP_DEFER_ACCEPT), and no data comes.
 fn handshake() -> Kept {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     setsockopt(&socket, DeferAccept, &30).expect("TCP_DEFER_ACCEPT");
@@ -404,7 +404,7 @@ fn one_of_each() -> Kept {
     Box::new((server("0.0.0.0:8080", REUSEADDR), v6only_listener("[::]:8080")))
 }
 
-fn connections_block_until_they_close() {
+fn connections_block_unless_both_sockets_set_reuseaddr() {
     let blocked = |name, make, args| situation(name, make, args).is("blocked", "connection");
     let reusable = |name, make, args| situation(name, make, args).is("reusable", "connection");
     check_all(&[
@@ -546,7 +546,7 @@ fn blocked_and_reusable() -> Kept {
     left_by("127.0.0.2:8080", REUSEADDR)
 }
 
-fn refusals_for_other_reasons_are_denied() {
+fn the_verdict_is_denied_if_the_failure_is_not_about_other_sockets() {
     let denied = |name, make, args, cause| situation(name, make, args).is("denied", cause);
     check_all(&[
         situation("a privileged port, with the capability", nothing, "80"),
@@ -635,7 +635,7 @@ fn port_0_lets_the_kernel_choose() {
     ]);
 }
 
-/// A range of which every port is bound.
+/// An ephemeral range in which every port is bound.
 fn full_range() -> Kept {
     set("ipv4.ip_local_port_range", "40000 40003");
     let sockets = ["[::]:40000", "[::]:40001", "[::]:40002", "[::]:40003"].map(|at| bound(at, NONE));

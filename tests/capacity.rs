@@ -1,5 +1,5 @@
-//! `twtool capacity`: its records in every format, its order, its exit codes and its messages. `capacity_truth` compares its
-//! numbers with the kernel.
+//! `twtool capacity`: the records in every format, the order of the destinations, the exit codes and the messages.
+//! tests/capacity_truth.rs compares the numbers with the kernel.
 
 use serde_json::{Value, json};
 
@@ -24,8 +24,8 @@ suite! {
         to_and_from_select_destinations,
         a_minimum_decides_the_exit_code,
         a_destination_without_a_route_is_an_error,
-        the_page_has_one_line_for_each_statement,
-        advice_about_reserved_ports_comes_first_if_they_leave_no_port,
+        the_page_shows_each_destination_and_names_each_reason_for_few_free_ports,
+        advice_about_reserved_ports_comes_first_if_they_leave_few_ports,
         a_closed_pipe_is_no_failure,
         an_address_that_looks_like_an_address_and_port_gives_a_warning,
     ],
@@ -51,8 +51,8 @@ const KEYS: [&str; 17] = [
     "interface",
 ];
 
-/// Three destinations in a range of 16 ports, of which two are reserved and one is bound. The first destination has 10 buckets and 2
-/// connections, the second 5 connections, and the third 1 connection.
+/// Three destinations, and a range of 16 ports. Two of the ports are reserved, and one is bound. The first destination has 10 buckets
+/// and 2 connections, the second 5 connections, and the third 1 connection.
 struct Mixed {
     _kept: Box<dyn std::any::Any>,
 }
@@ -123,14 +123,14 @@ fn a_document_has_the_documented_keys_in_order() {
     assert_eq!(first["closes_per_s"], json!(10.0 / 60.0), "10 in the last minute");
     assert_eq!(first["sustainable_per_s"], json!(13.0 / 60.0));
     assert_eq!(first["interface"], Value::Null);
-    // If the test took more than 10 s to get here, there is no rate any more.
+    // `closes_per_s_now` covers at most the last 10 s. On a machine so slow that the closes are older, the rate is 0.
     let (rate, left) = (first["closes_per_s_now"].as_f64().expect("a rate"), first["exhausted_in_ms"].as_u64());
     assert_eq!(left.is_some(), rate > 0.0, "{first}");
     if let Some(left) = left {
         let left = f64::from(u32::try_from(left).expect("less than a minute"));
         assert!(
             (left - 1000.0 / rate).abs() <= 1.0,
-            "one port is left, and no other port becomes free before: {first}"
+            "one port is left, and no bucket ends before this port is used: {first}"
         );
     }
 }
@@ -223,11 +223,11 @@ fn a_destination_without_a_route_is_an_error() {
     addresses::add("10.0.0.1");
     capacity(&["--to", "192.0.2.1:443"]).refused("192.0.2.1:443").says("unreachable");
     capacity(&["--to", "10.0.0.1:443", "--from", "192.0.2.9"]).refused("10.0.0.1:443").says("Cannot assign");
-    // Without a port in --to, no row is added.
+    // If --to has a port, twtool adds a row even if no connection exists, and so needs a route. Without a port, no row is added.
     assert_eq!(capacity(&["--to", "192.0.2.1", "--json"]).code(0).records("destinations"), [] as [Value; 0]);
 }
 
-fn advice_about_reserved_ports_comes_first_if_they_leave_no_port() {
+fn advice_about_reserved_ports_comes_first_if_they_leave_few_ports() {
     use crate::support::settings::{ports, read, reserve};
     narrow_range(16);
     let server = serve("127.0.0.1:443");
@@ -263,7 +263,7 @@ fn advice_about_reserved_ports_comes_first_if_they_leave_no_port() {
     }
 }
 
-fn the_page_has_one_line_for_each_statement() {
+fn the_page_shows_each_destination_and_names_each_reason_for_few_free_ports() {
     let _mixed = Mixed::make();
     let page = capacity(&[]).ok();
     let lines: Vec<Vec<&str>> = page.stdout.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -1,5 +1,5 @@
-//! Compares `twtool capacity` with the kernel: in each situation, the number of free ports equals the number of further
-//! connect() calls that succeed.
+//! Compares `twtool capacity` with the kernel: in each situation, the number of further connect() calls that succeed is `free`, or is
+//! less than `free` by at most `uncertain`.
 
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
@@ -41,14 +41,14 @@ suite! {
         one_port_of_a_range_with_an_odd_size_is_uncertain,
         the_port_test_sends_nothing_and_leaves_no_socket,
         without_a_probe_the_true_number_is_within_the_uncertainty,
-        a_kernel_without_the_port_test_gives_a_warning,
+        a_warning_names_the_reason_if_ports_cannot_be_tested,
         without_sock_diag_the_answer_is_the_same,
-        the_kernels_counts_limit_the_number_of_unlisted_sockets,
+        the_kernels_counts_give_an_upper_bound_of_the_number_of_unlisted_sockets,
         a_plain_user_gets_an_answer_even_if_high_ports_are_privileged,
     ],
 }
 
-/// The sockets that must stay open as long as the situation.
+/// The sockets that must stay open while the situation is tested.
 type Kept = Vec<Box<dyn Any>>;
 
 const SIZE: u16 = 16;
@@ -112,7 +112,8 @@ fn ask(from: Option<&str>, to: &str, more: &[&str]) -> (Value, Run) {
     (destinations[0].clone(), run)
 }
 
-/// Makes the situation in a new namespace, runs twtool, and then connects until no port is left.
+/// Makes the situation in a new namespace, runs twtool, and then connects until no port is left. `expected` is the number of connects
+/// that must succeed.
 #[track_caller]
 fn check(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u64) {
     let (free, uncertain, further) = compare(name, make, from, to);
@@ -122,8 +123,8 @@ fn check(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u
     }
 }
 
-/// Like [`check`], with buckets that are too young to be taken over if the kernel compares exact ages. On other kernels
-/// connect() may take over each of them.
+/// Like [`check`], with buckets that connect() cannot take over, because they are too young. A kernel that compares whole seconds may
+/// take over each of them. On such a kernel, twtool must report them as uncertain.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -138,7 +139,8 @@ fn check_young(name: &str, make: fn(&World) -> Kept, from: &str, to: &str, expec
     assert!(free > expected && uncertain >= free - expected, "{name}: {free} free, {uncertain} uncertain");
 }
 
-/// The number of free ports that twtool reports, by how much it may be too high, and the number of connects that succeed.
+/// Returns the number of free ports that twtool reports, by how much this number may be too high, and the number of connects that
+/// succeed.
 #[track_caller]
 fn compare(name: &str, make: fn(&World) -> Kept, from: &str, to: &str) -> (u64, u64, u64) {
     netns::elsewhere(|| {
@@ -216,17 +218,18 @@ fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: 
     };
     world.closed(5, from, to);
     set("ipv4.tcp_tw_reuse", MODE);
-    give_back(OLD);
+    set_age(OLD);
     vec![]
 }
 
 /// Makes every bucket old enough to be taken over, or none.
-fn give_back(old: bool) {
+fn set_age(old: bool) {
     if kernel::has_exact_ages() {
         set("ipv4.tcp_tw_reuse_delay", if old { 1 } else { 50_000 });
         // Longer than a tick of the slowest kernel clock, which is the resolution of a bucket's age.
         std::thread::sleep(std::time::Duration::from_millis(25));
     } else if old {
+        // This kernel compares whole seconds.
         std::thread::sleep(std::time::Duration::from_millis(1025));
     }
 }
@@ -262,7 +265,7 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
         let accepted = w.server("127.0.0.1:443").accept().expect("a connection");
         drop(client);
         set("ipv4.tcp_tw_reuse", 1);
-        give_back(true);
+        set_age(true);
         keep(accepted)
     };
     check_young("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
@@ -283,7 +286,7 @@ fn the_timestamps_of_the_old_connection_decide_and_not_the_present_setting() {
             buckets(1, "127.0.0.1", &server);
             set("ipv4.tcp_timestamps", new);
             set("ipv4.tcp_tw_reuse", 1);
-            give_back(true);
+            set_age(true);
             let again = connect(None, addr("127.0.0.1:443"));
             let expected = if old == 1 { None } else { Some(std::io::ErrorKind::AddrNotAvailable) };
             assert_eq!(again.err().map(|error| error.kind()), expected, "timestamps {old}, then {new}");
@@ -343,7 +346,7 @@ fn ports_of_clients_that_called_bind_are_not_free() {
     check("IP_BIND_ADDRESS_NO_PORT", no_port, "127.0.0.1", "127.0.0.1:443", 16);
 }
 
-/// A server at 127.0.0.77:40006, a client of it from outside the range, and the connection's other end.
+/// A server at 127.0.0.77:40006, a client of this server with a port outside the range, and the accepted end of the connection.
 fn accepted() -> (TcpListener, Socket, std::net::TcpStream) {
     let server = serve("127.0.0.77:40006");
     let client = bound("127.0.0.3:50000");
@@ -447,7 +450,8 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
     let kept = [on_lo().expect("a connection"), on_lo().expect("a connection")];
     let run = answered(&["capacity", "--json", "--to", "127.0.0.1:443"]);
     let of = |one: &Value| (one["interface"].clone(), number(one, "free"), number(one, "established"));
-    // A socket without an interface blocks ports of sockets with one. The opposite is not true.
+    // A socket on lo cannot use the port of the plain socket (16 - 1 - 2 are left). A plain socket can use the ports of the sockets on
+    // lo (16 - 1 are left).
     let expected = [(json!("lo"), 13, 2), (Value::Null, 15, 1)];
     assert_eq!(run.records("destinations").iter().map(of).collect::<Vec<_>>(), expected, "{run}");
     assert_eq!(count_connects_until_full(on_lo), 13);
@@ -463,6 +467,7 @@ fn one_port_of_a_range_with_an_odd_size_is_uncertain() {
             let (destination, run) = ask(None, "127.0.0.1:443", &[]);
             let (free, uncertain) = (number(&destination, "free"), number(&destination, "uncertain"));
             assert_eq!(free, u64::from(size), "{run}");
+            // connect() tries an even number of ports (`__inet_hash_connect`), so it may miss one port of this range.
             assert!(uncertain == 1 || !kernel::has_port_range_option() && uncertain > 1, "{run}");
             let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
             assert!((free - uncertain..=free).contains(&further), "{further} succeeded{run}");
@@ -506,12 +511,13 @@ fn without_a_probe_the_true_number_is_within_the_uncertainty() {
     drop((kept, plain));
 }
 
-fn a_kernel_without_the_port_test_gives_a_warning() {
+fn a_warning_names_the_reason_if_ports_cannot_be_tested() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
     let world = World::make();
     let kept = World::bound_client("127.0.0.9:0", "127.0.0.1:443");
-    // Without the client flag of tcp_fastopen, no connect() delays its SYN.
+    // twtool tests a port with a connect() that delays its SYN (TCP_FASTOPEN_CONNECT). This works only with the client flag of
+    // tcp_fastopen.
     set("ipv4.tcp_fastopen", 0);
     let run = twtool(["capacity", "--json", "--to", "127.0.0.1:444"]).code(0).says("TCP_FASTOPEN_CONNECT");
     let destination = run.records("destinations").remove(0);
@@ -539,11 +545,11 @@ fn without_sock_diag_the_answer_is_the_same() {
     drop((kept, open));
 }
 
-fn the_kernels_counts_limit_the_number_of_unlisted_sockets() {
+fn the_kernels_counts_give_an_upper_bound_of_the_number_of_unlisted_sockets() {
     const NETLINK_SOCK_DIAG: u64 = 4;
     let _world = World::make();
-    // /proc/net/tcp does not list sockets that are only bound, and without the client flag of tcp_fastopen no port can be
-    // tested.
+    // /proc/net/tcp does not list sockets that are only bound. Without the client flag of tcp_fastopen, twtool cannot test ports to find
+    // these sockets.
     refuse(libc::SYS_socket, Some((2, SeccompCmpOp::Eq, NETLINK_SOCK_DIAG)), libc::EPERM);
     set("ipv4.tcp_fastopen", 0);
     let range = || -> (u64, u64) {

@@ -21,11 +21,11 @@ suite! {
     pure: [],
     netns: [
         dumps_under_churn_miss_no_bucket_and_repeat_none,
-        dumps_of_long_chains_miss_no_bucket_and_repeat_none,
+        dumps_of_a_small_hash_table_miss_no_bucket_and_repeat_none,
         removals_during_a_pause_of_the_reader_hide_no_other_bucket,
         a_slow_reader_gets_every_row_and_twtool_needs_little_memory,
         closing_the_pipe_ends_a_long_list,
-        table_counts_limit_the_number_of_removed_sockets,
+        table_counts_give_an_upper_bound_of_the_number_of_removed_sockets,
     ],
 }
 
@@ -56,12 +56,12 @@ fn dumps_under_churn_miss_no_bucket_and_repeat_none() {
     dump_under_churn();
 }
 
-/// The namespace has a small hash table of its own, so its chains are long. With long chains, the kernel pauses a dump within a chain
-/// much more often.
-fn dumps_of_long_chains_miss_no_bucket_and_repeat_none() {
+/// The namespace has its own hash table, with one to two chains for each long-lived bucket. The table of the initial namespace usually
+/// has more chains, which are shorter. With longer chains, the kernel pauses a dump within a chain more often.
+fn dumps_of_a_small_hash_table_miss_no_bucket_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
     if netns::with_chains(chains, dump_under_churn).is_none() {
-        not_checked("dumps of long chains: this kernel has no tcp_child_ehash_entries");
+        not_checked("dumps of a small hash table: this kernel has no tcp_child_ehash_entries");
     }
 }
 
@@ -181,14 +181,14 @@ fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     }
 }
 
-fn table_counts_limit_the_number_of_removed_sockets() {
+fn table_counts_give_an_upper_bound_of_the_number_of_removed_sockets() {
     let server = listen("127.0.0.1:8080");
     let earlier = counts::table_counts(Reading::Earlier).expect("counts");
     let removed = || counts::table_counts(Reading::Later).expect("counts").removed_since(&earlier);
     assert_eq!(removed(), 0, "nothing happened");
     for closes in 1..=5 {
         bucket_of_client(&server, "127.0.0.1:8080");
-        // Each close removes the sockets of both ends. The bucket that one end leaves may also be removed.
+        // Each close removes the sockets of both ends from the table. The upper bound may also count the bucket that one end leaves.
         assert!((2 * closes..=3 * closes).contains(&removed()), "{} of {closes} closes", removed());
     }
     // The file exists since Linux 6.1.
@@ -210,8 +210,8 @@ fn ends(record: &Value) -> (SocketAddr, SocketAddr) {
     (end("local_addr", "local_port"), end("remote_addr", "remote_port"))
 }
 
-/// The anonymous memory of a running child in KiB; `None` if it has ended. It leaves out the program's own file, whose size
-/// depends on how it was built.
+/// The anonymous memory of a running child in KiB; `None` if the child has ended. Anonymous memory does not include the program's file,
+/// whose size depends on the build.
 fn anonymous_kib(child: &Child) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;

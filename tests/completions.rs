@@ -1,5 +1,5 @@
-//! Completions: the scripts in completions/ equal the output of this binary, twtool offers the values of this machine, and each
-//! real shell inserts a value as one word.
+//! Completions: the scripts in completions/ equal the output of this binary, twtool offers the values of this machine, and real
+//! shells offer or insert each value as one word.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -66,7 +66,7 @@ fn values(line: &str) -> Vec<String> {
 fn every_command_and_option_is_offered() {
     let begun = Instant::now();
     let commands = values("twtool ");
-    measured(format!("completions: {:?} for one in this build", begun.elapsed()));
+    measured(format!("completions: {:?} for one list of candidates in this build", begun.elapsed()));
     assert_eq!(commands, subcommands());
     for command in subcommands() {
         let offered = values(&format!("twtool {command} --"));
@@ -132,7 +132,8 @@ fn no_error_is_reported_if_no_word_can_be_offered() {
 /// Names with characters that a shell interprets.
 const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", "x;touch owned"];
 
-/// Makes a folder with a script `twtool`. The script completes as the binary does. Otherwise it prints its arguments.
+/// Makes network namespaces with the names of [`FOREIGN`], and a folder with a script `twtool`. For completions, the script runs the
+/// binary. Otherwise it prints its arguments.
 fn stage() -> TempDir {
     folders();
     for foreign in FOREIGN.into_iter().chain(["web"]) {
@@ -146,7 +147,7 @@ fn stage() -> TempDir {
     folder
 }
 
-/// Runs a script of a shell in the folder of the stage.
+/// Runs `script` with the shell `program`. The folder of the stage is the current folder and comes first in PATH.
 #[track_caller]
 fn shell(program: &str, options: &[&str], script: &str, stage: &TempDir) -> String {
     let mut command = Command::new(program);
@@ -204,7 +205,7 @@ fn values_come_from_the_namespace_that_the_line_selects() {
     assert_eq!(values("twtool list --netns web dev "), ["lo"]);
 }
 
-/// The registered function is called as bash calls it, and the word is evaluated as bash evaluates the line.
+/// The test calls the registered function as bash calls it, and evaluates each completed word as bash evaluates the line.
 fn bash_inserts_each_value_as_one_word() {
     needs_program("bash");
     let stage = stage();
@@ -290,7 +291,7 @@ fn zsh_inserts_each_value_as_one_word() {
     ] {
         assert_eq!(format!("{}>", run(typed)), format!("{expected}>"), "{typed}");
     }
-    // Each value is shown in full, with its description.
+    // If several values are possible, zsh shows each value in full, with its description.
     let shown = ask("'summary --by local-port,'", "", "Network namespace");
     assert!(shown.contains("local-port,destination  Remote address and port"), "{shown}");
 }

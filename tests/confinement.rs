@@ -177,8 +177,9 @@ fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
     assert_eq!(get("/metrics").status, 200);
 }
 
-/// The uids of a user without privileges, and of the owner of a socket.
+/// The uid of a user without privileges, who runs the exporter.
 const CALLER: u32 = 34;
+/// The uid of another user, whose process has a socket open.
 const OTHER: u32 = 33;
 
 /// A folder that every user may enter. It has a unit of packaging/systemd, a drop-in, twtool, and the script that runs twtool under
@@ -219,7 +220,8 @@ impl Unit {
 /// The arguments of setpriv for a unit without `AmbientCapabilities=`: no capability.
 const NONE: [&str; 2] = ["--bounding-set=-all", "--inh-caps=-all"];
 
-/// The drop-in of docs/privileges.md that has this text, and the arguments of setpriv that give its capabilities to another user.
+/// The last drop-in of docs/privileges.md that contains this text, and the arguments with which setpriv runs a program as [`CALLER`] with
+/// the capabilities of the drop-in.
 fn drop_in(text: &str) -> (String, Vec<String>) {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/privileges.md")).expect("the page");
     let blocks = page.split("```ini\n# systemctl edit twtool-exporter.service\n").skip(1);
@@ -237,7 +239,8 @@ fn drop_in(text: &str) -> (String, Vec<String>) {
     (block, user.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Serves one scrape under the exporter's unit with this drop-in and these arguments, and returns the log line and the metrics.
+/// Runs the exporter under its unit with this drop-in, and scrapes it once. `user` has the arguments of setpriv. Returns the log line
+/// and the metrics.
 fn scrape(drop_in: &str, user: &[String], args: &[&str]) -> (String, String) {
     let unit = Unit::new("twtool-exporter.service", drop_in);
     let user: Vec<&str> = user.iter().map(String::as_str).collect();
@@ -253,7 +256,7 @@ fn needs_units_and_users(users: &[u32]) {
     for name in ["setpriv", "python3", "systemd-analyze"] {
         needs_program(name);
     }
-    // Exit code 77: libseccomp is missing, or the system call groups of systemd-analyze are.
+    // Exit code 77 means that libseccomp or the system call groups of systemd-analyze are missing.
     let version = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["--version"]));
     if version.code == Some(77) || !users.iter().all(|user| has_user(*user)) {
         let why = "the restrictions of the units: libseccomp, the groups of systemd-analyze or users are missing";
@@ -261,7 +264,7 @@ fn needs_units_and_users(users: &[u32]) {
     }
 }
 
-/// The owner of a socket. Dropping this value ends it.
+/// The process that has a socket open. Dropping this value ends the process.
 struct Owner(Child);
 
 impl Drop for Owner {
@@ -284,7 +287,8 @@ fn a_drop_in_lets_the_exporter_name_owners() {
         let values = body.lines().filter_map(|line| line.strip_prefix("twtool_close_wait_unknown_owner_sockets"));
         values.filter_map(|rest| rest.split(' ').next_back()?.parse::<f64>().ok()).sum::<f64>()
     };
-    // The exporter counts the owner of a CLOSE_WAIT socket as unknown only if the last ACK of the peer is at least this old.
+    // The exporter counts a CLOSE_WAIT socket by its owner, or as one of an unknown owner, only if the last ACK of the peer is at least
+    // this old.
     let idle = ["--close-wait-after", "1ms"];
     let (line, body) = scrape(&block, &user, &idle);
     let no_capabilities = user.iter().filter(|word| !word.contains("-caps=-all,")).cloned();
@@ -318,10 +322,10 @@ fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
 
 fn the_units_run_under_their_own_restrictions() {
     needs_units_and_users(&[]);
-    // `why` needs ptrace, which the unit does not allow. So its failure shows that the filter is in force.
     let metrics = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["metrics"])).ok();
     assert!(samples(&metrics.stdout).len() > 10, "{metrics}");
     let unit = Unit::new("twtool-exporter.service", "");
+    // `why` needs ptrace, which the unit does not allow. So its failure shows that the filter is in force.
     let refused = Run::of(&mut unit.run(&NONE, &["why", "--", "true"]));
     assert_ne!(refused.code, Some(0), "the unit does not allow ptrace{refused}");
     let mut exporter = Exporter::spawn(unit.run(&NONE, &["exporter"]), 0);

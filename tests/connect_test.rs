@@ -1,5 +1,5 @@
-//! `twtool connect-test`: its keys, its exit codes, its messages, and each command that it prints. The module `connect_truth`
-//! compares the verdicts with the kernel.
+//! `twtool connect-test`: the JSON keys, the exit codes, the messages, and each command that it prints. tests/connect_truth.rs compares
+//! the verdicts with the kernel.
 
 use caps::Capability;
 use serde_json::{Value, json};
@@ -23,10 +23,10 @@ suite! {
     netns: [
         a_document_has_the_documented_keys_in_order,
         a_bucket_of_a_socket_without_reuseaddr_blocks_bind,
-        with_a_bucket_of_a_reuseaddr_socket_the_verdict_is_unknown_and_the_bucket_stays,
+        if_the_bucket_and_the_client_have_reuseaddr_the_verdict_is_unknown_and_the_bucket_stays,
         the_step_with_reuseaddr_predicts_the_result_of_the_kernel,
         an_open_connection_blocks_the_connect,
-        the_holder_is_named,
+        a_holder_is_named_with_its_process,
         ports_that_are_left_are_counted,
         bind_decides_about_a_client_that_binds_an_address_without_a_port,
         free_in_is_the_remaining_time_of_the_bucket_that_ends_first,
@@ -135,7 +135,7 @@ fn a_bucket_of_a_socket_without_reuseaddr_blocks_bind() {
     assert_eq!(cookies.len(), 1);
 }
 
-fn with_a_bucket_of_a_reuseaddr_socket_the_verdict_is_unknown_and_the_bucket_stays() {
+fn if_the_bucket_and_the_client_have_reuseaddr_the_verdict_is_unknown_and_the_bucket_stays() {
     for timestamps in [1, 0] {
         netns::elsewhere(|| {
             set("ipv4.tcp_timestamps", timestamps);
@@ -222,7 +222,7 @@ fn an_open_connection_blocks_the_connect() {
     ask(&args, 0);
 }
 
-fn the_holder_is_named() {
+fn a_holder_is_named_with_its_process() {
     let own = format!("(pid {})", std::process::id());
     let holds = |holder: Box<dyn std::any::Any>, words: &str| {
         let run = ask(&[TO, "--from", FROM], 1).prints(&format!("because of {words}")).prints(&own);
@@ -277,7 +277,7 @@ fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
         Client { from: Some(addr("127.0.0.1:0")), to: addr("127.0.0.1:444"), reuseaddr: false, no_port: false };
     let (args, other) = ([TO, "--from", "127.0.0.1"], ["127.0.0.1:444", "--from", "127.0.0.1"]);
     ask(&args, 0).prints("from 127.0.0.1 to 127.0.0.1:443: free, 8 of 8 ports are left\n");
-    // Each port has a connection to one server. For another server, connect() may choose these ports again. bind() may not.
+    // Each port has a connection to one server. For another server, connect() may choose these ports again, but bind() may not.
     let one = Client { to: addr(TO), no_port: true, ..address_only };
     let open: Vec<Socket> = (0..8).map(|_| one.connect().expect("a connection")).collect();
     assert_eq!(address_only.fails(), Some(("bind", "EADDRINUSE".into())));
@@ -296,7 +296,7 @@ fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
     assert_eq!(answer(&document(&args, 1)), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert!(!steps(&args).iter().any(|step| step.contains("no-port")), "connect() finds no port either");
     drop(open);
-    // connect() does not choose a port that a socket has bound on another address, but bind() of this address may choose it.
+    // connect() does not choose a port that a socket has bound on 127.0.0.9, but bind() of 127.0.0.1 may choose this port.
     let _others: Vec<Socket> = (0..8).map(|i| bound(&format!("127.0.0.9:{}", LOW + i))).collect();
     ask(&[TO], 1).prints("because all ports of 40000-40007 are reserved or explicitly bound");
     let free = document(&args, 0);
@@ -338,6 +338,7 @@ fn buckets_that_may_be_reusable_make_the_verdict_unknown() {
     buckets(4, "127.0.0.1", &server);
     set("ipv4.tcp_tw_reuse", 1);
     set("ipv4.tcp_tw_reuse_delay", 1);
+    // The buckets must be older than the delay of 1 ms. Their age has the resolution of a tick, which is at most 10 ms.
     std::thread::sleep(std::time::Duration::from_millis(25));
     let cookies = bucket_cookies();
     let document = document(&[TO], 2);
@@ -417,6 +418,7 @@ fn forbidden_routes_have_the_errno_of_the_kernel() {
         "[2001:db8:9::2]:443",
     ] {
         let client = client(None, to, false);
+        // connect() may succeed over some of these routes. twtool must agree with the kernel in both cases.
         if client.fails().is_some() {
             is_denied(&client, "no-route");
         } else {
@@ -526,8 +528,8 @@ fn step(args: &[&str], part: &str) -> String {
 
 fn each_printed_command_has_the_effect_that_its_purpose_names() {
     let server = serve(TO);
-    // With the bucket of a socket with SO_REUSEADDR: the commands that test again with this option, wait for the bucket, and remove
-    // it.
+    // The bucket of a socket with SO_REUSEADDR blocks the port. twtool prints commands that test again with this option, wait for the end
+    // of the bucket, or remove the bucket.
     bucket(&server, true);
     let plain = [TO, "--from", FROM];
     let again = run(&step(&plain, "--with reuseaddr")).code(2);

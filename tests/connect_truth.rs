@@ -53,8 +53,8 @@ struct World {
     kept: Vec<Box<dyn Any>>,
     /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
-    /// For each call of [`Self::add`], a client with the ends that `add` has chosen, even if no socket could be made, or if the kernel
-    /// chose its port.
+    /// For each call of [`Self::add`], a client with the ends that `add` has chosen at random, even if `add` made no socket, or a socket
+    /// on a port that the kernel chose.
     clients: Vec<Client>,
 }
 
@@ -69,7 +69,7 @@ impl World {
         let mut made = vec![format!("{size} ports, timestamps {timestamps}")];
         if random.once_in(4) {
             sysctl::write("ipv4.ip_local_reserved_ports", &(LOW + 1).to_string()).expect("the namespace is ours");
-            made.push("the second is reserved".into());
+            made.push("the second port is reserved".into());
         }
         let servers = SERVERS.map(|port| TcpListener::bind(end("::", port)).expect("a server")).into();
         let mut world = Self { servers, kept: vec![], made, clients: vec![] };

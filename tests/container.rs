@@ -22,8 +22,8 @@ suite! {
     ],
 }
 
-/// A container ID. The IDs of one test begin with the same ten digits. No other test uses these digits, and no other run at the same
-/// time.
+/// A container ID. The first ten digits are the number of the test and the ID of this process. So all IDs of one test begin with the same
+/// ten digits, and no other test and no simultaneous run uses these digits.
 fn id(test: u8, number: u8) -> String {
     format!("{test:02x}{:08x}{number:02x}{}", std::process::id(), "0123456789abcdef".repeat(4))
         .chars()
@@ -86,7 +86,7 @@ fn the_namespace_of_a_container_is_found_through_the_cgroup_of_its_processes() {
     let commands: Vec<&str> =
         steps.as_array().expect("a list").iter().filter_map(|step| step["command"].as_str()).collect();
     assert!(commands.iter().all(|command| command.contains(&format!("--container {first}"))), "{run}");
-    // Other programs do not have --container. Their commands enter the namespace through a process of the container.
+    // Other programs have no option --container. So twtool prints their commands with nsenter, through a process of the container.
     let run = twtool(["bind-test", "8080", "--json", "--addr", "192.0.2.1", "--container", &first]).code(1);
     let enter = format!("nsenter --net=/proc/{}/ns/net ip address", container.pid());
     assert_eq!(run.json()["next"][0]["command"], json!(enter), "{run}");
@@ -115,7 +115,8 @@ fn an_id_that_selects_no_container_or_several_is_refused() {
             && run.stderr.contains(&format!("podman container {}", &one[..12])),
         "{run}"
     );
-    // Several containers can be selected, and a container together with --netns. Here both options select the same namespace.
+    // Several containers can be selected. A container can also be combined with --netns: here both options select the same namespace, so
+    // the namespace is listed once.
     let both = twtool(["list", "--json", "--container", &one, "--container", &other]).ok();
     assert_eq!(both.records("sockets").len(), 2, "{both}");
     let pid = first.pid().to_string();

@@ -21,7 +21,7 @@ suite! {
         steps_need_a_terminal,
     ],
     netns: [
-        // This test comes first, because it takes longest and the others run in parallel.
+        // This test comes first, because it takes longest, and the other tests can run at the same time.
         time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout,
         a_connection_ends_with_four_segments_and_the_first_closer_enters_time_wait,
         both_ends_enter_time_wait_if_they_close_at_the_same_time,
@@ -31,7 +31,7 @@ suite! {
         an_old_segment_reaches_a_new_connection_only_without_time_wait,
         a_reset_ends_time_wait_unless_tcp_rfc1337_is_set,
         the_reuse_scenario_tests_sixteen_combinations,
-        one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second,
+        one_destination_uses_up_eight_ports_and_connect_works_again_with_tcp_tw_reuse,
         bind_begins_with_odd_ports_and_connect_with_even_ports,
         json_and_ndjson_have_the_same_events,
         unexpected_behaviour_of_the_kernel_is_reported,
@@ -80,8 +80,8 @@ fn both_ends_enter_time_wait_if_they_close_at_the_same_time() {
     let story = DemoRun::of("four-way");
     let part = "Both close at the same time";
     let states: Vec<Value> = story.carried(part)[3..].iter().map(|event| event["states"].clone()).collect();
-    // The states of each segment: the state of the sender while the segment was under way, and the state of the receiver after it
-    // had arrived.
+    // The states of each segment: the state of the sender while the segment was under way, and the state of the receiver after the
+    // segment had arrived.
     let both = |client: &str, server: &str| json!({ "client": client, "server": server });
     let expected = [
         both("fin-wait-1", "closing"),
@@ -161,7 +161,11 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
         .collect();
     // The server's sequence numbers are not always suitable, so the lab may make several attempts. The last two SYNs belong to the
     // successful one.
-    assert_eq!(syns[syns.len() - 2..], [1000, 990], "the new connection has the lower number, as after a wrap");
+    assert_eq!(
+        syns[syns.len() - 2..],
+        [1000, 990],
+        "the new connection has the lower sequence number, as after a wrap"
+    );
     assert!(
         story.read(part).ends_with("old-bytes!new-bytes.old-bytes!"),
         "both connections' reads, one after the other"
@@ -185,7 +189,8 @@ fn a_reset_ends_time_wait_unless_tcp_rfc1337_is_set() {
 fn the_reuse_scenario_tests_sixteen_combinations() {
     let story = DemoRun::of("reuse");
     let sets = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
-    // socket(7): the old and the new socket must have set the same option. A row for each old socket; 1: bind() works.
+    // The old and the new socket must have set the same option (socket(7)). Each row is an old socket, each digit is a new socket, and 1
+    // means that bind() works.
     let expected = ["0000", "0101", "0011", "0111"];
     for (old, cells) in sets.into_iter().zip(expected) {
         for (new, cell) in sets.into_iter().zip(cells.chars()) {
@@ -200,7 +205,7 @@ fn the_reuse_scenario_tests_sixteen_combinations() {
     assert_eq!(story.checks.len(), 16);
 }
 
-fn one_destination_uses_up_eight_ports_and_reuse_frees_one_after_a_second() {
+fn one_destination_uses_up_eight_ports_and_connect_works_again_with_tcp_tw_reuse() {
     let story = DemoRun::of("exhaustion");
     let part = "Eight ports, one destination";
     let connects: Vec<&Value> = story
@@ -252,7 +257,7 @@ fn time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout() {
         .expect("twtool starts");
     let mut lines = experiment::Lines::of(&mut child);
     lines.until(|event| event["what"] == "close() on port 8081, before the client");
-    // /proc/net/tcp of the namespace of `twtool demo` is a second source.
+    // The test also reads the buckets itself, from /proc/net/tcp of the namespace in which `twtool demo` runs.
     let buckets = experiment::time_wait_of(child.id());
     assert_eq!(buckets, [8080, 8081].into(), "both ports are in TIME_WAIT there");
     lines.rest();

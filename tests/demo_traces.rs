@@ -1,4 +1,5 @@
-//! Checks that `twtool demo` leaves nothing on the host, however it ends, and that --pcap writes a capture file.
+//! Checks that `twtool demo` changes nothing in the network namespace where it starts (the *host* of these tests), however it ends. Also
+//! checks the pages, `--step` and the capture files of `--pcap`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +23,7 @@ use crate::support::twtool::{Run, command};
 suite! {
     pure: [],
     netns: [
-        the_host_is_the_same_afterwards,
+        the_host_is_the_same_after_a_demo,
         the_host_is_the_same_after_an_interrupt,
         the_host_is_the_same_after_a_panic,
         a_closed_pipe_ends_the_demo_without_an_error,
@@ -83,7 +84,7 @@ fn busy_host() -> (twtool::lab::Server, Host) {
     (server, host)
 }
 
-fn the_host_is_the_same_afterwards() {
+fn the_host_is_the_same_after_a_demo() {
     let (_server, host) = busy_host();
     for scenario in SCENARIOS.iter().filter(|scenario| **scenario != "length") {
         DemoRun::of(scenario);
@@ -230,7 +231,7 @@ fn captured(bytes: &[u8]) -> Vec<Captured> {
     frames
 }
 
-/// Whether the sum of RFC 1071 over these bytes is all ones. It is, if the checksum among the bytes is correct.
+/// Whether the sum of RFC 1071 over these bytes is all ones. That is the case if the bytes contain a correct checksum.
 fn sums_to_ones(bytes: impl Iterator<Item = u8>) -> bool {
     let bytes: Vec<u8> = bytes.collect();
     let mut sum: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
@@ -301,7 +302,7 @@ fn a_capture_has_the_segments_of_the_events() {
 fn tshark_reads_the_capture() {
     let tshark = |arguments: &[&str]| Command::new("tshark").args(arguments).stdin(Stdio::null()).output();
     if !tshark(&["--version"]).is_ok_and(|output| output.status.success()) {
-        not_checked("that tshark reads a capture of demo: it is not installed");
+        not_checked("a capture of demo in tshark: tshark is not installed");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");

@@ -30,7 +30,7 @@ fn connected_to_itself(at: &str) -> Socket {
     socket
 }
 
-/// Closes the socket. Both ends are the same socket, so the kernel has one bucket.
+/// Closes the socket, and waits for its bucket. The kernel makes one bucket, because both ends of the connection are the same socket.
 fn close_and_await_the_bucket(socket: Socket) {
     let before = procfs::time_wait().len();
     drop(socket);
@@ -70,7 +70,7 @@ fn a_socket_connected_to_itself_is_not_a_destination_of_capacity() {
     let open = connected_to_itself("[::1]:40001");
     let run = twtool(["capacity", "--json"]);
     assert_eq!(run.records("destinations"), [serde_json::Value::Null; 0], "{run}");
-    // Each of the two sockets still holds its port.
+    // The bucket and the open socket still use one port each.
     let run = twtool(["capacity", "--to", "127.0.0.1:40000", "--from", "127.0.0.1", "--json"]);
     let destination = &run.records("destinations")[0];
     assert_eq!(number(destination, "time_wait"), 0, "{run}");
@@ -130,7 +130,7 @@ fn tables_show_the_interface_of_a_socket() {
     assert_eq!(rows(&twtool(["list"]).ok().stdout), 2, "no other socket is bound to lo");
     let kill = twtool(["kill", "dev lo", "--dry-run"]).ok();
     assert_eq!(rows(&kill.stdout), 2, "{kill}");
-    // csv has a column for the interface.
+    // csv has a column for the interface, so the addresses are without `%lo`.
     let csv = twtool(["list", "dev lo", "-o", "csv", "--columns", "local,interface"]).ok();
     assert!(!csv.stdout.contains('%') && csv.stdout.contains(",lo\n"), "{csv}");
     assert_eq!(procfs::time_wait().len(), buckets);

@@ -1,5 +1,5 @@
-//! `twtool doctor` on the real kernel: each test produces a finding, reads its numbers itself, and follows the advice until the
-//! finding disappears.
+//! `twtool doctor` on the real kernel. Most tests make a situation that causes a finding, and compare the numbers of the finding with the
+//! kernel. Some tests then run the command that the check prints, and assert that the warning disappears.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ suite! {
     pure: [],
     netns: [
         a_quiet_namespace_has_no_findings,
-        doctor_reports_the_values_of_the_files_and_changes_nothing,
+        doctor_reports_the_values_of_the_settings_and_changes_nothing,
         every_format_has_the_same_checks,
         the_page_has_warnings_first_and_verbose_explains_every_check,
         closes_above_the_bucket_limit_are_counted_and_cause_a_warning,
@@ -81,7 +81,7 @@ fn a_quiet_namespace_has_no_findings() {
     assert!(line.stdout.starts_with("0 warnings, "), "{line}");
 }
 
-fn doctor_reports_the_values_of_the_files_and_changes_nothing() {
+fn doctor_reports_the_values_of_the_settings_and_changes_nothing() {
     let all = || -> BTreeMap<_, _> {
         let files = ["ipv4", "ipv6"].map(|family| fs::read_dir(format!("/proc/sys/net/{family}")));
         let paths = files.into_iter().flatten().flatten().map(|entry| entry.expect("an entry").path());
@@ -110,7 +110,8 @@ fn doctor_reports_the_values_of_the_files_and_changes_nothing() {
     assert_eq!(checks["ip_local_reserved_ports"]["value"], json!(["30000", "30010-30019"]));
     assert_eq!(checks["ip_local_reserved_ports"]["evidence"]["ports_left_in_ephemeral_range"], 989);
     let mut notes = vec!["ip_local_port_range", "ip_nonlocal_bind", "tcp_fin_timeout"];
-    // The default is half the number of entries of the hash table. The kernel reports this number since 6.1.
+    // The default is half the number of entries of the hash table. The kernel reports the number of entries since 6.1. The number is
+    // negative if the namespace uses the table of the initial namespace.
     let entries = sysctl::read("ipv4.tcp_ehash_entries").ok();
     let entries = entries.map(|text| text.parse::<i64>().expect("a number").unsigned_abs());
     assert_eq!(checks["tcp_max_tw_buckets"]["default"], json!(entries.map(|entries| entries / 2)));
@@ -172,7 +173,7 @@ fn closes_above_the_bucket_limit_are_counted_and_cause_a_warning() {
     }
     let (run, checks) = doctor(&[], 0);
     let status = if kernel::has_setting("ipv4.tcp_ehash_entries") { "note" } else { "ok" };
-    assert_eq!(checks["tcp_max_tw_buckets"]["status"], status, "far below the default, if that is known{run}");
+    assert_eq!(checks["tcp_max_tw_buckets"]["status"], status, "10 is far below a known default{run}");
     bucket_of_server(&server, "127.0.0.1:8080");
     let (run, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets"], "9 of 10{run}");
@@ -400,7 +401,7 @@ fn wait_for_close_wait(count: usize) {
 fn sockets_in_close_wait_are_counted_by_process_and_age() {
     let many = Sleeper::with(forgotten(12, 0));
     let few = Sleeper::with(forgotten(3, 120));
-    // By default, a socket counts as silent after a minute.
+    // By default, a socket counts as silent if no ACK has arrived for a minute.
     let (run, checks) = doctor(&[], 0);
     let check = &checks["close_wait"];
     assert_eq!(

@@ -19,8 +19,8 @@ use crate::support::watcher::Watcher;
 suite! {
     pure: [
         every_link_leads_to_a_file_and_a_heading,
-        every_document_is_linked_from_the_readme_or_from_another_document,
-        the_checker_sees_links_and_headings,
+        a_reader_can_reach_every_document_from_the_readme,
+        the_functions_of_this_file_find_links_and_headings_outside_of_code,
         the_readme_has_at_most_300_lines,
         every_subcommand_has_a_page_that_names_its_options_and_exit_codes,
     ],
@@ -29,7 +29,7 @@ suite! {
     ],
 }
 
-/// The maximum number of lines of the README: it is for the first ten minutes of a reader.
+/// The maximum number of lines of the README. The README is only for the first ten minutes of a reader.
 const README_LINES: usize = 300;
 
 /// The Markdown files at the root of the project and under docs/. The key is the path from the root, the value is the text.
@@ -136,7 +136,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-fn every_document_is_linked_from_the_readme_or_from_another_document() {
+fn a_reader_can_reach_every_document_from_the_readme() {
     let documents = documents();
     let mut reached = BTreeSet::new();
     let mut next = vec![PathBuf::from("README.md")];
@@ -152,7 +152,7 @@ fn every_document_is_linked_from_the_readme_or_from_another_document() {
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-fn the_checker_sees_links_and_headings() {
+fn the_functions_of_this_file_find_links_and_headings_outside_of_code() {
     let text = "# A `twtool` page\n[one](a.md#b), `[no](c.md)`\nand [two\nlines](../d)\n```sh\n# no\n[no](e)\n```\n## It's (2)\n## It's (2)\n";
     assert_eq!(links(text), ["a.md#b", "../d"]);
     assert_eq!(anchors(text), ["a-twtool-page", "its-2", "its-2-1"].map(str::to_owned).into());
@@ -164,7 +164,7 @@ fn the_readme_has_at_most_300_lines() {
     assert!(lines <= README_LINES, "README.md has {lines} lines");
 }
 
-/// The long options of a subcommand, without those that every subcommand has.
+/// The long options of a subcommand, without `--help` and the global options.
 pub(crate) fn options(subcommand: &str) -> BTreeSet<String> {
     let help = twtool([subcommand, "--help"]).ok().stdout;
     let own = help.split("Global options:").next().unwrap_or_default();
@@ -187,7 +187,8 @@ fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
         let text = page(subcommand);
         assert!(text.contains(&format!("twtool {subcommand}")), "{subcommand}");
         for option in options(subcommand) {
-            // Each option is described once: kill and summary refer to the page of list for the options that they share with it.
+            // Each option is described once. For example, the page of kill links to the page of list, which describes the options that
+            // both commands have.
             let named = text.contains(&option) || (of_list.contains(&option) && text.contains("](list.md"));
             assert!(named, "the page of {subcommand} does not name {option}");
         }
@@ -276,7 +277,7 @@ fn every_json_key_is_documented() {
             if (line.starts_with("watch"), format) == (true, "json") {
                 continue;
             }
-            // The records of this list are not the events that the section describes.
+            // `demo -o ndjson` lists the scenarios, but the section describes the events of a scenario.
             if (line, format) == ("demo", "ndjson") {
                 continue;
             }
@@ -321,8 +322,8 @@ fn every_json_key_is_documented() {
         nowhere.extend(Section::of(text, heading).keys.difference(seen).map(|key| format!("{heading}: {key}")));
     }
     let mut everywhere: BTreeSet<String> = seen.into_values().flatten().collect();
-    // twtool prints lines for configuration files only in the initial network namespace, and the test has another one. So the test
-    // makes such a line itself.
+    // twtool prints lines for configuration files only in the initial network namespace, but the test runs in another namespace. So the
+    // test makes such a line itself.
     let line = Shell::default().lasting("net.ipv4.tcp_timestamps", "1").expect("a line");
     keys(&serde_json::to_value(LastingRecord::all(&[line])).expect("records"), &mut everywhere);
     nowhere.extend(shared.iter().flat_map(|section| section.keys.difference(&everywhere)).cloned());

@@ -1,5 +1,6 @@
-//! Runs each command line of the help, of the documents and of the messages in src/ as it is written, in a namespace with the
-//! sockets that it needs. It must end with a documented exit code, and twtool must not report wrong usage.
+//! Runs each command line of the help, of the documents and of the messages in src/, in a namespace with the sockets that the line needs.
+//! Each line must end with a documented exit code, and twtool must not report wrong usage. `Stage::run` replaces placeholders such as
+//! PORT, and adds options to lines that would not end or would take a minute.
 //!
 //! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
 //! code.
@@ -171,7 +172,7 @@ impl Stage {
             stage.program(server, "echo started\n");
         }
         for missing in ["jq", "tshark", "man", "less"].into_iter().filter(|program| !has(program)) {
-            not_checked(format!("what {missing} makes of twtool's output in the examples: it is not installed"));
+            not_checked(format!("what {missing} makes of twtool's output in the examples: {missing} is not installed"));
             stage.program(missing, "exec cat >/dev/null\n");
         }
         stage
@@ -222,8 +223,8 @@ impl Stage {
         }
         let name_alone = text.strip_prefix("twtool ").is_some_and(|word| subcommands().iter().any(|name| name == word));
         if name_alone || traces || text.starts_with("twtool demo length") || text.contains("twtool exporter") {
-            // The name of a command alone is not a complete line, `demo length` takes a minute, and an exporter does not end. So
-            // the line gets --help: clap checks the other arguments first, and then the command does not run.
+            // The name of a command alone may lack arguments, `demo length` takes a minute, and an exporter does not end. So the line
+            // gets --help: clap checks the other arguments first, and then the command does not run.
             text.push_str(" --help");
         }
         let codes = here.path().join("codes");

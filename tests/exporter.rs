@@ -151,8 +151,8 @@ fn a_thousand_idle_connections_do_not_block_a_new_client() {
     // Without the limit of 512 connections, each further connection would add 16 KiB. With the limit, an unoptimized build needs
     // about 33 MiB.
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
-    // The thread that collects ends a moment after its result is there. The threads that help with long lists stay, one for each
-    // core.
+    // The thread that collects ends a moment after the scrape has its result. Two threads stay, one for requests and one that starts
+    // collections, and also the worker threads for long lists, one for each core.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while exporter.switches().1 > 2 + cores {
@@ -208,7 +208,7 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
     drop(silent);
 }
 
-/// Makes this side of a connection silent, as if the machine were switched off: a filter drops each packet that arrives. To close the
+/// Makes this side of a connection silent, as if the machine were switched off: a filter drops each packet that arrives. Closing the
 /// socket would not be enough, because the kernel would answer a late packet of the exporter with a RST.
 fn vanish(stream: &TcpStream) {
     // BPF_RET with 0: keep 0 bytes of the packet.

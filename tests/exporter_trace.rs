@@ -32,9 +32,9 @@ suite! {
     netns: [
         closes_are_counted_by_program_and_role,
         a_unit_has_one_counter_for_all_its_processes,
-        programs_above_the_limit_are_one_counter,
+        programs_above_the_limit_share_one_counter,
         each_network_namespace_has_its_own_counters,
-        the_thread_that_traces_has_no_capability,
+        the_thread_that_traces_keeps_at_most_cap_bpf,
         tracing_needs_exactly_two_capabilities,
         the_documented_unit_lines_for_trace_are_enough,
         a_signal_ends_an_exporter_that_traces,
@@ -43,8 +43,8 @@ suite! {
     ],
 }
 
-/// An exporter that runs outside the user namespace of the tests, but in the calling thread's network namespace. It listens on a Unix
-/// socket, because it would count the closes of scrapes over TCP.
+/// An exporter that runs outside the user namespace of the tests, but in the calling thread's network namespace. The exporter listens on
+/// a Unix socket, because it would also count the closes of scrapes over TCP.
 struct Tracing(Outside);
 
 impl Tracing {
@@ -53,7 +53,7 @@ impl Tracing {
     fn start(before: &str, args: &str) -> Self {
         needs_bpf();
         let command = format!("'{PATH}' exporter --trace --listen unix:socket --min-interval 0s {args}");
-        // Some tests run the exporter as another user, which must be able to make the socket here.
+        // Some tests run the exporter as another user, who must be able to make the socket in this folder.
         let line = format!("chmod 777 .; nsenter --net={} {before} {command}", own_netns());
         let exporter = Self(Outside::start(&line).expect("a shell"));
         until("the exporter listens", || {
@@ -69,7 +69,7 @@ impl Tracing {
         ask(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").body
     }
 
-    /// The counters of closes. The key has the labels, without the network namespace.
+    /// The counters of closes. The key has the labels except `netns`.
     fn counters(&self) -> BTreeMap<String, f64> {
         let mut counters = BTreeMap::new();
         for (series, value) in samples(&self.scrape()) {
@@ -110,7 +110,8 @@ impl Tracing {
 
 impl Drop for Tracing {
     fn drop(&mut self) {
-        // The test may not kill a process of another user: it has no capability outside its user namespace.
+        // The exporter may run as another user. The test has no capability outside its user namespace, so it cannot kill the exporter
+        // itself. The shell outside of the namespace can.
         if !self.0.file("code").exists()
             && let Some(killed) = Outside::start(&format!("kill -KILL {}", self.0.pid()))
         {
@@ -166,7 +167,7 @@ fn a_unit_has_one_counter_for_all_its_processes() {
     exporter.counts(&expected);
 }
 
-fn programs_above_the_limit_are_one_counter() {
+fn programs_above_the_limit_share_one_counter() {
     let exporter = Tracing::start("", "--max-destinations 1");
     let mut expected = BTreeMap::new();
     add(&mut expected, "process=\"python3\"", &close(&["close"]));
@@ -213,7 +214,7 @@ fn each_network_namespace_has_its_own_counters() {
     });
 }
 
-fn the_thread_that_traces_has_no_capability() {
+fn the_thread_that_traces_keeps_at_most_cap_bpf() {
     let exporter = Tracing::start("", "");
     exporter.scrape();
     let (ptrace, read_search, bpf) = (1 << 19, 1 << 2, 1 << 39);
@@ -221,8 +222,8 @@ fn the_thread_that_traces_has_no_capability() {
     assert_eq!(permitted, exporter.threads("CapEff"));
     for (name, set) in &permitted {
         let set = u64::from_str_radix(set, 16).expect("a mask");
-        // Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, reading the counters of BPF needs CAP_BPF. Then the thread
-        // keeps it.
+        // Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, reading the counters of the BPF program needs CAP_BPF. In this
+        // case the thread keeps CAP_BPF.
         let expected = if name == "trace" { [0, bpf] } else { [ptrace | read_search; 2] };
         assert!(expected.contains(&set), "{permitted:?}");
     }
@@ -233,7 +234,8 @@ fn the_thread_that_traces_has_no_capability() {
 }
 
 fn tracing_needs_exactly_two_capabilities() {
-    // A capability of the tests' user namespace is not valid in the initial user namespace, where BPF needs one.
+    // BPF needs capabilities in the initial user namespace. The capabilities that the test has in its own user namespace do not count
+    // there.
     twtool(["exporter", "--trace"]).refused("closes cannot be traced");
     needs_bpf();
     if !has_user(65534) || program("setpriv").is_none() {
@@ -290,7 +292,8 @@ fn the_documented_unit_lines_for_trace_are_enough() {
 }
 
 fn a_signal_ends_an_exporter_that_traces() {
-    // The thread that traces may read the signal from its signalfd before the signal handler of the server runs.
+    // The thread that traces may read the signal from its signalfd before the signal handler of the server runs. The exporter must end in
+    // both orders.
     for number in 0..10 {
         let exporter = Tracing::start("", "");
         let signal = if number % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };

@@ -1,8 +1,9 @@
-//! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2
-//! and a reason, or report that its answer is incomplete. After EINTR, the answer must be the same.
+//! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2 and a
+//! reason. `judge` accepts a few other ends, which it explains. After EINTR, the answer must be the same, unless the program could not
+//! be loaded.
 //!
 //! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
-//! the kernel can return there. A normal run takes every 41st of them (`SAMPLE`), always the same ones. `TWTOOL_FULL=1` takes all.
+//! `CALLS` has for it. A normal run takes every 41st of them (`SAMPLE`), always the same ones. `TWTOOL_FULL=1` takes all.
 //!
 //! strace counts `when=N` separately for each thread. All commands here make their calls in one thread, except the commands with
 //! `--netns` and `--all-netns`: there, the N-th call of the main thread and the N-th call of the only worker both fail. The test
@@ -122,18 +123,18 @@ pub(crate) fn missing_strace() -> Option<String> {
 struct Subject {
     name: &'static str,
     args: Vec<String>,
-    /// What it does besides its output.
+    /// What the command does besides printing an answer.
     does: Does,
 }
 
 #[derive(Clone, PartialEq)]
 enum Does {
     Nothing,
-    /// It removes sockets, so that each run needs new ones.
+    /// It removes sockets, so each run needs new ones.
     Removes,
     /// It writes this file. Before each run the file is missing, or contains these bytes, which only a successful run replaces.
     Writes(PathBuf, Option<Vec<u8>>),
-    /// It must not start its command.
+    /// It waits for a port that stays in use. So it must not start the command that it has as an argument.
     Waits,
 }
 
@@ -168,8 +169,8 @@ impl Subject {
             Does::Removes => {
                 let document: Option<Value> = serde_json::from_str(&run.stdout).ok();
                 let count = |key: &str| document.as_ref().map(|document| document[key].as_u64().unwrap_or(0));
-                // The orphans of the situation are not buckets. If a response of the kernel is lost, a removed bucket may be
-                // reported as gone.
+                // `destroyed` also counts orphans, which are not buckets, so it can be larger than the number of removed buckets. If
+                // a response of the kernel is lost, a removed bucket may be reported as gone.
                 let lost = run.code == Some(2) && run.stderr.contains("some responses of the kernel are missing");
                 let removed = count("destroyed")? + if lost { count("gone")? } else { 0 };
                 let gone = before.saturating_sub(procfs::bucket_count()) as u64;
@@ -224,7 +225,8 @@ impl World {
     }
 }
 
-/// The commands of `answers`, and the commands that change something, read other namespaces or start a command.
+/// The commands of support/answers.rs, and more commands: for example, those that remove sockets, write files, read another namespace or
+/// start a program.
 fn subjects(folder: &Path) -> Vec<Subject> {
     let file = |name: &str| {
         let own = folder.join(name);
@@ -414,6 +416,7 @@ fn a_file_that_cannot_be_read_is_named() {
         without(udp, error, &bind_test).code(0);
     }
     // The list of procfs does not contain every socket. So without sock_diag, twtool needs the counts of sockstat and sockstat6.
+    // 16 is AF_NETLINK.
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, 16)), libc::EPERM);
     for file in ["sockstat", "sockstat6"] {
         let path = format!("/proc/thread-self/net/{file}");

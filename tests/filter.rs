@@ -36,7 +36,7 @@ suite! {
 
 const COLUMNS: [&str; 6] = ["list", "-o", "csv", "--no-header", "--columns", "local,remote"];
 
-/// The letters of the buckets (see `varied`) that `twtool list` prints with these additional arguments.
+/// The letters of the buckets (see support/varied.rs) that `twtool list` prints with these additional arguments.
 #[track_caller]
 fn selected(more: &[&str]) -> String {
     let run = twtool(COLUMNS.iter().chain(more)).code(0);
@@ -55,7 +55,7 @@ fn count() -> usize {
     1000 / kernel::slowness() as usize
 }
 
-/// How long one population of buckets is used: half of its lifetime.
+/// How long the buckets of one `Varied::make` (one *population*) are used: half of their lifetime.
 const FRESH: Duration = Duration::from_secs(30);
 
 /// Makes random expressions about [`BUCKETS`].
@@ -122,7 +122,7 @@ impl Generator {
         }
     }
 
-    /// A port of the population or beside one, or a service's name.
+    /// A port of a bucket, a port next to it, a limit of a class or range of ports, or the name of a service.
     fn port(&mut self) -> String {
         if !self.services.is_empty() && self.random.once_in(6) {
             return self.random.of(&self.services).0.clone();
@@ -139,7 +139,7 @@ impl Generator {
         port.to_string()
     }
 
-    /// An address of the population, or a prefix of one, or a port.
+    /// An address of a bucket with or without a port, a prefix, or a port alone.
     ///
     /// ss evaluates the expression again on the rows that the kernel returned (all rows, if the expression contains `dev`).
     /// Then it compares the first bits of addresses without regard to their family (`inet_addr_match` in its lib/utils.c): for
@@ -237,8 +237,8 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
         while began.elapsed() < FRESH
             && let Some(expression) = expressions.get(asked.next.fetch_add(1, Ordering::Relaxed))
         {
-            // In the live run, the kernel evaluates a part of the filter. For a recording it filters nothing, so in the replay twtool
-            // evaluates the whole filter.
+            // In the live run, the kernel evaluates a part of the filter. The recording was made without a filter, so in the replay
+            // twtool evaluates the whole filter.
             let (live, replayed) = (selected(&[expression]), selected(&["--replay", &file, expression]));
             let ss = if with_ss { in_ss(expression) } else { live.clone() };
             if live != replayed || live != ss {
@@ -314,7 +314,7 @@ const FORMS: &[(&str, &str)] = &[
     ("fwmark != 0", "efhs"), ("fwmark = 0", "abcdgijklmnopqrt"), ("fwmark = 0/0", "abcdefghijklmnopqrst"), ("fwmark = 0x13/0x3", ""),
     // The ephemeral range is 32768-60999.
     ("autobound", "dhilnpr"), ("not autobound", "abcefgjkmoqst"), ("autobound and dport = :443", "dh"),
-    // and, or and a missing operator have the same precedence, from left to right. not applies to the next test only.
+    // `and`, `or` and a missing operator have the same precedence, from left to right. `not` applies only to the next test.
     ("sport = :443 and dport = :1024", "a"), ("sport = :443 & dport = :1024", "a"), ("sport = :443 && dport = :1024", "a"), ("sport = :443 dport = :1024", "a"),
     ("sport = :22 or sport = :80", "efg"), ("sport = :22 | sport = :80", "efg"), ("sport = :22 || sport = :80", "efg"), ("sport=22||sport=80", "efg"),
     ("not sport < :50000", "jpt"), ("! sport < :50000", "jpt"), ("!sport<:50000", "jpt"), ("not not sport = :22", "ef"), ("!(sport=22 or sport ne 22)", ""),
@@ -510,7 +510,7 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
 fn long_expressions_are_answered_and_deep_ones_refused() {
     let varied = Varied::make();
     let ports: Vec<String> = (20..3000).map(|port| format!("sport = {port}")).collect();
-    // This expression is also longer than the longest filter that the kernel accepts.
+    // The kernel does not accept a filter of this length.
     assert_eq!(selected(&[&ports.join(" or ")]), "abcefgq");
     assert_eq!(selected(&[&ports.join(" and ")]), "");
     let deep = ["(".repeat(5000) + "sport = 1" + &")".repeat(5000), "not ".repeat(20_000) + "sport = 1"];

@@ -1,5 +1,5 @@
-//! The facts that `bind-test`, `wait` and `doctor` report about the processes that hold a port: user, command line, systemd
-//! unit, container, and where docker-proxy forwards to.
+//! The facts that `bind-test`, `wait` and `doctor` report about the processes whose sockets use a port: user, command line, systemd
+//! unit, container, and the address to which docker-proxy forwards.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -21,14 +21,14 @@ use crate::support::{not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        a_process_has_its_user_and_its_whole_command_line,
+        a_process_is_reported_with_its_user_and_its_whole_command_line,
         a_user_that_this_user_namespace_does_not_map_is_unknown,
         a_long_command_line_is_cut_and_escaped_in_a_table,
         docker_proxy_is_named_with_the_address_that_it_forwards_to,
         a_process_in_a_container_is_named_with_the_container,
         a_socket_that_systemd_holds_is_named_with_its_unit,
-        the_cgroup_of_a_hidden_process_is_named,
-        doctor_reports_the_same_facts,
+        if_a_process_is_hidden_the_cgroup_in_which_its_socket_was_created_is_named,
+        doctor_reports_container_command_line_and_user_of_a_process,
     ],
 }
 
@@ -41,7 +41,7 @@ fn listener(at: &str) -> Socket {
     socket
 }
 
-/// A process. Dropping this value ends it.
+/// A process. Dropping this value ends the process.
 struct Running(Child);
 
 impl Running {
@@ -88,7 +88,7 @@ fn name_of(uid: u32) -> Value {
     text.split(':').next().filter(|name| !name.is_empty()).map_or(Value::Null, Value::from)
 }
 
-fn a_process_has_its_user_and_its_whole_command_line() {
+fn a_process_is_reported_with_its_user_and_its_whole_command_line() {
     let long = "x".repeat(20_000);
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; :", "it's", "", "a b", &long, ""]);
@@ -112,7 +112,8 @@ fn a_process_has_its_user_and_its_whole_command_line() {
     assert_eq!(wait.json()["blocked_by"][0]["processes"], run.json()["holders"][0]["processes"], "{wait}");
 }
 
-/// The kernel reports the overflow uid for all such users. Usually this is the uid of `nobody`.
+/// For each user that the user namespace does not map, the kernel reports the overflow uid. Usually this is the uid of `nobody`, so
+/// twtool must not print it as a user.
 fn a_user_that_this_user_namespace_does_not_map_is_unknown() {
     let Some(unshare) = program("unshare") else {
         return not_checked("a user of another user namespace: there is no unshare(1)");
@@ -170,7 +171,7 @@ fn docker_proxy_is_named_with_the_address_that_it_forwards_to() {
     assert!(first.contains("docker-proxy (pid ") && first.contains("forwards to 172.17.0.2:80)"), "{page}");
 }
 
-/// Makes a cgroup of this name. If that is not possible, it notes the reason and returns `None`.
+/// Makes a cgroup of this name. If that is not possible, notes the reason and returns `None`.
 fn cgroup(name: &str) -> Option<Cgroup> {
     Cgroup::make(name).map_err(|why| not_checked(format!("the cgroup {name} of a process: {why}"))).ok()
 }
@@ -212,7 +213,7 @@ open('/proc/self/comm', 'w').write(name)
 print('ready', flush=True)
 time.sleep(60)";
 
-/// Runs [`CREATES`]. The process gets the name `comm`. If that is not possible, it notes the reason and returns `None`.
+/// Runs [`CREATES`] with this cgroup. The process gets the name `comm`. If that is not possible, notes the reason and returns `None`.
 fn creates_in(cgroup: &Cgroup, comm: &str) -> Option<Running> {
     let Some(python) = program("python3") else {
         not_checked("the cgroup of a socket: no python3");
@@ -232,7 +233,7 @@ fn creates_in(cgroup: &Cgroup, comm: &str) -> Option<Running> {
     None
 }
 
-/// Whether this kernel reports the cgroups of sockets (5.8).
+/// Whether this kernel reports the cgroup in which a socket was created (since 5.8). If not, notes that.
 fn reports_cgroups() -> bool {
     let reports = twtool::source::kernel_facts().kernel_since(5, 8) != Some(false);
     if !reports {
@@ -264,13 +265,13 @@ fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // A process that is not called systemd is no manager, so the cgroup of its socket is not its unit.
+    // A process that is not called systemd is no manager, so the cgroup of its socket is not the unit of the process.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
     let (process, run) = asked(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");
 }
 
-fn the_cgroup_of_a_hidden_process_is_named() {
+fn if_a_process_is_hidden_the_cgroup_in_which_its_socket_was_created_is_named() {
     let Some(cgroup) = cgroup("demo.service") else { return };
     let Some(_child) = creates_in(&cgroup, "demo").filter(|_| reports_cgroups()) else { return };
     drop_capability(Capability::CAP_SYS_PTRACE);
@@ -287,7 +288,7 @@ fn the_cgroup_of_a_hidden_process_is_named() {
     .prints(&format!("uid {uid}{user}, created in demo.service: no permission to see the process"));
 }
 
-fn doctor_reports_the_same_facts() {
+fn doctor_reports_container_command_line_and_user_of_a_process() {
     let Some(cgroup) = cgroup(&format!("docker-{ID}.scope")) else { return };
     let child = Running::with(sleep(), listener("127.0.0.1:40000"));
     if let Err(error) = cgroup.add(child.0.id()) {

@@ -1,5 +1,5 @@
 //! `twtool list` on responses that this kernel does not send: refusals, broken and interrupted dumps, malformed datagrams. The
-//! tests use recordings of hand-made datagrams, and a sandbox that refuses the socket itself.
+//! tests use recordings of hand-made datagrams, and a sandbox that refuses the netlink socket.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -27,7 +27,7 @@ use crate::support::twtool::{Run, twtool};
 
 suite! {
     pure: [
-        a_recording_has_every_field_as_it_was_sent,
+        a_replay_shows_every_field_as_the_kernel_sent_it,
         a_replay_prints_the_exact_bytes,
         if_the_dump_of_both_families_is_refused_each_family_is_dumped,
         listeners_decide_directions_in_one_dump_of_both_families_and_in_two,
@@ -74,7 +74,7 @@ fn by_family(sock: Sock) -> Sock {
     Sock { kind: SOCK_DIAG_BY_FAMILY, ..sock }
 }
 
-fn a_recording_has_every_field_as_it_was_sent() {
+fn a_replay_shows_every_field_as_the_kernel_sent_it() {
     let bound = Sock { interface: 1, cookie: u64::MAX, ..bucket_v4() };
     let unnamed = Sock { interface: 7, cookie: 1 << 32, expires_ms: u32::MAX, ..bucket_v6() };
     let answer = [bound.message(), unnamed.message(), bucket_mapped().message(), done(0)].concat();
@@ -207,7 +207,7 @@ fn other_refusals_are_named() {
         let run = fails(&events, text);
         assert!(!run.stderr.contains("tcp_diag"), "the hint about tcp_diag is only for ENOENT{run}");
     }
-    // If one family is refused, the answer is incomplete.
+    // If the kernel refuses one family, twtool fails, because the rows of this family are missing.
     let events = [
         asked(Walk::BothFamilies, [refusal(EINVAL)]),
         asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),

@@ -1,5 +1,5 @@
-//! `twtool kill` on the real kernel: which sockets are removed, and above all which are not. The tests check that with
-//! /proc/net/tcp and their own binds.
+//! `twtool kill` on the real kernel: which sockets it removes, and above all which sockets it does not remove. The tests check this with
+//! /proc/net/tcp and with binds.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -33,7 +33,7 @@ suite! {
         without_a_terminal_yes_is_required,
         every_selected_kind_of_bucket_is_removed_and_no_other,
         a_bucket_that_was_bound_to_an_interface_is_removed,
-        live_sockets_stay_whatever_is_selected,
+        without_orphans_flag_every_socket_that_is_not_a_bucket_stays,
         a_wrong_cookie_removes_nothing,
         a_connection_that_replaced_a_bucket_stays,
         a_bucket_that_is_gone_is_not_found,
@@ -41,7 +41,7 @@ suite! {
         two_removals_at_the_same_time_never_fail,
         a_dry_run_changes_nothing_in_any_format,
         the_exit_code_is_1_if_no_socket_matches,
-        a_killed_port_can_be_bound,
+        after_a_kill_the_port_can_be_bound,
         one_run_removes_thousands_of_buckets_and_counts_them,
         documents_and_records_have_the_documented_keys,
         the_table_shows_the_plan_the_risk_and_the_counts,
@@ -149,7 +149,7 @@ fn live() -> Vec<String> {
     sorted(live.map(|Entry { local, remote, state, .. }| format!("{local:?} {remote:?} {state}")))
 }
 
-fn live_sockets_stay_whatever_is_selected() {
+fn without_orphans_flag_every_socket_that_is_not_a_bucket_stays() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let before = live();
@@ -265,7 +265,7 @@ fn two_removals_at_the_same_time_never_fail() {
     let mut destroyed = 0;
     for (command, child) in commands.iter().zip(children) {
         let run = Run::ended(command, &child.wait_with_output().expect("it ends"));
-        // If one run starts after the other has ended, nothing matches, and its exit code is 1.
+        // If the second run starts after the first has removed every bucket, nothing matches, and the second run has exit code 1.
         assert!(matches!(run.code, Some(0 | 1)), "{run}");
         let [matched, own, gone, failed] = counts(&run);
         assert_eq!((own + gone, failed), (matched, 0), "{run}");
@@ -309,7 +309,7 @@ fn the_exit_code_is_1_if_no_socket_matches() {
     assert_eq!(procfs::time_wait().len(), 1);
 }
 
-fn a_killed_port_can_be_bound() {
+fn after_a_kill_the_port_can_be_bound() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     // If the old socket had neither SO_REUSEADDR nor SO_REUSEPORT, no option of the new socket helps.
     let at = "127.0.0.1:8080";
@@ -599,7 +599,7 @@ fn only_orphans_are_removed_and_no_socket_with_a_possible_owner() {
     let before = owned();
     assert!(before.iter().filter(|socket| socket.ends_with("Established None")).count() > 0, "{before:?}");
     assert!(before.iter().filter(|socket| socket.ends_with("CloseWait None")).count() > 0, "{before:?}");
-    // Without --orphans, no orphan is selected. With it, the filter must also select the orphan.
+    // Without --orphans, no orphan is selected. With --orphans, an orphan is selected only if the filter matches.
     assert_eq!(counts(&kill(&["--local-port", "8080"]).code(1)), [0; 4]);
     assert_eq!(counts(&kill(&["--local-port", "8080", "--fin-wait-2"]).code(1)), [0; 4]);
     assert_eq!(counts(&kill(&["--orphans", "--local-port", "8081"]).code(1)), [0; 4]);

@@ -1,8 +1,8 @@
-//! Rules that the compiler does not check: which folder of src/ may import which, which files may use which crates, which function
-//! reads settings, and that every file has a description.
+//! Rules that the compiler does not check: which folder of src/ may import which other folder, that modules do not import each other in
+//! a cycle, which files may use which crates, that one function reads all settings, and that every file has a description.
 //!
-//! The checker does not parse Rust, but searches in the text without comments. Every path that begins with `crate::`, with
-//! `twtool::`, or with enough `super::` to leave its folder counts as an import.
+//! The *checker* (the functions of this file) does not parse Rust, but searches in the text without comments. Every path that begins
+//! with `crate::`, with `twtool::`, or with enough `super::` to leave its folder counts as an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::suite;
 
 suite! {
     pure: [
-        every_import_follows_the_layer_table,
+        every_import_follows_the_tables_of_layers_and_crates,
         the_modules_of_a_folder_form_no_cycle,
         the_checker_sees_cycles,
         every_file_begins_with_its_description,
@@ -44,7 +44,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("exporter", &["snapshot", "metrics", "view", "sys"]),
     // Commands do not read the machine themselves, so they may not import `sys`.
     ("commands", &["model", "filter", "snapshot", "analysis", "view", "watch", "metrics", "exporter", "lab"]),
-    // Only `cli` and `main` use the real environment: the terminal, standard output.
+    // `cli` and `main` use `sys` to prepare the process, for example its standard streams and its confinement.
     ("cli", &["commands", "sys"]),
     ("main", &["cli", "commands", "sys"]),
 ];
@@ -69,7 +69,7 @@ const RESTRICTED: [(&str, &[&str]); 16] = [
     ("rayon", &["parallel.rs"]),
 ];
 
-fn every_import_follows_the_layer_table() {
+fn every_import_follows_the_tables_of_layers_and_crates() {
     let mut violations = vec![];
     for (path, text) in sources() {
         violations.extend(imports(&path, &text));
@@ -178,8 +178,8 @@ fn the_checker_sees_crates_in_files_that_may_not_use_them() {
     assert!(dependencies().iter().any(|name| name == "netlink_packet_core"));
 }
 
-/// The kernel returns a setting that is a list only to the first read(2). So code that reads with a small buffer cuts the list, and
-/// all files must be read by `sys::setting::read`. A test in settings.rs checks the calls of the running program.
+/// If a setting is a list, only the first read(2) returns data. So code that reads with a small buffer cuts the list. Therefore
+/// `sys::setting::read` must read every file below /proc/sys and /sys. A test in settings.rs checks the calls of the running program.
 fn one_function_reads_all_files_below_proc_sys_and_sys() {
     let readings: Vec<_> = sources().iter().flat_map(|(path, text)| readings_of_settings(path, text)).collect();
     assert!(readings.is_empty(), "\n{}", readings.join("\n"));
@@ -219,8 +219,8 @@ fn one_function_reads_all_files_below_proc_sys_and_sys() {
     assert_eq!(seen("sys/a.rs", "procfs::sys::net::x()"), 1, "a crate that reads settings");
 }
 
-/// The lines of a file of src/ that may read a file of /proc/sys or /sys without `setting::read`. In a file that contains such a
-/// path, these are all lines that open a file in another way and do not name another file of /proc.
+/// Finds the lines of a source file that may read a file below /proc/sys or /sys without `setting::read`. If the source file contains such
+/// a path, every line that opens a file counts, unless it calls `setting::read` or names another file of /proc.
 fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
     /// Names of std, rustix, nix, libc, procfs and of this crate's own modules that open a file.
     const OPENING: [&str; 12] = [
@@ -268,7 +268,7 @@ fn words(line: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The imports of a file of src/ that the table does not allow, a line each.
+/// The imports of a file of src/ that the table does not allow, one per line.
 fn imports(path: &str, text: &str) -> Vec<String> {
     if path == "lib.rs" {
         return vec![];
@@ -282,8 +282,8 @@ fn imports(path: &str, text: &str) -> Vec<String> {
     for root in ["crate::", "twtool::"] {
         imported.extend(after(&code, root));
     }
-    // Paths that leave the folder: `super::` in its mod.rs, `super::super::` in the files beside mod.rs. An inline module needs one
-    // more `super::`, so only the names of layers count here.
+    // `super::` leaves the folder in mod.rs, and `super::super::` leaves it in the files beside mod.rs. In an inline module, these paths
+    // stay inside of the folder. So a path counts only if it leads to the name of a layer.
     let outwards = if path.ends_with("/mod.rs") || !path.contains('/') { "super::" } else { "super::super::" };
     let names = |name: &String| LAYERS.iter().any(|(layer, _)| layer == name);
     imported.extend(after(&code, outwards).into_iter().filter(names));
@@ -296,7 +296,7 @@ fn imports(path: &str, text: &str) -> Vec<String> {
 
 /// The uses of crates that the rules do not allow in a file of src/, without its tests.
 fn crates(path: &str, text: &str) -> Vec<String> {
-    // A file in a folder of tests.
+    // Unit tests may use every crate.
     if path.contains("/tests/") {
         return vec![];
     }

@@ -1,4 +1,5 @@
-//! Compares `twtool list` with other readings of the same kernel: the rows, each of their fields, and the remaining times.
+//! Compares `twtool list` with /proc/net/tcp and other interfaces of the same kernel: the rows, each field of a row, and the remaining
+//! times.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -354,7 +355,7 @@ fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
         }),
     );
     let (lo, veth) = (NonZeroU32::MIN, NonZeroU32::new(71).expect("not 0"));
-    // The second round uses the cached names.
+    // In the second pass, the names come from the cache.
     for _ in 0..2 {
         assert_eq!([lo, veth].map(|index| there.name(index)), ["lo", "there1"].map(|name| Some(name.to_owned())));
         assert_eq!([lo, veth].map(|index| here.name(index)), [Some("lo".to_owned()), None]);

@@ -1,5 +1,5 @@
-//! Tests every flag of `twtool list`: the filtered list must equal the rows of the unfiltered list for which a predicate of the test
-//! is true.
+//! Tests the flags of `twtool list` that select, sort and print rows. A filtered list must equal the rows of the unfiltered list for which
+//! a predicate of the test is true.
 
 use serde_json::Value;
 use twtool::lab::ActiveCloser;
@@ -24,7 +24,7 @@ suite! {
         rows_are_sorted_by_the_requested_key,
         json_and_table_are_sorted_by_remaining_time,
         a_limit_cuts_after_sorting,
-        columns_are_chosen_in_the_order_given,
+        columns_appear_in_the_order_of_the_argument,
         a_header_can_be_left_out,
         a_count_prints_only_the_number,
         quiet_only_sets_the_exit_code,
@@ -35,8 +35,8 @@ fn list(args: &[&str]) -> Vec<Value> {
     twtool([&["list", "--json"], args].concat()).ok().records("sockets")
 }
 
-/// Asserts that the list with these flags has exactly the rows that pass, and that some rows pass and some do not. Every other
-/// format must have the same rows.
+/// Asserts that the list with these flags has exactly the rows that pass, and that some rows pass and some do not. ndjson must have
+/// the same rows as JSON, and --count and --quiet must agree with them.
 #[track_caller]
 fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     let all = list(&["--fin-wait-2"]);
@@ -174,7 +174,8 @@ fn a_duration_selects_the_buckets_that_expire_sooner() {
     drop(sooner);
 }
 
-/// Makes FIN_WAIT_2 buckets on the server's port that last for these numbers of seconds. Dropping the returned sockets ends them.
+/// Makes FIN_WAIT_2 buckets on the server's port that last for these numbers of seconds. When a returned socket is dropped, its bucket
+/// enters TIME_WAIT.
 fn halves(server: &twtool::lab::Server, seconds: &[u32]) -> Vec<socket2::Socket> {
     let mut open = vec![];
     for seconds in seconds {
@@ -211,7 +212,8 @@ fn rows_are_sorted_by_the_requested_key() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // All runs use one recording. In another live reading, times that differ by a tick may be equal, so the order may differ.
+    // All runs use one recording. In two live lists, the remaining times of two buckets can be equal once and differ by a tick once, so
+    // the order can differ.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();
@@ -234,7 +236,7 @@ fn rows_are_sorted_by_the_requested_key() {
         assert_eq!(backwards(rows.clone()), sorted(rows), "--sort {sort} --reverse");
     }
     assert_eq!(by("remote_port", &["--sort", "none"]).len(), 8);
-    // Without sorting, the rows are in the order of the kernel's hash table, which is the same in each reading.
+    // Without sorting, the rows are in the order of the kernel's hash table, which is the same for each list.
     let kernel = list(&["--sort", "none", "--fin-wait-2"]);
     assert_eq!(cookies(&kernel), cookies(&twtool(["list", "-o", "ndjson", "--fin-wait-2"]).ok().ndjson()));
     let (_, csv) = twtool(["list", "-o", "csv", "--fin-wait-2", "--columns", "cookie"]).ok().csv();
@@ -272,7 +274,7 @@ fn a_limit_cuts_after_sorting() {
     drop(half);
 }
 
-fn columns_are_chosen_in_the_order_given() {
+fn columns_appear_in_the_order_of_the_argument() {
     let mixed = Mixed::make();
     let csv = |columns: &str| twtool(["list", "-o", "csv", "--columns", columns]).ok().csv();
     let (header, rows) = csv("state,local_port,cookie");

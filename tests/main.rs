@@ -1,8 +1,8 @@
 //! The integration tests: the binary and the library on the real kernel, in private namespaces.
 //!
-//! `main` enters a user namespace while the process has one thread. Then each test of the kernel runs on its own thread, in its own
-//! network namespace. So these tests need no root, and they do not change the network of the host. If namespaces are forbidden, these
-//! tests are ignored with a message. With `TWTOOL_REQUIRE_NETNS=1`, they fail instead.
+//! `main` enters a user namespace while the process has one thread. Then each test in the list `netns` of a `suite!` runs on its own
+//! thread, in its own network namespace. So these tests need no root, and they do not change the network of the host. If namespaces are
+//! forbidden, these tests are ignored with a message. With `TWTOOL_REQUIRE_NETNS=1`, they fail instead.
 
 mod ask_as_the_server;
 mod bad_input;
@@ -185,7 +185,7 @@ fn main() -> ExitCode {
     {
         let _ = writeln!(
             stderr,
-            "\n*** {} tests of the real kernel were NOT RUN: {why}\n*** {} makes that a failure\n",
+            "\n*** {} tests of the real kernel were NOT RUN: {why}\n*** with {}, these tests fail instead\n",
             conclusion.num_ignored,
             support::netns::REQUIRE
         );

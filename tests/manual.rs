@@ -15,7 +15,7 @@ suite! {
         the_pages_are_current,
         every_command_has_a_page_with_the_texts_of_its_help,
         without_dir_one_page_is_printed,
-        pages_are_written_to_a_new_folder_and_over_old_pages,
+        old_pages_are_replaced_and_other_files_of_the_folder_stay,
         unwritable_folders_and_unknown_commands_are_refused,
         mandoc_finds_no_mistake,
         man_shows_commands_that_can_be_copied,
@@ -43,7 +43,7 @@ fn the_pages_are_current() {
     let (now, kept) = (pages(now.path()), pages(&folder()));
     let names = |pages: &BTreeMap<String, String>| pages.keys().cloned().collect::<Vec<_>>();
     let cure = "run `cargo run -- man --dir docs/man`";
-    assert_eq!(names(&now), names(&kept), "the pages in docs/man/ are not those of the commands: {cure}");
+    assert_eq!(names(&now), names(&kept), "docs/man/ lacks the page of a command, or has a page too many: {cure}");
     for (name, page) in &now {
         let differing = page.lines().zip(kept[name].lines()).find(|(now, kept)| now != kept);
         assert!(*page == kept[name], "docs/man/{name} is stale: {cure}; first difference: {differing:?}");
@@ -97,7 +97,7 @@ fn without_dir_one_page_is_printed() {
     assert_eq!(twtool(["-o", "csv", "man"]).ok().stdout, pages["twtool.1"]);
 }
 
-fn pages_are_written_to_a_new_folder_and_over_old_pages() {
+fn old_pages_are_replaced_and_other_files_of_the_folder_stay() {
     let parent = tempfile::tempdir().expect("a folder");
     let new = parent.path().join("share/man/man1");
     fs::create_dir_all(&new).expect("a folder");

@@ -173,7 +173,7 @@ fn a_destination_has_the_numbers_of_capacity() {
         let expected = destination[key].as_f64().unwrap_or_else(|| panic!("{key} in {destination}"));
         assert!((of(family) - expected).abs() < 0.01, "{key}: {} and {expected}", of(family));
     }
-    // A kernel that does not list bound sockets only has a count of them, which can change at any time.
+    // If the kernel does not list bound sockets, `uncertain` depends on a count of sockets that can change at any time.
     if kernel::lists_bound_sockets() {
         assert_eq!(Some(of(Family::DestinationUncertain)), destination["uncertain"].as_f64());
     }
@@ -223,7 +223,7 @@ fn a_bound_socket_that_does_not_listen_is_counted() {
 fn unix_sockets_are_not_counted_as_bound_tcp_sockets() {
     kernel::needs(!Path::new("/proc/thread-self/net/rpc").exists(), "a network namespace without NFS");
     let most = || most_unlisted_tcp_sockets().expect("the kernel's counts");
-    // After its end, a socket is in the count of the kernel for a moment.
+    // The kernel counts a closed socket for a moment longer.
     until("no socket is left", || (most() == Some(0)).then_some(()));
     let _pair = std::os::unix::net::UnixStream::pair().expect("two sockets");
     let _datagrams = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
@@ -308,7 +308,7 @@ fn the_user_nobody_gets_the_same_metrics() {
         Run::of(Command::new("setpriv").args(["--reuid=65534", "--clear-groups", PATH, "metrics"])).ok().stdout;
     let names = |text: &str| -> BTreeSet<String> {
         let names = samples(text).into_keys();
-        // Owners are not visible to that user.
+        // The user `nobody` does not see the owners in the labels of the info metrics, and lacks capabilities.
         names.filter(|series| !series.contains("_info{") && !series.contains("check=\"capabilities\"")).collect()
     };
     assert_eq!(names(&of_nobody), names(&twtool(["metrics"]).ok().stdout));

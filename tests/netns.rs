@@ -30,12 +30,12 @@ suite! {
         a_name_a_path_and_a_process_lead_to_the_same_namespace,
         a_namespace_that_ip_netns_names_has_its_own_services,
         a_namespace_that_is_asked_for_twice_is_read_once,
-        the_other_commands_answer_for_the_other_namespace,
+        port_bind_test_and_summary_answer_for_the_selected_namespace,
         capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace,
         a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool,
         a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each,
         kill_removes_only_the_bucket_of_the_selected_namespace,
-        reading_another_namespace_does_not_change_the_list_of_the_callers_own,
+        reading_another_namespace_does_not_change_the_list_of_the_callers_own_namespace,
         every_namespace_is_found_once_with_its_name,
         namespaces_and_processes_that_end_are_skipped,
         a_limit_applies_to_all_namespaces_together,
@@ -123,7 +123,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
         assert_eq!(clients(&records), [(place.inode, 42_001)], "{word}");
         assert_eq!(records[0]["netns_name"], "web", "the argument does not change the name: {word}");
     }
-    // A namespace without a name has the name of its first process.
+    // A namespace without a name is named after its process with the lowest ID.
     let second = hop_into(&other, Resident::start);
     let first: u32 =
         other.resident.pid().parse::<u32>().expect("a number").min(second.pid().parse().expect("a number"));
@@ -171,7 +171,7 @@ fn a_namespace_that_is_asked_for_twice_is_read_once() {
     assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "{run}");
 }
 
-fn the_other_commands_answer_for_the_other_namespace() {
+fn port_bind_test_and_summary_answer_for_the_selected_namespace() {
     let (busy, waiting) = (Place::make(42_001), Place::make(42_002));
     drop(waiting.server);
     let (busy_pid, waiting_pid) = (busy.resident.pid(), waiting.resident.pid());
@@ -194,7 +194,7 @@ fn the_other_commands_answer_for_the_other_namespace() {
     );
     assert_eq!(test(&["--netns", &waiting_pid]).code(0).json()["cause"], "time-wait");
 
-    // The counts of /proc/net/sockstat are also those of the selected namespace.
+    // `summary` also reads /proc/net/sockstat of the selected namespace.
     let summary = |args: &[&str]| twtool([&["summary", "--json"], args].concat()).ok().json();
     let other = summary(&["--netns", &busy_pid]);
     assert_eq!((&other["netns"], &other["totals"]["sockstat_tw"]), (&json!(busy.inode), &json!(1)), "{other}");
@@ -225,8 +225,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     assert_eq!(text(&top("netns")[1], "netns_name"), format!("{}:cat", a.resident.pid()));
     let shared = top("destination").into_iter().find(|line| line["remote_port"] == 42_001).expect("the destination");
     assert_eq!(shared["count"], 2);
-    // Each namespace has its own counters. The kernel counts a bucket in `tw` when it makes the bucket (Linux 6.18). The test made no
-    // other buckets.
+    // Each namespace has its own counters. So the counter of the summary is the sum of the counters of the three namespaces.
     let made = number(&document["counters"], "tw");
     let alone: u64 = pids
         .iter()
@@ -251,7 +250,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     let limit = &run["limits"][0];
     assert_eq!((&limit["id"], &limit["count"]), (&json!("at-maximum"), &json!(1)), "{run}");
     assert!(text(limit, "text").contains(&format!("{}:cat", full.resident.pid())), "{run}");
-    // If one namespace fails, the answer is incomplete and contains the other one.
+    // If the process of one argument has ended, `summary` fails, even if another argument is correct.
     let mut gone = Place::make(42_005);
     let gone_pid = gone.resident.pid();
     gone.resident.become_zombie();
@@ -321,12 +320,12 @@ fn kill_removes_only_the_bucket_of_the_selected_namespace() {
     assert_eq!((&run.json()["netns"], &run.json()["destroyed"]), (&json!(a.inode), &json!(1)), "{run}");
     let left = |there: &Place| list(&["--netns", &there.resident.pid(), "--count"]).ok().stdout;
     assert_eq!([left(&a), left(&b), list(&["--count"]).ok().stdout], ["0\n", "1\n", "1\n"]);
-    assert_eq!(procfs::time_wait().len(), 1, "the test's own reading");
+    assert_eq!(procfs::time_wait().len(), 1, "the bucket of the caller's own namespace stays");
 }
 
-fn reading_another_namespace_does_not_change_the_list_of_the_callers_own() {
+fn reading_another_namespace_does_not_change_the_list_of_the_callers_own_namespace() {
     let place = Place::make(42_001);
-    // One process reads both namespaces. The first reading must not change the second.
+    // One process reads both namespaces. Entering the other namespace must not change the answer about the caller's own namespace.
     let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
     assert_eq!(
         clients(&run.records("sockets")),
@@ -374,7 +373,8 @@ fn every_namespace_is_found_once_with_its_name() {
     let records = json.records("sockets");
     assert_eq!((records.len(), names(&records)), (4, expected.clone()), "{json}");
     let ndjson = list(&["--all-netns", "-o", "ndjson"]).ok();
-    // The order: the caller's own namespace, then the namespaces with a name by name, then the others by process ID.
+    // The order: the caller's own namespace, then the named namespaces in the order of their names, then the other namespaces in the
+    // order of the process IDs.
     let order = [own, without, with_process.inode, unnamed.inode];
     assert_eq!(ndjson.ndjson().iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), order, "{ndjson}");
     assert_eq!(names(&ndjson.ndjson()), expected);
@@ -382,7 +382,7 @@ fn every_namespace_is_found_once_with_its_name() {
     let mixed = list(&["--all-netns", "-o", "ndjson", "sport > 0 or sport > 0 and sport > 0"]).code(0);
     assert_eq!(mixed.ndjson().len(), 4, "{mixed}");
     assert_eq!(mixed.stderr.matches("left to right").count(), 1, "one warning about the words{mixed}");
-    // A name that can be found quickly is also shown for the caller's own namespace.
+    // Without --netns, twtool does not search for processes. It still names the namespace, because process 1 is in it.
     assert_eq!(list(&["-o", "ndjson"]).ok().ndjson()[0]["netns_name"], "1:cat");
 }
 
@@ -597,7 +597,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     assert_eq!((run.json()["complete"].clone(), names(&run.records("sockets"))), (json!(true), expected), "{run}");
     assert!(
         run.records("sockets").iter().all(|record| number(record, "netns") != own),
-        "the own namespace has no bucket"
+        "the caller's own namespace has no bucket"
     );
 }
 

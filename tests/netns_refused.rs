@@ -92,7 +92,7 @@ fn without_privilege_readable_namespaces_are_listed_and_others_named() {
     }
     assert_eq!(clients(&list(&["--all-netns", "-o", "ndjson"]).code(2).says("'web'").ndjson()), [(own, 42_000)]);
     list(&["--all-netns", "-q", "--remote-port", "42000"]).code(0);
-    // If such a namespace is selected alone, twtool fails.
+    // If the only selected namespace cannot be read, there is no answer.
     list(&["--netns", "web"]).refused("web").says("CAP_SYS_ADMIN");
     list(&["--netns", &pid]).refused(&pid).says("CAP_SYS_PTRACE");
     drop(named);

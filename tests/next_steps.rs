@@ -1,4 +1,4 @@
-//! The commands that `bind-test` and `wait` print as next steps. The tests run each as it was printed, and check its effect.
+//! The commands that `bind-test` and `wait` print as next steps. The tests run the commands as they were printed, and check their effect.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -28,19 +28,19 @@ use crate::support::{kernel, not_checked, suite};
 suite! {
     pure: [],
     netns: [
-        buckets_are_waited_for_and_removed,
+        the_printed_commands_wait_for_buckets_and_remove_them,
         buckets_on_other_addresses_stay,
         orphans_on_other_addresses_stay,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
-        a_wait_in_the_namespace_of_the_process_to_end_comes_first,
+        the_wait_comes_before_ending_the_process_that_names_its_namespace,
         a_server_in_a_named_namespace_is_started_there,
         a_server_with_workers_is_ended_by_one_command,
         holders_without_a_step_are_counted,
-        a_client_on_the_port_gets_the_wait_command_first,
+        the_wait_comes_before_ending_a_client_that_uses_the_port,
         buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
-        a_missing_address_suggests_listing_the_addresses,
+        a_missing_address_leads_to_a_command_that_lists_the_addresses,
         a_full_range_is_shown_by_capacity,
         a_range_is_widened_after_the_servers_in_it_are_listed,
         no_command_is_printed_if_a_bind_works,
@@ -48,7 +48,7 @@ suite! {
     ],
 }
 
-/// The steps of a run with `--json`.
+/// The commands of the next steps that a run with `--json` prints.
 fn steps(args: &[&str]) -> Vec<String> {
     let run = twtool([args, &["--json"]].concat()).code(1);
     let next = run.json()["next"].clone();
@@ -91,10 +91,10 @@ fn fin_wait_2() -> Kept {
     Box::new(half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server))
 }
 
-/// The argument of `--with`, and the options of a bind.
+/// The argument of `--with`, and the options of the bind that the test makes itself.
 const SERVERS: [(&str, &[&str]); 2] = [("none", &[]), ("reuseaddr", &["SO_REUSEADDR"])];
 
-/// The steps `wait` and `kill`. Only the first is there if this kernel cannot remove buckets.
+/// Returns the command `wait` and the command `kill`. twtool prints no `kill` if this kernel cannot remove buckets.
 fn wait_and_kill(lines: Vec<String>) -> (String, Option<String>) {
     let mut lines = lines.into_iter();
     let (wait, kill) = (lines.next().expect("a step"), lines.next());
@@ -106,9 +106,9 @@ fn wait_and_kill(lines: Vec<String>) -> (String, Option<String>) {
     (wait, kill)
 }
 
-fn buckets_are_waited_for_and_removed() {
+fn the_printed_commands_wait_for_buckets_and_remove_them() {
     if !kernel::destroys_buckets() {
-        // Only its timer ends a bucket here, so the test makes a bucket in FIN_WAIT_2 and sets its timer to 20 s.
+        // This kernel cannot remove buckets. A bucket in FIN_WAIT_2 ends after 20 s with this setting, so the wait is short.
         sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
         let _kept = fin_wait_2();
         let (wait, _) = wait_and_kill(steps(&["bind-test", "8080", "--with", "none"]));
@@ -195,7 +195,7 @@ fn buckets_on_other_addresses_stay() {
 
 fn orphans_on_other_addresses_stay() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
-    // An orphan that lasts longer than a bucket stays a full socket.
+    // With a timeout of more than 60 s, the kernel does not put an orphan into a bucket at first.
     sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
     let half_closed = |at: &str| {
         let server = Server::listen(addr(at), ReuseOptions::NONE).expect("listening");
@@ -269,7 +269,7 @@ fn the_process_that_holds_the_port_is_ended() {
                 // The tests themselves run in a systemd unit here, and stopping it would end the tests.
                 assert!(lines[0].contains("systemctl"), "{lines:?}");
                 return not_checked(
-                    "the command that ends the process in the way: it belongs to the unit that runs the tests",
+                    "the command that ends the process on the port: the process belongs to the unit of the tests",
                 );
             }
             assert_eq!(lines[0], kill);
@@ -281,20 +281,20 @@ fn the_process_that_holds_the_port_is_ended() {
     }
 }
 
-fn a_wait_in_the_namespace_of_the_process_to_end_comes_first() {
+fn the_wait_comes_before_ending_the_process_that_names_its_namespace() {
     let mut owner = in_new_namespace(|| Owner::of(socket(true)));
     let pid = owner.0.id().to_string();
     let lines = steps(&["bind-test", "8080", "--netns", &pid]);
     if lines.iter().any(|line| line.contains("systemctl")) {
         return not_checked(
-            "a wait in the namespace of the process to end: it belongs to the unit that runs the tests",
+            "a wait in the namespace of a process that is ended: the process belongs to the unit of the tests",
         );
     }
     assert!(lines[0].contains(" wait 8080") && lines[1] == format!("kill {pid}"), "{lines:?}");
     let folder = tempfile::tempdir().expect("a folder");
     let mut waiter = shell(&format!("exec {} -o ndjson", lines[0]), &folder);
     let mut waiter = waiter.stdout(Stdio::piped()).spawn().expect("it can be started");
-    // When twtool prints its first record, it has opened the namespace.
+    // When twtool prints its first record, it has opened the namespace. Before that, the end of the process would also end the namespace.
     let mut records = BufReader::new(waiter.stdout.take().expect("a pipe"));
     let mut record = String::new();
     records.read_line(&mut record).expect("a record");
@@ -321,10 +321,10 @@ fn a_server_in_a_named_namespace_is_started_there() {
     run(&wait).code(0).prints("started");
 }
 
-/// The step at this index; `None` if a systemd unit would be stopped instead of the processes.
+/// The command and the purpose of the step at this index. `None` if the step would stop a systemd unit instead of the processes.
 fn step_about_processes(document: &Value, at: usize) -> Option<(String, String)> {
     if document.to_string().contains(".service\"") {
-        not_checked("the command that ends a server: it belongs to the unit that runs the tests");
+        not_checked("the command that ends a server: the server belongs to the unit that runs the tests");
         return None;
     }
     let step = &document["next"][at];
@@ -369,7 +369,7 @@ fn holders_without_a_step_are_counted() {
     }
 }
 
-fn a_client_on_the_port_gets_the_wait_command_first() {
+fn the_wait_comes_before_ending_a_client_that_uses_the_port() {
     let server = Server::listen(addr("127.0.0.1:443"), ReuseOptions::NONE).expect("listening");
     let client = twtool::sys::bind::socket(addr("127.0.0.1:443").ip(), ReuseOptions::NONE).expect("a socket");
     client.bind(&addr("127.0.0.1:45000").into()).expect("bound");
@@ -392,7 +392,7 @@ fn a_client_on_the_port_gets_the_wait_command_first() {
         "{accepted}"
     );
     if document.to_string().contains(".service\"") {
-        return not_checked("the command that ends a client: it belongs to the unit that runs the tests");
+        return not_checked("the command that ends a client: the client belongs to the unit that runs the tests");
     }
     Run::of(&mut shell(text(second, "command"), &tempfile::tempdir().expect("a folder"))).ok();
     owner.0.wait().expect("it ends");
@@ -425,7 +425,7 @@ fn a_privileged_port_is_opened_to_every_user() {
     }
 }
 
-fn a_missing_address_suggests_listing_the_addresses() {
+fn a_missing_address_leads_to_a_command_that_lists_the_addresses() {
     let [list] = steps(&["bind-test", "8080", "--addr", "192.0.2.7"]).try_into().expect("one step");
     if program("ip").is_none() {
         return not_checked("the command that lists addresses: ip is not installed");
@@ -472,7 +472,7 @@ fn the_hint_for_a_rootless_container_works() {
     let (Some(unshare), Some(_)) = (program("unshare"), program("nsenter")) else {
         return not_checked("the hint for a rootless container: unshare or nsenter is not installed");
     };
-    // The lack of CAP_SYS_ADMIN makes the caller an ordinary user.
+    // Without CAP_SYS_ADMIN, twtool cannot enter the namespace of the container, and prints the hint.
     drop_capabilities_but_setfcap();
     let mut container = Command::new(unshare);
     container.args(["-U", "-r", "-n", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null());

@@ -1,4 +1,4 @@
-//! Printed commands that cannot work in the environment of twtool: twtool prints the reason (`obstacle`) with such a command, and the
+//! Some printed commands cannot work in the environment of twtool. twtool prints the reason (`obstacle`) with such a command, and the
 //! command fails. Commands without a reason work.
 
 use std::fs;
@@ -27,7 +27,7 @@ suite! {
         without_cap_net_admin_kill_has_a_reason_and_fails,
         only_commands_for_a_setting_that_cannot_be_written_have_a_reason,
         a_read_only_proc_sys_is_named,
-        without_cap_sys_admin_a_namespace_is_not_entered,
+        without_cap_sys_admin_commands_that_enter_a_namespace_have_a_reason,
         with_no_new_privs_commands_with_sudo_have_a_reason,
     ],
 }
@@ -35,13 +35,13 @@ suite! {
 const LACKS_NET_ADMIN: &str = "needs CAP_NET_ADMIN, which root lacks here";
 const READ_ONLY: &str = "cannot work here: /proc/sys/net is mounted read-only";
 
-/// A TIME_WAIT socket on the port, whose owner set no option.
+/// Makes a TIME_WAIT socket on port 8080. The server had set no option on its socket.
 fn bucket() {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
 }
 
-/// The command of a step, and why it fails here.
+/// The command of a step, and the reason why the command fails here, if twtool prints one.
 fn parts(step: &Value) -> (&str, Option<&str>) {
     assert!(step.get("obstacle").is_some(), "no key: {step}");
     (text(step, "command"), step["obstacle"].as_str())
@@ -94,7 +94,7 @@ fn settings_are_wrong() -> impl Sized {
 
 /// Asserts that each step has this reason, then runs the step, which must fail if it has a reason and work if it has none.
 fn check(steps: &[Value], expected: Option<&str>) {
-    assert!(steps.len() >= 3, "doctor prints two, capacity prints one: {steps:?}");
+    assert!(steps.len() >= 3, "doctor prints two commands, and capacity prints one: {steps:?}");
     for step in steps {
         let (line, obstacle) = parts(step);
         assert_eq!(obstacle, expected, "{line}");
@@ -148,12 +148,12 @@ fn a_read_only_proc_sys_is_named() {
     check(&steps_about_settings(&[]), Some(READ_ONLY));
 }
 
-fn without_cap_sys_admin_a_namespace_is_not_entered() {
+fn without_cap_sys_admin_commands_that_enter_a_namespace_have_a_reason() {
     if missing_program() {
         return;
     }
     let _wrong = settings_are_wrong();
-    // This process is in the caller's own network namespace. twtool need not enter the namespace, but the printed nsenter tries it.
+    // The resident process is in the caller's own network namespace. twtool need not enter it, but the printed nsenter tries to.
     let resident = Resident::start();
     let pid = resident.pid();
     drop_capability(Capability::CAP_SYS_ADMIN);

@@ -14,12 +14,12 @@ suite! {
         a_document_has_the_documented_keys_in_order,
         classes_follow_rfc_6335,
         port_0_is_explained,
-        names_and_aliases_are_ports,
+        names_and_aliases_are_accepted_as_ports,
         ranges_and_several_arguments_give_a_record_each,
         the_ephemeral_range_is_that_of_the_namespace,
         the_list_of_reserved_ports_is_that_of_the_namespace,
         the_first_unprivileged_port_is_that_of_the_namespace,
-        listeners_and_buckets_are_counted_on_the_local_port,
+        listening_and_time_wait_belong_to_the_local_port,
         every_format_has_the_same_records,
         the_table_is_readable,
     ],
@@ -89,7 +89,7 @@ fn port_0_is_explained() {
     assert!(text.contains("reserved") && text.contains("choose"), "{table}");
 }
 
-fn names_and_aliases_are_ports() {
+fn names_and_aliases_are_accepted_as_ports() {
     let tcp = services::tcp();
     let Some(service) =
         tcp.iter().find(|s| !s.aliases.is_empty() && tcp.iter().filter(|o| o.port == s.port).count() == 1)
@@ -151,7 +151,7 @@ fn the_first_unprivileged_port_is_that_of_the_namespace() {
     }
 }
 
-fn listeners_and_buckets_are_counted_on_the_local_port() {
+fn listening_and_time_wait_belong_to_the_local_port() {
     let server = listen("127.0.0.1:8080");
     let second = listen("127.0.0.2:8080");
     let six = listen("[::1]:8081");

@@ -1,6 +1,6 @@
 //! Runs the commands that twtool prints, exactly as it prints them, and checks that they solve the problem: in the caller's own
 //! namespace, with --netns in another one, and as an ordinary user with sudo. A command that was printed for --netns must change
-//! that namespace and leave the caller's as it is. `PRODUCERS` names the tests in other files that run the remaining commands.
+//! that namespace and leave the caller's namespace as it is. `PRODUCERS` names the tests in other files that run the remaining commands.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -44,7 +44,7 @@ suite! {
     ],
 }
 
-/// The files of src/ that build commands, the number of calls that build one, and the tests that run these commands.
+/// The files of src/ that build commands, the number of calls that build a command, and the tests that run these commands.
 const PRODUCERS: [(&str, usize, &[&str]); 11] = [
     (
         "analysis/call/connect.rs",
@@ -58,7 +58,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         &[
             "commands_help_in_the_selected_namespace",
             "the_commands_of_capacity_give_connect_more_ports",
-            "advice_about_reserved_ports_comes_first_if_they_leave_no_port",
+            "advice_about_reserved_ports_comes_first_if_they_leave_few_ports",
         ],
     ),
     (
@@ -79,7 +79,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         &[
             "commands_help_in_the_selected_namespace",
             "commands_help_an_ordinary_user_who_has_sudo",
-            "buckets_are_waited_for_and_removed",
+            "the_printed_commands_wait_for_buckets_and_remove_them",
             "a_full_range_is_shown_by_capacity",
         ],
     ),
@@ -154,13 +154,13 @@ struct Case {
 }
 
 impl Case {
-    /// Whether its commands only show something.
+    /// Whether the commands only show something, so that they cannot solve the problem.
     fn only_shows(&self) -> bool {
         self.what.contains("missing") || self.what.contains("full")
     }
 
-    /// Whether twtool can print a command on this kernel. The default of tcp_max_tw_buckets depends on the number of entries of the
-    /// hash table, which older kernels do not report.
+    /// Whether twtool can print a command on this kernel. The command that allows buckets again sets the default of tcp_max_tw_buckets.
+    /// The default depends on the number of entries of the hash table, which older kernels do not report.
     fn applies(&self) -> bool {
         !self.what.contains("no buckets") || kernel::has_setting("ipv4.tcp_ehash_entries")
     }
@@ -451,15 +451,15 @@ fn commands_help_in_the_selected_namespace() {
             let lines = printed(case, &run);
             assert!(!lines.is_empty(), "{}: no command{run}", case.what);
             let folder = CommandFolder::new();
-            // Commands that wait come last, because they end only after the others have helped.
+            // Commands that wait come last, because they end only after the other commands have helped.
             let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
             others.iter().chain(&waits).for_each(|line| drop(folder.run(line)));
             let changes = !case.only_shows();
             if changes {
                 assert!(within(&there, case.helped), "{}: {lines:?} did not help", case.what);
             }
-            // If the only command is a wait, it lasts as long as both buckets, which are of the same age. Then the bucket of the caller
-            // has ended as well, and the comparison would prove nothing.
+            // If the only command is a wait, the wait ends when the bucket in the other namespace ends. The bucket in the caller's
+            // namespace has the same age, so it has ended, too, and the comparison would prove nothing.
             if changes && netns.is_some() && !others.is_empty() {
                 assert!(!(case.helped)(), "{}: {lines:?} changed the caller's namespace", case.what);
             }
@@ -500,7 +500,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
         let (waits, others): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| line.contains(" wait "));
         let folder = CommandFolder::new();
         for line in others.iter().chain(&waits) {
-            // "<>" opens a setting for writing. Every user may read one.
+            // "<>" opens a setting for writing. Every user may read a setting.
             let needs_root = ["sysctl", " kill ", "<>/proc/sys"].iter().any(|word| line.contains(word));
             assert!(!needs_root || line.starts_with("sudo "), "{}: {line} needs root", case.what);
             folder.run(line);
@@ -677,7 +677,7 @@ fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
         return;
     }
     folders();
-    // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, as after the end of a namespace.
+    // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, so its namespace does not exist any more.
     File::create_new("/run/netns/gone").expect("a file");
     let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");
     CommandFolder::new().run("ip netns delete gone");

@@ -52,7 +52,7 @@ fn rows() -> Vec<(String, Vec<Capability>)> {
     rows.collect()
 }
 
-/// The second table: a feature, the argument of setcap, and the value of the settings of a unit.
+/// The rows of the second table: a feature, the argument of setcap, and the value of the settings of a unit.
 fn ways() -> Vec<[String; 3]> {
     let page = page();
     let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
@@ -86,7 +86,8 @@ impl Means {
         Self::Command(words.chain([program.display().to_string()]).collect())
     }
 
-    /// What systemd does for `User=`, `AmbientCapabilities=` and `CapabilityBoundingSet=` with this value (systemd.exec(5)).
+    /// A setpriv command that does what systemd does for `User=`, and for `AmbientCapabilities=` and `CapabilityBoundingSet=` with
+    /// this value (systemd.exec(5)).
     fn of_unit(program: &Path, value: &str) -> Self {
         let set: Vec<String> =
             value.split(' ').map(|name| format!("+{}", &name.to_lowercase()["cap_".len()..])).collect();
@@ -231,7 +232,7 @@ fn each_feature_needs_exactly_the_capabilities_of_its_row() {
     }
 }
 
-/// Because of this, the test of the first table also covers the capabilities of the second table.
+/// Because both tables agree, the test of the first table shows for both that no capability of a row can be left out.
 fn both_tables_have_the_same_capabilities_for_a_feature() {
     let mut ways = ways();
     assert_eq!(ways.last().map(|way| way[0].as_str()), Some("`trace`"));

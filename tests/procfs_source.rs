@@ -1,5 +1,5 @@
-//! Reads sockets from /proc/net/tcp and tcp6, because of --source procfs or because sock_diag is refused. The rows are the same as
-//! the ones from sock_diag.
+//! twtool reads sockets from /proc/net/tcp and tcp6 with --source procfs, or if sock_diag is refused. The rows are the same as from
+//! sock_diag, except for the values that procfs does not have.
 
 use seccompiler::SeccompCmpOp;
 use serde_json::Value;
@@ -18,7 +18,7 @@ suite! {
         both_sources_give_the_same_rows,
         both_sources_select_the_same_rows,
         a_direction_that_procfs_does_not_show_is_reported,
-        facts_that_procfs_does_not_show_are_reported_as_missing,
+        filters_on_facts_that_procfs_does_not_show_are_refused,
         every_output_names_the_same_rows_from_procfs,
         without_sock_diag_procfs_is_read_with_a_warning,
         without_sock_diag_accepted_connections_do_not_count_for_a_destination,
@@ -95,7 +95,7 @@ fn a_direction_that_procfs_does_not_show_is_reported() {
     }
     let run = list("procfs", &["--direction", "inbound", "--json"]).code(2);
     assert_eq!(run.json()["complete"], false, "{run}");
-    // If the address has its own listener, the direction is known.
+    // With -6, no row has an unknown direction, so the answer is complete.
     let run = list("procfs", &["--direction", "inbound", "-6", "--count"]).ok();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0\n", ""));
 }
@@ -128,7 +128,7 @@ fn both_sources_select_the_same_rows() {
     varied.end();
 }
 
-fn facts_that_procfs_does_not_show_are_reported_as_missing() {
+fn filters_on_facts_that_procfs_does_not_show_are_refused() {
     let varied = Varied::make();
     for expression in ["dev = lo", "dev != lo", "dev = 0", "fwmark = 1", "not fwmark = 1"] {
         let word = if expression.contains("dev") { "dev" } else { "fwmark" };
@@ -224,7 +224,7 @@ fn without_sock_diag_procfs_is_read_with_a_warning() {
         warns_of_the_fallback(&run.stderr, &run);
     }
     assert_eq!(twtool(["list", "--count"]).stdout, format!("{}\n", BUCKETS.len()));
-    // With --source procfs there is no warning.
+    // With --source procfs, twtool does not warn that it reads procfs.
     twtool(["list", "--source", "procfs", "--count"]).ok();
     for format in ["table", "json", "ndjson", "csv"] {
         twtool(["list", "--source", "sock_diag", "-o", format]).refused("sock_diag").says("hint:");
@@ -273,7 +273,7 @@ fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
         run.records("destinations").iter().map(ends).collect()
     };
     // The ports of the servers are ephemeral, and the ports of the clients are not. The second server accepts IPv4 through ::. The
-    // others listen on the address to which their client connects.
+    // other servers listen on the address to which their client connects.
     let servers = [
         ("127.0.0.1:40000", "127.0.0.1:40000", "127.0.0.1:5000"),
         ("[::]:40001", "127.0.0.1:40001", "127.0.0.1:5001"),
@@ -294,7 +294,7 @@ fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
     assert_eq!(destinations(&run), [], "{run}");
     assert_eq!(run.json()["complete"], false, "{run}");
     twtool(["doctor"]).code(2).says("1 connection of unknown direction");
-    // If no listener on :: has the port, nothing is unknown.
+    // If no listener on :: has the port, no direction is unknown.
     drop(open);
     let server = listen("[::1]:443");
     let client = connect_from(&server, "[::1]:443", "[::1]:40003");

@@ -29,7 +29,7 @@ use crate::support::{kernel, not_checked, suite};
 suite! {
     pure: [
         the_rules_pass_their_tests,
-        the_examples_are_accepted,
+        promtool_accepts_the_scrape_example_and_the_daemon_set_needs_no_capability,
     ],
     netns: [
         the_lines_of_the_readme_work_as_pasted,
@@ -61,7 +61,7 @@ fn the_rules_pass_their_tests() {
     }
 }
 
-fn the_examples_are_accepted() {
+fn promtool_accepts_the_scrape_example_and_the_daemon_set_needs_no_capability() {
     needs_program("promtool");
     promtool(&["check", "config", "scrape.yml"]).code(0);
     // The DaemonSet runs as a user without any capability. A test of the exporter shows that the exporter needs none.

@@ -103,7 +103,7 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
         let live = list(&["-o", format, "--fin-wait-2", "--record", &file, "--force"]).ok();
         assert!(live.stdout.len() > 100, "the answer contains the buckets{live}");
         let replay = elsewhere(|| {
-            // This namespace differs in everything on which an answer depends.
+            // This namespace has other settings, listeners and buckets, on which an answer of this namespace would depend.
             twtool::sys::sysctl::write("ipv4.ip_local_port_range", "1024 2000").expect("the namespace is ours");
             let servers = [listen("127.0.0.1:9000"), listen("127.0.0.1:9001")];
             bucket_of_server(&servers[0], "127.0.0.1:9000");
@@ -310,12 +310,14 @@ fn a_signal_leaves_no_part_of_a_recording() {
         assert_eq!(child.wait().expect("it ends").signal(), Some(signal as i32));
         assert_eq!(folder.names(), [] as [PathBuf; 0], "after {signal}");
     };
-    let usual = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-    for signal in usual.into_iter().chain([Signal::SIGKILL, Signal::SIGABRT]) {
+    let handled = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    // The kernel removes a file without a name when the process ends, even by SIGKILL.
+    for signal in handled.into_iter().chain([Signal::SIGKILL, Signal::SIGABRT]) {
         ends(signal, 0);
     }
+    // A file with a name must be removed by twtool itself, which twtool can do only at signals that it handles.
     refuse_files_without_a_name();
-    for signal in usual {
+    for signal in handled {
         ends(signal, 1);
     }
     // twtool keeps ignoring a signal that its parent ignored, and SIGPIPE does not end it.

@@ -41,16 +41,16 @@ suite! {
         a_failed_netlink_connect_causes_no_fallback_to_procfs,
         few_descriptors_give_the_same_answer_or_an_error_that_names_them,
         a_soft_limit_of_descriptors_changes_no_answer,
-        without_proc_no_answer_is_complete,
+        without_proc_only_answers_that_do_not_need_it_are_complete,
         without_proc_no_missing_permission_is_reported,
         hidden_processes_are_reported_as_hidden,
         an_errno_that_is_not_about_the_port_is_not_a_denial,
         an_errno_of_a_security_module_is_a_denial,
         an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing,
-        without_proc_sys_no_answer_is_complete,
-        services_that_cannot_be_read_are_reported_and_absent_ones_are_not,
+        without_proc_sys_answers_that_need_settings_are_incomplete,
+        an_unreadable_services_file_is_reported_and_an_absent_one_is_not,
         signals_change_no_answer,
-        little_memory_changes_no_answer,
+        with_little_memory_the_answer_is_the_same_or_an_error,
     ],
 }
 
@@ -219,17 +219,17 @@ fn cover(folder: &str) {
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
 }
 
-fn no_answer_is_complete() {
+fn every_command_reports_an_incomplete_answer() {
     for (_, args) in COMMANDS {
         let run = twtool(args).code(2);
         assert!(run.stderr.contains("could not be read") || run.stderr.contains("/proc"), "the reason{run}");
     }
 }
 
-fn without_proc_no_answer_is_complete() {
+fn without_proc_only_answers_that_do_not_need_it_are_complete() {
     let situation = Situation::make();
     cover("/proc");
-    no_answer_is_complete();
+    every_command_reports_an_incomplete_answer();
     // Answers that do not depend on /proc are complete, and a server is not started on a port that is in use.
     assert_eq!(twtool(["list", "--count"]).code(0).stdout, "1\n");
     let run = twtool(["wait", "7100", "--timeout", "0", "--", "echo", "STARTED"]).code(2);
@@ -257,7 +257,7 @@ fn hidden_processes_are_reported_as_hidden() {
     if !island::hide_its_processes() {
         return not_checked("hidepid: a private /proc cannot be mounted here");
     }
-    // Process 1 and the holder have capabilities that twtool lacks, so twtool has no permission to trace them.
+    // Process 1 and the process with the socket have capabilities that twtool lacks, so twtool has no permission to trace them.
     drop_capabilities_but_setfcap();
     let reason = "/proc hides the processes of other users (it is mounted with hidepid)";
     for args in [["bind-test", "8080", "--json"].as_slice(), &["wait", "8080", "--timeout", "0", "--json"]] {
@@ -380,14 +380,14 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
     drop(holder);
 }
 
-fn without_proc_sys_no_answer_is_complete() {
+fn without_proc_sys_answers_that_need_settings_are_incomplete() {
     let situation = Situation::make();
     cover("/proc/sys");
-    no_answer_is_complete();
+    every_command_reports_an_incomplete_answer();
     drop(situation);
 }
 
-fn services_that_cannot_be_read_are_reported_and_absent_ones_are_not() {
+fn an_unreadable_services_file_is_reported_and_an_absent_one_is_not() {
     let situation = Situation::make();
     island::folders();
     fs::remove_file("/etc/services").expect("removed");
@@ -403,8 +403,8 @@ fn services_that_cannot_be_read_are_reported_and_absent_ones_are_not() {
     drop(situation);
 }
 
-/// Runs the command while it gets many signals. Two of them are ignored by default. The other two stop and continue the process,
-/// which interrupts some system calls even without a handler (signal(7)).
+/// Runs the command while it gets many signals. By default, SIGWINCH and SIGCHLD are ignored. SIGSTOP and SIGCONT stop and continue the
+/// process, which interrupts some system calls even without a handler (signal(7)).
 fn under_signals(args: &[&str]) -> Run {
     let mut command = command(args);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
@@ -434,7 +434,7 @@ fn signals_change_no_answer() {
     drop(situation);
 }
 
-fn little_memory_changes_no_answer() {
+fn with_little_memory_the_answer_is_the_same_or_an_error() {
     let mut situation = Situation::make();
     for (_, args) in COMMANDS {
         situation.refresh();

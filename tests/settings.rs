@@ -1,4 +1,5 @@
-//! Settings with long lists and negative numbers: twtool reads the same text as the test reads with one read(2).
+//! Settings of the kernel: twtool reads long lists completely, and accepts negative numbers. The printed commands change only the
+//! settings that they name, and only in the selected namespace.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -176,7 +177,7 @@ fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
         assert_eq!(reserved(), [45_000], "the namespace in which twtool ran: {command}");
         assert_eq!(reserved_there(|| {}), [50_001, 50_003], "the namespace that was asked about: {command}");
         assert_eq!(check["lasting"], json!([]), "a file can only change the initial namespace");
-        // The command for a setting with one value.
+        // The command that sets tcp_timestamps also changes only the selected namespace.
         sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
         reserved_there(|| {
             sysctl::write("ipv4.tcp_timestamps", "0").expect("the namespace is ours");
@@ -196,13 +197,13 @@ fn the_initial_namespace_is_recognised() {
     // tcp_mem is another setting that only the initial namespace has (net/ipv4/sysctl_net_ipv4.c).
     assert_eq!(here, Path::new("/proc/sys/net/ipv4/tcp_mem").exists());
     match (link("1", "pid"), link("1", "net"), link("self", "net")) {
-        // This is the number of the initial pid namespace. Its process 1 is in the initial network namespace.
+        // 4026531836 is the number of the initial pid namespace. Its process 1 is in the initial network namespace.
         (Some(pid), Some(first), Some(own)) if pid.ends_with("pid:[4026531836]") => assert_eq!(here, first == own),
         _ => not_checked("the network namespace of process 1: its link cannot be read"),
     }
 }
 
-/// The files of sysctl.d set only the initial namespace. The namespace of the test is another one.
+/// The files of sysctl.d change only the initial network namespace, and the test runs in another network namespace.
 fn no_sysctl_file_is_printed_outside_the_initial_namespace() {
     assert!(!caller(&[]).in_initial_netns);
     narrow_range(8);
@@ -236,7 +237,7 @@ fn systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file() {
         let ports = every_second(10_001, count);
         reserve(&ports);
         assert_eq!(listeners(&[])["lasting"], json!([]), "the namespace of the test is not the initial one");
-        // This is what twtool would print in the initial namespace if that had the settings of this namespace.
+        // This is what twtool would print in the initial namespace if the initial namespace had the settings of this one.
         let caller = Caller { in_initial_netns: true, ..caller(&[]) };
         let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
         let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));

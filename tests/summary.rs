@@ -26,7 +26,7 @@ suite! {
     pure: [
         every_number_of_a_recorded_dump_is_printed,
         a_recording_without_the_kernels_counts_gives_null,
-        the_minute_uses_the_kernels_length_of_time_wait,
+        the_history_of_closes_uses_the_length_of_time_wait_of_the_kernel,
         an_interrupted_dump_is_incomplete,
         a_recording_without_fin_wait_2_is_refused,
         ndjson_is_the_payload_in_one_record,
@@ -43,7 +43,7 @@ suite! {
         closes_above_the_maximum_are_reported_as_missing,
         with_a_maximum_of_0_the_closes_of_the_minute_are_unknown,
         the_kernel_counts_a_bucket_when_it_is_made,
-        memory_is_measured_if_slabinfo_can_be_read,
+        memory_is_measured_if_the_size_of_a_bucket_can_be_read,
         a_replay_gives_the_same_bytes,
     ],
 }
@@ -52,8 +52,8 @@ fn summary(args: &[&str]) -> Run {
     twtool([&["summary"], args].concat())
 }
 
-/// A server on port 80 with a listener, two TIME_WAIT buckets and a FIN_WAIT_2 bucket, and the buckets of two clients. One client
-/// is IPv4-mapped. The other one is IPv6, and the remaining time of its bucket is 0 ms.
+/// A server on port 80 with a listener, two TIME_WAIT buckets and a FIN_WAIT_2 bucket, and the buckets of two clients. The bucket of
+/// one client is IPv4-mapped. The bucket of the other client is IPv6, and its remaining time is 0 ms.
 fn sockets() -> Vec<Vec<u8>> {
     let listener = Sock { state: LISTEN, timer: 0, ..Sock::bucket("0.0.0.0:80", "0.0.0.0:0", 0, 1) };
     let half = Sock { state: FIN_WAIT_2, ..Sock::bucket("192.0.2.1:80", "192.0.2.9:50001", 30_000, 5) };
@@ -154,7 +154,7 @@ fn a_recording_without_the_kernels_counts_gives_null() {
     summary(&["--replay", &file]).ok().prints("an estimate").prints("not known here");
 }
 
-fn the_minute_uses_the_kernels_length_of_time_wait() {
+fn the_history_of_closes_uses_the_length_of_time_wait_of_the_kernel() {
     let bucket = |expires_ms, cookie| Sock::bucket("192.0.2.1:80", "192.0.2.9:50000", expires_ms, cookie).message();
     let (_folder, file) = recorded(&BucketFacts { tw_timeout_s: Some(20), ..kernel() }, &[bucket(15_500, 2)]);
     let document = summary(&["--json", "--replay", &file]).ok().json();
@@ -355,7 +355,7 @@ fn groups_agree_with_a_count_of_proc_net_tcp() {
         assert_eq!((sum("count"), sum("fin_wait_2")), (entries.len() as u64, Mixed::FIN_WAIT_2 as u64), "{group}");
         assert!(lines.is_sorted_by(|a, b| number(a, "count") >= number(b, "count")), "{group}");
     }
-    // If fewer lines are shown, the rest is one sum.
+    // `others` is the number of buckets in the lines that are not shown.
     let document = summary(&["--json", "--top", "2"]).ok().json();
     for group in ["local_port", "remote_addr", "destination", "class", "direction"] {
         let group = &document["groups"][group];
@@ -473,7 +473,7 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     assert_eq!(procfs::time_wait().len(), 3, "none has ended");
     kernel::needs(procfs::tcp_ext("TW") > tw, "count of buckets at their beginning (it counts them at their end)");
     assert_eq!(counters(), (Some(tw + 3), Some(killed)));
-    // If the first timer of a bucket is at most 4 s, the kernel counts the bucket in TWKilled. Here it is the timer of FIN_WAIT_2.
+    // If the first timer of a bucket is at most 4 s, the kernel counts the bucket in TWKilled. Here, the first timer is 2 s.
     sysctl::write("ipv4.tcp_fin_timeout", "2").expect("the namespace is ours");
     let half = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     assert_eq!(counters(), (Some(procfs::tcp_ext("TW")), Some(killed + 1)));
@@ -481,7 +481,7 @@ fn the_kernel_counts_a_bucket_when_it_is_made() {
     drop(half);
 }
 
-fn memory_is_measured_if_slabinfo_can_be_read() {
+fn memory_is_measured_if_the_size_of_a_bucket_can_be_read() {
     let mixed = Mixed::make();
     let size = std::fs::read_to_string("/sys/kernel/slab/tw_sock_TCP/slab_size").ok();
     let size: Option<u64> = size.and_then(|text| text.trim().parse().ok());

@@ -119,7 +119,7 @@ fn buckets_with_unknown_owner_form_one_group() {
     page.prints("unknown      3  -").prints("0 with a known owner, 0 with an inferred one, 3 unknown");
     let record = summary(&["--by", "unit", "-o", "ndjson"]).ok().ndjson();
     assert_eq!((record.len(), &record[0]["owners"]), (1, &document["owners"]));
-    assert_eq!(summary(&["--json"]).ok().json()["owners"], Value::Null, "only if owners are counted");
+    assert_eq!(summary(&["--json"]).ok().json()["owners"], Value::Null, "no owners are counted");
 }
 
 fn groups_agree_with_the_owners_of_a_list() {
@@ -163,8 +163,8 @@ impl Drop for Holder {
     }
 }
 
-/// Opens a listener on this address that has one bucket, because it has closed a connection first. The caller passes the listener to
-/// other processes and drops its own copy.
+/// Opens a listener on this address, and leaves one bucket on its port: the server's end of a connection closes first. The caller passes
+/// the listener to other processes and drops its own copy.
 fn listener_with_bucket(at: &str) -> TcpListener {
     let listener = TcpListener::bind(at).expect("a listener");
     let client = TcpStream::connect(at).expect("a connection");
@@ -219,7 +219,7 @@ fn processes_of_one_unit_are_one_candidate() {
 }
 
 fn each_namespace_has_its_own_owners() {
-    // Each of the two namespaces has a listener on the same port, and a process of its own holds it.
+    // Both namespaces have a listener on the same port. A different process holds the listener of each namespace.
     let make_holder = || {
         let listener = listener_with_bucket("127.0.0.1:8080");
         Holder::of(&listener)

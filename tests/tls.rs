@@ -33,7 +33,7 @@ fn certificate(folder: &Path, name: &str) {
     Run::of(openssl.args(["-out", &format!("{name}.crt")]).current_dir(folder)).code(0);
 }
 
-/// Makes client.crt, which `ca.crt` has signed.
+/// Makes a certificate authority (ca.crt), and a certificate of a client (client.crt) that the authority has signed.
 fn client_certificate(folder: &Path) {
     certificate(folder, "ca");
     fs::write(folder.join("extensions"), "basicConstraints=CA:FALSE\n").expect("written");
@@ -74,6 +74,7 @@ fn only_a_client_with_tls_and_the_password_is_served() {
     let _exporter = Exporter::start(&["--web.config.file", &write(folder, "secret", "")]);
     for (args, expected) in [
         (&["-u", "prometheus:secret", URL][..], "200"),
+        // The exporter finds the password of this request in its cache.
         (&["-u", "prometheus:secret", URL], "200"),
         (&["-u", "prometheus:secret", "https://127.0.0.1:16060/-/healthy"], "200"),
         (&["-u", "prometheus:wrong", URL], "401"),

@@ -129,7 +129,7 @@ fn a_bucket_without_evidence_has_no_owner() {
 }
 
 fn the_hint_names_the_tracer_that_records_owners() {
-    const START: &str = "no tracer runs; a tracer records the owners from its start on: ";
+    const START: &str = "no tracer runs. To record the owners of later sockets, run: ";
     // The default socket of this test is in a private /run.
     island::folders();
     let server = listen("127.0.0.1:8080");

@@ -1,5 +1,5 @@
-//! `twtool wait` for timewait buckets on the real kernel: the wait ends when the port is free and not before, which the test checks
-//! with its own binds. Also tests the output, the command that twtool starts after the wait, and the terminal.
+//! `twtool wait` for timewait buckets on the real kernel: the wait ends when the port is free and not before, which the tests check
+//! with binds of their own. Also tests the output, the command that twtool starts after the wait, and the terminal.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ suite! {
         a_timeout_of_zero_is_one_attempt,
         a_timeout_reports_what_blocks,
         quiet_prints_nothing,
-        the_document_has_the_keys_of_the_contract,
+        the_document_has_the_documented_keys,
         a_command_takes_the_place_of_twtool,
         a_command_on_a_reusable_port_comes_after_a_warning,
         a_command_is_not_run_when_the_time_is_over,
@@ -54,7 +54,7 @@ const NONE: ReuseOptions = ReuseOptions::NONE;
 const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
 const BLOCKS: &str = "time-wait-without-reuseaddr";
 
-/// The payload of a document, and the keys of a record.
+/// The keys of a record. A document has the same keys after the common keys.
 const KEYS: [&str; 11] =
     ["port", "addrs", "options", "as", "bindable", "waited_ms", "attempts", "blocked_by", "cause", "note_lost", "next"];
 
@@ -128,7 +128,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
                 assert_eq!(last["blocked_by"], json!([]));
                 assert_eq!(own_bind(port, &[]), bound(), "a server that sets no option gets the port");
                 let (waited, attempts) = (number(&last, "waited_ms"), number(&last, "attempts"));
-                assert!(gone.duration_since(since) >= left, "it ended before the timer, which had {left:.1?}");
+                assert!(gone.duration_since(since) >= left, "the bucket ended before its timer, which had {left:.1?}");
                 assert!(attempts < 120, "{attempts} binds in {waited} ms");
                 assert!(cpu * 100 < kernel::patience(age), "{cpu:?} on a processor in {age:?}");
                 measured(format!(
@@ -257,7 +257,7 @@ fn thousands_of_buckets_are_waited_for_with_few_binds() {
 
 fn without_sock_diag_the_wait_uses_procfs() {
     const NETLINK: u64 = 16;
-    // A FIN_WAIT_2 bucket lasts 1 s with this setting. Without netlink, the test cannot remove a bucket.
+    // Without netlink, the test cannot remove a bucket. So it uses a FIN_WAIT_2 bucket, which lasts 1 s with this setting.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
     let server = Server::listen(addr("127.0.0.1:8080"), NONE).expect("a server");
     let mut connection = connect(&server, "127.0.0.1:8080");
@@ -316,7 +316,7 @@ fn quiet_prints_nothing() {
     }
 }
 
-fn the_document_has_the_keys_of_the_contract() {
+fn the_document_has_the_documented_keys() {
     #[derive(serde::Deserialize)]
     struct Document {
         blocked_by: Vec<Keys>,
@@ -355,7 +355,8 @@ fn a_command_takes_the_place_of_twtool() {
     let run = Run::of(Command::new("sh").args(["-c", r#""$0" wait 8080 -- sh -c "$1" x "$$"; exit $?"#, PATH, script]));
     run.code(0);
     twtool(["wait", "8080", "--", "/nosuch"]).code(127).says("/nosuch");
-    // If the user may not search a folder in PATH, the exit code is 126, as with env(1). So PATH has only the usual folders.
+    // If PATH has a folder that the user is not permitted to search, the exit code is 126, as with env(1). So the test sets PATH to folders
+    // that every user can search.
     let mut unknown = command(["wait", "8080", "--", "nosuch-program"]);
     Run::of(unknown.env("PATH", "/usr/bin:/bin")).code(127).says("nosuch-program");
     twtool(["wait", "8080", "--", "/dev/null"]).code(126).says("/dev/null");
@@ -533,7 +534,7 @@ fn an_ignored_interrupt_stays_ignored() {
 }
 
 fn a_wait_whose_output_is_not_read_can_be_interrupted() {
-    // This output is longer than a pipe can hold.
+    // The output about 400 buckets is longer than a pipe can hold.
     let server = Server::listen(addr("127.0.0.1:8080"), REUSEADDR).expect("listening");
     many_buckets(&server, "127.0.0.1:8080", 400);
     drop(server);

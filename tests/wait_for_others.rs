@@ -93,7 +93,7 @@ fn a_wait_lasts_until_every_listener_that_shares_the_port_ends() {
     twtool(["wait", "8080", "--with", "reuseport", "--timeout", "0"]).ok();
     let mut waiter = Waiter::start(&["8080"]);
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(3));
-    // If twtool looks up a listener by its address and port, the kernel returns only one of the three.
+    // A look-up by address and port returns only one of the three listeners. It would not show the end of another listener.
     std::thread::sleep(Duration::from_millis(1500));
     listeners.pop();
     assert_eq!(waiter.blocked("listener")["blocked_by"].as_array().map(Vec::len), Some(2));

@@ -22,7 +22,7 @@ suite! {
         a_file_that_is_not_a_series_is_refused,
     ],
     netns: [
-        a_sample_and_an_event_have_their_keys,
+        a_sample_and_an_event_have_the_documented_keys,
         count_and_duration_limit_the_samples,
         the_filter_selects_rows_and_events,
         every_namespace_has_its_samples,
@@ -80,7 +80,8 @@ fn a_file_that_is_not_a_series_is_refused() {
     }
 }
 
-/// The interval of [`watch`]. It is short, but on a usual machine reading the sockets takes less than a quarter of it.
+/// The interval of [`watch`] in milliseconds. On a usual machine, a sample takes less than a quarter of this time, so twtool does not make
+/// the interval longer.
 const INTERVAL_MS: u64 = 200;
 
 fn watch(more: &[&str]) -> Vec<String> {
@@ -108,7 +109,7 @@ fn is(record: &Value, kind: &str) -> bool {
     text(record, "type") == kind
 }
 
-fn a_sample_and_an_event_have_their_keys() {
+fn a_sample_and_an_event_have_the_documented_keys() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     let mut watcher = Watcher::start("10ms", &[]);

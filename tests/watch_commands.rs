@@ -32,7 +32,7 @@ struct Chosen {
     keys: &'static str,
     /// The beginning of the title of the details.
     title: &'static str,
-    /// The printed commands, except the last one, which removes sockets: the words after `twtool`, and a text in the output.
+    /// For each printed command: the words after `twtool`, and a text in the output. The last command, which removes sockets, is left out.
     commands: &'static [(&'static str, &'static str)],
 }
 
@@ -60,7 +60,7 @@ fn printed(screen: &Screen) -> Vec<String> {
 }
 
 /// Makes two buckets of a server on port 9090, and one bucket of a client that was connected to port 8080. The client's own port is
-/// higher than both, so that its row is the last one if the rows are sorted by their local end.
+/// higher than 9090, so that the client's row is the last one if the rows are sorted by their local end.
 fn situation() -> [twtool::lab::Server; 2] {
     let (server, other) = (listen("127.0.0.1:9090"), listen("127.0.0.1:8080"));
     bucket_of_client(&other, "127.0.0.1:8080");

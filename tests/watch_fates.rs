@@ -239,13 +239,13 @@ fn check(groups: Groups, events: &[Value]) {
         for port in groups.ports(number_of_group) {
             let of_port =
                 |event: &&Value| [number(event, "local_port"), number(event, "remote_port")].contains(&port.into());
-            // A sample may show a bucket of any group while it is still in FIN_WAIT_2. Then it has one more event.
+            // A sample may show a bucket while it is still in FIN_WAIT_2. Then the bucket has one more event, which is left out here.
             let is_fate = |event: &&Value| fate == "became-time-wait" || text(event, "event") != "became-time-wait";
             let events: Vec<&Value> = events.iter().filter(of_port).filter(is_fate).collect();
             let names: Vec<&str> = events.iter().map(|event| text(event, "event")).collect();
             assert_eq!(names.first(), Some(&"entered"), "{port}: {events:?}");
             assert_eq!(names.len(), 2, "{port}: {events:?}");
-            // No counter of the kernel proves a RST, so twtool may report the uncertain event `gone` instead.
+            // If nothing proves the event, twtool reports the uncertain event `gone` instead. For example, no counter proves a RST.
             assert!(
                 names[1] == fate || (names[1] == "gone" && events[1]["certain"] == false),
                 "{port} {fate}: {events:?}"

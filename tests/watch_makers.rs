@@ -1,5 +1,5 @@
 //! The owners of sockets and the makers (the processes that made buckets) on the screen of `twtool watch`. They come from a tracer
-//! that serves a socket, or from the tracer that the key t starts.
+//! that serves a Unix socket, or from the tracer that the key t starts.
 
 use std::path::Path;
 use std::process::Command;

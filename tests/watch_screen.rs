@@ -1,4 +1,5 @@
-//! The live screen of `twtool watch` on a pseudo-terminal: it reacts to keys, and always restores the terminal at its end.
+//! The live screen of `twtool watch` on a pseudo-terminal: it reacts to keys, and restores the terminal when a key, a signal or a panic
+//! ends it.
 
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -23,7 +24,7 @@ suite! {
     netns: [
         keys_change_what_the_screen_shows,
         a_typed_filter_is_checked_and_applied,
-        every_end_restores_the_terminal,
+        keys_and_signals_that_end_watch_restore_the_terminal,
         a_stop_restores_the_terminal_until_watch_continues,
         a_lost_terminal_ends_watch,
         a_paused_screen_does_not_read_sockets,
@@ -149,7 +150,7 @@ fn a_typed_filter_is_checked_and_applied() {
     quits(screen);
 }
 
-fn every_end_restores_the_terminal() {
+fn keys_and_signals_that_end_watch_restore_the_terminal() {
     let _server = server_of(1);
     let ended = |end: &dyn Fn(&mut Screen)| {
         let mut screen = watch(&[]);
@@ -164,7 +165,7 @@ fn every_end_restores_the_terminal() {
     assert_eq!(ended(&|screen| screen.types("\x03")).signal(), Some(Signal::SIGINT as i32));
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         assert_eq!(ended(&|screen| screen.signal(signal)).signal(), Some(signal as i32));
-        // The signal also ends twtool while the user types a filter, and while twtool takes a sample.
+        // The signal also ends twtool while the user types a filter.
         let status = ended(&|screen| {
             screen.types("/abc");
             screen.until_shown("filter: abc");
@@ -209,7 +210,7 @@ fn a_paused_screen_does_not_read_sockets() {
     screen.types("p");
     screen.until_shown("PAUSED");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // Each change of the table takes longer than the interval. A screen that reads sockets would show the second bucket.
+    // During 20 changes of the table, a screen that reads sockets every 10 ms would show the second bucket.
     for turn in 0..20 {
         let table = ["3", "1"][turn % 2];
         screen.types(table);
@@ -315,7 +316,7 @@ fn only_changes_are_written_to_the_terminal() {
     screen.until_shown("PAUSED");
     screen.drain();
     let before = screen.written.len();
-    // This key highlights one line.
+    // This key highlights one line, so only few bytes change on the screen.
     screen.types("\x1b[B");
     screen.until(|screen| screen.written.len() > before);
     screen.drain();

@@ -21,7 +21,7 @@ suite! {
     pure: [],
     netns: [
         a_signal_ends_watch_while_the_terminal_accepts_no_text,
-        every_signal_that_ends_watch_restores_the_terminal,
+        rare_signals_that_end_watch_restore_the_terminal,
         a_shell_stops_and_continues_watch,
         a_resize_keeps_the_selection_and_the_wheel_scrolls,
         long_texts_scroll_on_a_small_screen,
@@ -76,7 +76,7 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
     }
 }
 
-fn every_signal_that_ends_watch_restores_the_terminal() {
+fn rare_signals_that_end_watch_restore_the_terminal() {
     // Without this limit, SIGQUIT and SIGXCPU could leave a core file.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a lower limit");
     for signal in [
@@ -115,7 +115,7 @@ fn a_shell_stops_and_continues_watch() {
     for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
-        // twtool has entered the alternate screen once in each round. So it has left this screen only to stop, and the shell has
+        // twtool has entered the alternate screen once before each stop. So it has left this screen only to stop, and the shell has
         // noticed each stop.
         assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
         // A process in the background must not change the terminal, so the kernel stops twtool again (SIGTTOU).

@@ -167,7 +167,8 @@ fn why_returns_the_exit_status_of_the_command() {
         twtool(["why", "-q", "sh", "-c", script]).code(code);
         twtool(["why", "-q", "--detach", "sh", "-c", script]).code(code);
     }
-    // If the user may not search a folder in PATH, the exit code is 126, as with env(1). So PATH has only the usual folders.
+    // If PATH has a folder that the user is not permitted to search, the exit code is 126, as with env(1). So the test sets PATH to folders
+    // that every user can search.
     let missing = Run::of(command(["why", "no-such-program"]).env("PATH", "/usr/bin:/bin")).code(127);
     assert!(missing.stderr.starts_with("error: running 'no-such-program' failed"), "{missing}");
     assert_eq!(missing.stderr.lines().count(), 1, "{missing}");
@@ -202,8 +203,8 @@ fn a_daemon_whose_parent_ends_at_once_runs_on() {
 
 /// Each entry has Python code that fails, words that the explanation must have, and words that it must not have.
 const REASONS: [(&str, &str, &[&str]); 7] = [
-    // The kernel reports no owner for a connection that is not accepted yet. It belongs to the listening program, so twtool must
-    // not advise the program to kill itself.
+    // The kernel reports no owner for a connection that is not accepted yet. The connection belongs to the listening program, so twtool
+    // must not advise the program to kill itself.
     (
         "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
         "The program itself holds the port",

@@ -1,4 +1,5 @@
-//! A program behaves under `twtool why` as it does without it: job control, signals, socket activation, other tracers.
+//! A program behaves under `twtool why` as it does without twtool: job control, signals, socket activation. Only a second tracer is
+//! refused.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;

@@ -1,5 +1,5 @@
 //! `twtool why` on real servers. Its report equals the report of strace about another run of the same command, and each errno equals
-//! the result of a bind of the test. A server that is not installed is reported as not checked.
+//! the result of a bind that the test makes itself. A server that is not installed is reported as not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -78,7 +78,7 @@ struct Situation {
     name: &'static str,
     addr: &'static str,
     make: fn() -> Kept,
-    /// Whether a server can listen, perhaps only with SO_REUSEADDR.
+    /// Whether a server can listen in this situation.
     listens: bool,
 }
 

@@ -86,7 +86,7 @@ struct Case {
     at_most: Option<f64>,
     /// Whether the command removes the buckets, so that each run needs a new population.
     consumes: bool,
-    /// The maximum peak memory above 8 MiB, per bucket.
+    /// The target for the peak memory: at most 8 MiB plus this number of bytes for each bucket.
     bytes_a_bucket: Option<u32>,
 }
 
@@ -181,7 +181,7 @@ impl Case {
     }
 }
 
-/// Whether an uncounted pair, which fills the caches, runs before each pair. With a million buckets, no cache is large enough, and
+/// Whether an uncounted pair, which fills the caches, runs before each counted pair. With a million buckets, no cache is large enough, and
 /// the buckets would expire after fewer pairs.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000

@@ -34,7 +34,8 @@ const NAMESPACES: usize = 200;
 const BUCKETS: usize = 100;
 const ROUNDS: usize = 11;
 
-/// The time for which the buckets must exist.
+/// The time for which the benchmark uses the buckets, from the start of their creation. It leaves a margin before the 60 s of
+/// TIME_WAIT end.
 const LIFE: Duration = Duration::from_secs(50);
 
 const LOOP: &str = "for n in /run/netns/*; do nsenter --net=$n ss -tanoH state time-wait; done";
@@ -59,7 +60,7 @@ pub(crate) fn floor() -> Result<(), Box<dyn Error>> {
 /// Replaces the namespaces by new ones, and prints the total number of their buckets.
 pub(crate) fn make() -> Result<(), Box<dyn Error>> {
     let none = None::<&str>;
-    // This removes the namespaces of the previous call, because only their names in /run kept them.
+    // This ends the namespaces of the previous call, because only the mounts in /run kept them alive.
     let _ = umount2("/run", MntFlags::MNT_DETACH);
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
     fs::create_dir("/run/netns")?;

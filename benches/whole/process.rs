@@ -71,7 +71,7 @@ impl Process {
         Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
     }
 
-    /// Whether the program can be run.
+    /// Whether the program exists. Its exit code does not matter.
     pub(crate) fn installed(program: &str) -> bool {
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     }

@@ -40,7 +40,7 @@ pub(crate) fn load() -> io::Result<String> {
 /// The results of a case.
 #[derive(Default)]
 pub(crate) struct Measured {
-    /// The costs of the floor and of the command, in the order of the rounds.
+    /// The costs of the floor and of the command in each pair of runs, in the order of the runs.
     pub(crate) pairs: Vec<(Cost, Cost)>,
     pub(crate) peak_kib: u32,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Size {
     pub(crate) buckets: u32,
     /// The number of buckets before and after each measurement.
     pub(crate) seen: Vec<u32>,
-    /// The load of the machine before and after.
+    /// The one-minute load average before and after all measurements of this population.
     pub(crate) load: (String, String),
     pub(crate) floor_peak_kib: u32,
     pub(crate) cases: Vec<(Case, Measured)>,
@@ -93,7 +93,7 @@ impl Size {
         self.cases.iter().find(|(case, _)| case.name == name).map(|(_, measured)| measured)
     }
 
-    /// The time of the other program as a multiple of the time of twtool: the median of the rounds.
+    /// The time of the other program as a multiple of the time of twtool. The median compares the runs with the same number.
     fn rival_ratio(&self, measured: &Measured, rival: &str) -> Option<f64> {
         let rounds = self.named(rival)?.pairs.iter().zip(&measured.pairs);
         Some(Spread::of(rounds.map(|((_, theirs), (_, ours))| theirs.wall.div_duration_f64(ours.wall))).median)
@@ -104,7 +104,7 @@ impl Size {
         Spread::of(cases.flat_map(|(_, measured)| &measured.pairs).map(|(floor, _)| floor.wall.as_secs_f64()))
     }
 
-    /// The measured population: one number, or a range.
+    /// The number of buckets during the measurements, as one number or as a range.
     fn population(&self) -> String {
         let (fewest, most) = (self.seen.iter().min(), self.seen.iter().max());
         match (fewest, most) {
@@ -203,7 +203,8 @@ fn write_size(out: &mut dyn Write, size: &Size) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Writes the ratio to the floor of each command in a large population, divided by its ratio in a small population.
+/// Writes, for each command that is compared with another program, its ratio to the floor in the large population, divided by its ratio
+/// in the small population.
 fn write_growth(out: &mut dyn Write, small: &Size, large: &Size) -> Result<(), Box<dyn Error>> {
     let floor = large.floor_wall(Floor::All, false).median / small.floor_wall(Floor::All, false).median;
     writeln!(

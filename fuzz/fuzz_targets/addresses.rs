@@ -25,7 +25,7 @@ fn round_trip<T: FromStr + Display + Debug + PartialEq>(text: &str) {
 
 fuzz_target!(|case: &[u8]| {
     let word = OsString::from_vec(case.to_vec());
-    // Printed text must not contain characters that control a terminal.
+    // A quoted word must not contain characters that are hidden or that control a terminal.
     assert!(!quoted(&word).contains(is_hidden));
     if let Ok(arg) = bounded(case, || NetnsArg::try_from(word.clone())) {
         assert_eq!(NetnsArg::try_from(arg.word()), Ok(arg));

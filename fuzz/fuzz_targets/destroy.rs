@@ -28,12 +28,12 @@ fn row(port: u16) -> Row {
 }
 
 fuzz_target!(|case: &[u8]| {
-    let given = datagrams(case);
-    let kernel = || Datagrams(given.iter().map(|datagram| datagram.to_vec()).collect::<Vec<_>>().into_iter());
+    let received = datagrams(case);
+    let kernel = || Datagrams(received.iter().map(|datagram| datagram.to_vec()).collect::<Vec<_>>().into_iter());
     let rows: Vec<Row> = (1..=ROWS as u16).map(row).collect();
     let destroyed = bounded(case, || destroy::run(&mut kernel(), &rows));
     assert_eq!(destroyed.answers.len(), ROWS);
-    let errors = errors(given.iter().copied());
+    let errors = errors(received.iter().copied());
     for answer in &destroyed.answers {
         match answer {
             Acknowledgement::None => assert!(destroyed.end.is_err()),

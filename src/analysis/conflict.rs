@@ -20,7 +20,7 @@ enum Overlap {
 }
 
 fn overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
-    // A request socket (a handshake in progress) is not in the kernel's bind table. Its listener is.
+    // A request socket (a handshake in progress) is not in the kernel's bind table. Only its listener is there.
     if let Socket::Full(full) = socket
         && matches!(full.state, TcpState::SynRecv | TcpState::NewSynRecv)
         && full.inode.is_none()
@@ -124,8 +124,8 @@ pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
 }
 
 /// Whether plain attempts and listed sockets are consistent: every address whose bind fails has a socket that explains it, and
-/// no bind works on an address that a socket covers. They are not consistent if a socket appeared or ended in between, or if
-/// the kernel does not list the holder.
+/// no bind works on an address that a socket covers. They are not consistent if a socket appeared or ended between the
+/// attempts and the list, or if the kernel does not list the socket that blocks the bind.
 #[must_use]
 pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_possible_obstacle_counts_only_without_a_certain_one() {
+    fn a_socket_that_perhaps_overlaps_is_an_obstacle_only_if_no_socket_certainly_overlaps() {
         let accepted = holder("::1", None, TcpState::Established);
         let listener = holder("127.0.0.1", None, TcpState::Listen);
         let failed = [attempt("0.0.0.0", false)];
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_without_a_holder_is_inconsistent() {
+    fn a_failure_without_a_socket_and_a_success_beside_a_socket_are_inconsistent() {
         let listener = holder("127.0.0.1", None, TcpState::Listen);
         let failed = attempt("127.0.0.1", false);
         let worked = Attempt { bind: CallResult::Ok, ..failed };

@@ -3,10 +3,10 @@
 //!
 //! The first rule that applies decides:
 //! 1. Both ends are the same (a socket that is connected to itself): outbound. Only connect() makes such a connection.
-//! 2. A listener of the namespace covers the local end: inbound. If this depends on the listener's IPV6_V6ONLY, and the source does not
-//!    report this option: unknown.
+//! 2. A listener of the namespace covers the local end: inbound. If this depends on the IPV6_V6ONLY of the listener, and the source of
+//!    the sockets does not report this option: unknown.
 //! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
-//! 4. The remote end is local too, and a listener covers it: outbound. An example is a client with a fixed source port.
+//! 4. The remote end is in this namespace, too, and a listener covers it: outbound. An example is a client with a fixed source port.
 //! 5. Otherwise: unknown.
 
 use std::num::NonZeroU32;

@@ -39,13 +39,13 @@ pub enum By {
 }
 
 impl By {
-    /// Whether the group depends on the owners of buckets.
+    /// Whether the attribute depends on the owners of buckets.
     #[must_use]
     pub const fn needs_owners(self) -> bool {
         self.maker().is_some()
     }
 
-    /// Whether an owner is a process, a unit or a container in this group; `None` if the group does not depend on owners.
+    /// Whether this attribute counts owners as processes, units or containers; `None` if it does not depend on owners.
     const fn maker(self) -> Option<makers::By> {
         match self {
             Self::Owner => Some(makers::By::Process),
@@ -55,7 +55,7 @@ impl By {
         }
     }
 
-    /// The groups that a summary shows by default.
+    /// The attributes by which a summary groups buckets by default.
     pub const USUAL: [Self; 5] = [Self::Class, Self::Direction, Self::LocalPort, Self::RemoteAddr, Self::Destination];
 
     /// The name that scripts see.
@@ -86,13 +86,13 @@ pub enum Key {
     RemoteAddr(IpAddr),
     RemotePort(Port),
     Destination(IpAddr, Port),
-    /// The index of the namespace among those that were read.
+    /// The index of the network namespace, in the order in which the namespaces were read.
     Netns(usize),
     /// The index of the owner, unit or container in [`Ranking::owners`].
     Owner(usize),
 }
 
-/// The largest counts by one attribute, and the sum of the others.
+/// The largest counts by one attribute, and the sum of the other counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranking {
     /// The attribute.
@@ -103,7 +103,7 @@ pub struct Ranking {
     pub others: Count,
     /// The number of distinct keys, including those in `top`.
     pub distinct: usize,
-    /// Every owner, unit or container, if the attribute is one of them.
+    /// Every owner, unit or container, including those that are not in `top`. Empty for other attributes.
     pub owners: Vec<OwnerGroup>,
 }
 
@@ -198,12 +198,12 @@ fn addr(bits: u128) -> IpAddr {
 struct Pending {
     local: Port,
     remote: Port,
-    /// The index of its remote address, if remote ends are counted.
+    /// The index of the remote address; 0 if remote addresses are not counted.
     addr: Index,
     fin_wait_2: bool,
 }
 
-/// The counts of one walk, for all requested groups.
+/// Counts buckets by all requested attributes, in one walk over the sockets.
 #[derive(Clone, Debug)]
 pub struct Groups {
     by: Vec<By>,
@@ -213,17 +213,17 @@ pub struct Groups {
     local_ports: Vec<Count>,
     remote_ports: Vec<Count>,
     remote_ends: Option<RemoteEnds>,
-    /// Buckets that are not counted by port and remote end yet.
+    /// Fewer than [`PENDING`] buckets.
     pending: Vec<Pending>,
     /// The counts by network namespace. One walk reads one namespace.
     namespaces: Vec<Count>,
-    /// The requested groups that need owners.
+    /// The counts by owner, for each requested attribute that needs owners.
     owners: Vec<(By, OwnerCounts)>,
 }
 
 impl Groups {
-    /// Empty counts for these groups. Reserves memory for the expected number of buckets, each with a different destination (at most
-    /// for 2^20 destinations).
+    /// Empty counts by these attributes. If one of them is the destination, reserves memory for `expected` destinations, but for at most
+    /// 2^20.
     #[must_use]
     pub fn new(by: &[By], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };
@@ -244,7 +244,8 @@ impl Groups {
         }
     }
 
-    /// Counts the owner of buckets that [`Self::add`] has counted. All other buckets have an unknown owner.
+    /// Assigns `count` buckets, which [`Self::add`] has already counted, to their owner. Buckets that are never assigned have an unknown
+    /// owner.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.owners.iter_mut().for_each(|(_, counts)| counts.add(owner, count));
     }
@@ -280,7 +281,7 @@ impl Groups {
         self.pending.clear();
     }
 
-    /// Adds the counts of the same groups in another network namespace.
+    /// Adds the counts of another network namespace, which has the same attributes.
     pub fn merge(&mut self, mut other: Self) {
         self.settle();
         other.settle();
@@ -298,7 +299,7 @@ impl Groups {
         self.owners.iter_mut().zip(other.owners).for_each(|((_, counts), (_, other))| counts.merge(other));
     }
 
-    /// The `limit` largest counts of each group, in the order in which the caller named the groups.
+    /// The `limit` largest counts by each attribute, in the order in which the caller named the attributes.
     #[must_use]
     pub fn top(&mut self, limit: usize) -> Vec<Ranking> {
         self.settle();
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_come_first_and_the_others_are_summed() {
+    fn the_largest_count_comes_first_and_the_other_counts_are_summed() {
         let rows = [
             row("127.0.0.1", 40_001, "192.0.2.1", 443),
             row("127.0.0.1", 40_002, "192.0.2.1", 443),
@@ -446,7 +447,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_group_has_every_bucket_and_no_more_keys_than_the_limit(
+        fn every_ranking_counts_every_bucket_and_has_no_more_keys_than_the_limit(
             ends in proptest::collection::vec((1_u16..20, 0_u8..4, 1_u16..6, any::<bool>()), 0..80),
             limit in 0_usize..6, first in 0_usize..80,
         ) {

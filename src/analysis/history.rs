@@ -14,7 +14,8 @@ pub const SECONDS: usize = 60;
 /// TCP_TIMEWAIT_LEN of include/net/tcp.h, in seconds. Mainline kernels have no setting for it.
 const TCP_TIMEWAIT_LEN: u32 = 60;
 
-/// The longest remaining time with its own counter, in seconds: six times the maximum of any known kernel.
+/// The longest remaining time that has a counter of its own, in seconds. It is six times the longest TIME_WAIT that a known kernel
+/// allows (600 s).
 const LONGEST: usize = 3600;
 
 /// Counts of TIME_WAIT buckets by remaining time in whole seconds, rounded up. The memory does not depend on the number of
@@ -22,7 +23,7 @@ const LONGEST: usize = 3600;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainingTimes {
     /// `by_second[0]` counts the due buckets. `by_second[s]` counts the buckets with more than s - 1 and at most s seconds left. The
-    /// last element counts all other buckets.
+    /// last element counts the buckets with more than [`LONGEST`] seconds left.
     by_second: Vec<u64>,
     largest_ms: Option<u32>,
 }
@@ -47,7 +48,7 @@ impl RemainingTimes {
         self.largest_ms = self.largest_ms.max(other.largest_ms);
     }
 
-    /// The largest remaining time; `None` if there is no bucket.
+    /// The largest remaining time in milliseconds; `None` if there is no bucket.
     #[must_use]
     pub const fn largest_ms(&self) -> Option<u32> {
         self.largest_ms
@@ -86,7 +87,7 @@ pub struct Length {
 /// How twtool knows the length of TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthSource {
-    /// The constant of mainline kernels. No bucket has more time left.
+    /// The constant of mainline kernels. No bucket has more time left than this constant.
     Constant,
     /// `net.ipv4.tcp_tw_timeout`, which some vendors' kernels have.
     Setting,
@@ -129,7 +130,8 @@ impl Length {
 pub struct History {
     /// The assumed length of TIME_WAIT.
     pub length: Length,
-    /// The closes of each second, the oldest second first. `None` if buckets of that second are already gone.
+    /// The closes of each second, the oldest second first. `None` if buckets of that second are already gone, or have more than an hour
+    /// left.
     pub closes: [Option<u64>; SECONDS],
 }
 

@@ -13,11 +13,11 @@ pub struct Limit {
     pub count: Option<u64>,
     /// Whether there is evidence for this limit now. Otherwise, the limit applies to every history.
     pub found: bool,
-    /// A sentence for the user.
+    /// The explanation for the user.
     pub text: String,
 }
 
-/// The limits of a history: first `own`, the limits of single namespaces, then limits with evidence, then limits that always apply.
+/// The limits of a history, in this order: `own` (limits of single network namespaces), limits with evidence, limits that always apply.
 #[must_use]
 pub fn collect_limits(
     totals: Count,
@@ -78,8 +78,8 @@ pub fn collect_limits(
 /// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
 pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    // A negative setting gives no limit here, because its meaning depends on the kernel: since Linux 6.1 there is no maximum, and
-    // 5.10 keeps no bucket.
+    // A negative setting gives no limit here, because its meaning depends on the kernel: with a negative value, Linux 6.1 and later
+    // have no maximum, and Linux 5.10 keeps no bucket.
     let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
     let text = if most == 0 {
         "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close, so the minute contains no closes.".into()
@@ -97,7 +97,7 @@ pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
 pub fn lengths_differ() -> Limit {
     let text =
         "The network namespaces have different values of net.ipv4.tcp_tw_timeout, but the minute assumes one length of \
-         TIME_WAIT for all. Run summary for each of them."
+         TIME_WAIT for all. Run twtool summary separately for each namespace."
             .to_owned();
     Limit { id: "length", count: None, found: true, text }
 }
@@ -109,11 +109,11 @@ fn length(history: &History) -> Option<Limit> {
         LengthSource::Setting => format!("TIME_WAIT lasts {seconds} s here, by net.ipv4.tcp_tw_timeout."),
         LengthSource::LargestRemaining => format!(
             "A bucket has more time left than the kernel's constant or setting allows, so TIME_WAIT lasts at least {seconds} s \
-             here. If it lasts longer, the minute shows every close too late."
+             here. If TIME_WAIT lasts longer, the minute shows every close later than it happened."
         ),
     };
     if history.covered() < SECONDS {
-        text += " Buckets that entered TIME_WAIT before that are gone, so the older seconds are unknown.";
+        text += " The buckets of the older seconds are gone, so these seconds are unknown.";
     }
     Some(Limit { id: "length", count: Some(seconds.into()), found: true, text })
 }

@@ -115,13 +115,14 @@ impl Key {
         }
     }
 
-    /// The group of a process whose cgroup names no unit or container.
+    /// The key of a process without a known unit or container: [`Self::Outside`] if its cgroup is known, otherwise
+    /// [`Self::Unknown`].
     const fn without(facts: &MakerFacts) -> Self {
         if facts.cgroup.is_some() { Self::Outside } else { Self::Unknown }
     }
 }
 
-/// The number of closes of a group.
+/// The closes of a group, and the buckets that they made in the last minute.
 #[derive(Clone, Debug)]
 struct Count {
     closes: u64,
@@ -129,7 +130,7 @@ struct Count {
     before: u64,
     /// The buckets made in each of the last 60 seconds, by the second modulo 60.
     made: Box<[u32; SECONDS]>,
-    /// The last second in which `made` was written.
+    /// The latest second that `made` covers.
     last: u64,
 }
 
@@ -158,13 +159,13 @@ fn slot(second: u64) -> usize {
 pub struct MakerRow {
     /// The group.
     pub key: Key,
-    /// The number of its closes.
+    /// The number of closes of the group.
     pub closes: u64,
-    /// Its closes per second since the previous table. In the final table: since the start.
+    /// The closes of the group per second since the previous table. In the final table: since the start.
     pub per_second: f64,
-    /// Its share of all closes, 0 to 1.
+    /// The share of the group in all closes, 0 to 1.
     pub share: f64,
-    /// The number of buckets that its closes made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
+    /// The number of buckets that these closes made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
     /// the peer closes.
     pub buckets: u64,
 }
@@ -186,7 +187,7 @@ impl Makers {
         Self { by, groups: HashMap::new(), closes: 0, marked: Duration::ZERO }
     }
 
-    /// The number of closes.
+    /// The number of closes in all groups.
     #[must_use]
     pub const fn closes(&self) -> u64 {
         self.closes

@@ -17,7 +17,7 @@ pub struct BucketCounts {
     by: [[Count; PortClass::ALL.len()]; Direction::ALL.len()],
     times: [RemainingTimes; Direction::ALL.len()],
     /// The TIME_WAIT buckets of inbound connections by local port, without due buckets (0 ms left). Outbound connections are left out,
-    /// because each has a different local port.
+    /// because their local ports are not ports of servers.
     server_ports: HashMap<Port, u32, RandomState>,
 }
 
@@ -68,7 +68,7 @@ impl BucketCounts {
         History::from_remaining_times(&self.times[direction as usize], length).mean()
     }
 
-    /// The server ports with the most buckets, and the sum of the others.
+    /// The `limit` server ports with the most buckets, and the number of buckets on all other server ports.
     #[must_use]
     pub fn server_ports(&self, limit: usize) -> (Vec<ServerPort>, u32) {
         let ports = self.server_ports.iter();

@@ -1,4 +1,5 @@
-//! The commands that help now when a bind fails. Each works when it is pasted into the shell in which twtool ran.
+//! The commands that help now when a bind fails. Each can be pasted into the shell in which twtool ran. Only the placeholder `./server`
+//! must be replaced.
 
 mod stop;
 
@@ -19,12 +20,12 @@ use crate::model::socket::Socket;
 /// The default timeout of `twtool wait`. A longer wait needs the option `--timeout`.
 const WAIT: Duration = Duration::from_secs(120);
 
-/// A failed bind, with what the suggested commands depend on.
+/// A failed bind, and the facts on which the suggested commands depend.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
     /// The shell in which twtool ran.
     pub shell: &'a Shell,
-    /// The effective user of twtool.
+    /// The effective user ID of twtool.
     pub uid: u32,
     /// The facts of the network namespace.
     pub facts: &'a Facts,
@@ -42,7 +43,7 @@ pub struct Failure<'a> {
     pub cause: Cause,
     /// The sockets on the port.
     pub holders: &'a [Holder],
-    /// The time until the port is free without any action.
+    /// The time until the port is free without any action; `None` if it is unknown.
     pub free_in: Option<Duration>,
     /// Whether the user has already waited for the port.
     pub waited: bool,
@@ -92,7 +93,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
                 // namespace by the process to stop, `wait` must open the namespace before this process ends.
                 wait.into_iter().chain(steps).collect()
             } else {
-                // A stopped process can leave TIME_WAIT sockets.
+                // A stopped process can leave TIME_WAIT sockets, so `wait` comes last.
                 steps.extend(wait);
                 steps
             }
@@ -104,7 +105,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             );
             let mut steps = vec![];
             steps.extend(
-                // If the test runs as another user (--user), root cannot give it the privilege.
+                // With --user, the test binds as another user, so it lacks the privilege even if root starts it.
                 (failure.uid != 0 && failure.setup.user.is_none())
                     .then(|| as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
             );
@@ -169,7 +170,7 @@ fn wait(failure: &Failure) -> Step {
     let Failure { shell, free_in, .. } = *failure;
     let server = server_words(failure);
     let mut words: Vec<&str> = ["wait"].into_iter().chain(server.iter().map(String::as_str)).collect();
-    // Timers can end some seconds late.
+    // Timers can end some seconds late, so the timeout must be at least 10 s longer than the remaining time.
     if free_in.is_none_or(|free_in| free_in + Duration::from_secs(10) > WAIT) {
         words.extend(["--timeout", "10m"]);
     }
@@ -183,7 +184,7 @@ fn wait(failure: &Failure) -> Step {
             words.extend(["--", "./server"]);
             start
         }
-        // twtool runs the command after -- in its own namespace.
+        // twtool runs the command after `--` in the namespace of twtool, not in the namespace of --netns.
         (_, Some(name)) => {
             words.extend(["--", "ip", "netns", "exec", name, "./server"]);
             start

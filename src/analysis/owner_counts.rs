@@ -7,12 +7,12 @@ use super::makers::{By, Key};
 use crate::model::close::MakerFacts;
 use crate::model::owner::{Evidence, Owner};
 
-/// The number of buckets whose owner one kind of evidence shows.
+/// The buckets whose owner was found by one kind of evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvidenceCount {
     /// The number of buckets.
     pub buckets: u64,
-    /// The largest number of processes, units or containers that could have made one of these buckets. Certain evidence has 1.
+    /// The largest number of processes, units or containers that could have made one of these buckets.
     pub candidates: usize,
 }
 
@@ -21,7 +21,7 @@ pub struct EvidenceCount {
 pub struct OwnerGroup {
     /// The process, unit or container. [`Key::Unknown`] if there is no evidence, or if the unit or container of the process is unknown.
     pub key: Key,
-    /// The number of its buckets.
+    /// The number of buckets in this group.
     pub count: Count,
     /// The evidence, in the order of [`Evidence::ALL`].
     pub evidence: [EvidenceCount; Evidence::ALL.len()],

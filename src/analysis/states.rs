@@ -1,8 +1,8 @@
 //! Explanations of the closing states of TCP: which end must act, whether a timer runs, how long the state can last, and what
 //! ends it (RFC 9293, section 3.3.2; net/ipv4/tcp_timer.c).
 //!
-//! A socket without an inode is an orphan in FIN_WAIT_1, FIN_WAIT_2, CLOSING and LAST_ACK. In ESTABLISHED and CLOSE_WAIT it
-//! is a connection that no process has accepted yet.
+//! If a socket in FIN_WAIT_1, FIN_WAIT_2, CLOSING or LAST_ACK has no inode, it is an orphan. If a socket in ESTABLISHED or CLOSE_WAIT
+//! has no inode, no process has accepted the connection yet.
 
 use crate::model::socket::{FullSocket, TcpState};
 
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_each_closing_state_names_the_setting_that_limits_retransmissions() {
+    fn the_text_of_a_state_with_retransmissions_names_the_setting_that_limits_them() {
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen};
         for state in [FinWait1, FinWait2, Closing, LastAck, CloseWait] {
             for owned in [false, true] {

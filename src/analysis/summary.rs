@@ -19,7 +19,7 @@ pub fn bucket_bytes(kernel: &BucketFacts) -> u64 {
     kernel.bucket_bytes.unwrap_or(ESTIMATED_BYTES)
 }
 
-/// Counts the buckets of one walk.
+/// Counts buckets in one walk over the sockets, for a summary.
 #[derive(Clone, Debug)]
 pub struct Tally {
     totals: Count,
@@ -28,7 +28,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// An empty tally for these groups. The kernel's count of buckets decides how much memory is reserved.
+    /// An empty tally that groups buckets by these attributes. The kernel's count of buckets decides how much memory is reserved.
     #[must_use]
     pub fn new(by: &[By], kernel: &BucketFacts) -> Self {
         let expected = kernel.sockstat.map_or(0, |sockstat| usize::try_from(sockstat.tw).unwrap_or(0));
@@ -44,7 +44,7 @@ impl Tally {
         self.groups.add(bucket, direction);
     }
 
-    /// Counts the owner of buckets that [`Self::add`] has counted.
+    /// Assigns `count` buckets, which [`Self::add`] has already counted, to their owner.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.groups.add_owner(owner, count);
     }
@@ -63,7 +63,8 @@ impl Tally {
         limits::at_maximum(self.totals, kernel)
     }
 
-    /// Makes the summary from the counts. `one_family` means that only buckets of one IP version were counted.
+    /// Makes the summary from the counts. `own` has the limits of single network namespaces. `limit` is the number of counts to show for
+    /// each attribute. `one_family` means that only buckets of one IP version were counted.
     #[must_use]
     pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
         let history =

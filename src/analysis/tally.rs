@@ -1,4 +1,5 @@
-//! Counts what a watched program did: where it listens, and which calls failed. Repeated failures are explained once.
+//! Counts what a watched program did: where it listens, and which calls failed. A repeated failure is explained again only if the
+//! explanation has changed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -77,7 +78,7 @@ impl CallTally {
         if call.name != CallName::Listen || !tcp {
             return false;
         }
-        // nginx calls listen() twice on each socket.
+        // Equal calls are stored once, because a program can repeat them: nginx calls listen() twice on each socket.
         let options =
             |call: &SocketCall| call.socket.as_ref().map(|socket| (socket.options_text(), socket.protocol.clone()));
         let same = |(known, _): &&mut (SocketCall, usize)| known.addr == call.addr && options(known) == options(call);

@@ -66,13 +66,14 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.own))
 }
 
-/// Whether the cause is one of the two causes that only buckets have. A bind with SO_REUSEADDR decides between these two.
+/// Whether the cause means that only buckets block the bind. There are two such causes, and a bind with SO_REUSEADDR decides between
+/// them.
 #[must_use]
 pub const fn only_buckets(cause: Cause) -> bool {
     matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr)
 }
 
-/// The result of the attempt with other options on the same address.
+/// The result of the attempt with these options on the address of `plain`.
 fn outcome_with(plain: &Attempt, options: ReuseOptions, attempts: &[Attempt]) -> Option<CallResult> {
     let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == options;
     attempts.iter().find(same).map(Attempt::outcome)

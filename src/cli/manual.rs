@@ -13,8 +13,8 @@ use clap::{Arg, Command};
 /// The date in the head of each page, which man(7) requires: the last day on which the texts were revised as a whole.
 const DATE: &str = "2026-11-28";
 
-/// The files that twtool reads, one per line: words, the path, and the content. A command reads the file if its help contains one
-/// of the words.
+/// The files that twtool reads, one per line: words, the path, and the content. The page of a command lists a file if the help of the
+/// command contains one of the words.
 const FILES: &str = "\
 service | /etc/services | Names of ports (services(5)). For a namespace NAME of ip-netns(8), /etc/netns/NAME/services if it exists
 --netns | /run/netns | Names of network namespaces (ip-netns(8))
@@ -108,7 +108,7 @@ fn page(command: &Command, program: &Command, names: &[&str]) -> Page {
 struct Notes {
     description: Vec<String>,
     exit_status: Option<String>,
-    /// The lines. Each has a command, and usually an explanation after at least two blanks.
+    /// The lines. Each line has a command, and usually an explanation after at least two blanks.
     examples: Vec<String>,
 }
 
@@ -175,7 +175,7 @@ impl Writer {
         self.line(&format!(".SH {title}"));
     }
 
-    /// A line of text, in which `backquotes` become bold.
+    /// A line of text, in which words between backquotes become bold.
     fn text(&mut self, text: &str) {
         let marked = |(number, part): (usize, &str)| if number % 2 == 1 { bold(part) } else { escape(part) };
         let line: String = text.split('`').enumerate().map(marked).collect();
@@ -366,7 +366,8 @@ fn split_explanation(example: &str) -> (&str, &str) {
     (example, "")
 }
 
-/// The codes and their meanings in a list like "0 yes, 1 no, or not"; a part without a number has no code.
+/// The codes and their meanings in a list like "0 yes, 1 no, or not". A part without a number belongs to the meaning before it. The
+/// first part can have no code.
 fn exit_codes(list: &str) -> Vec<(Option<&str>, String)> {
     let mut codes: Vec<(Option<&str>, String)> = vec![];
     for part in list.split_inclusive([',', ';']) {

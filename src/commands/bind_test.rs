@@ -26,11 +26,11 @@ it ends. Until then, connect() does not choose the port.
 After a successful bind with SO_REUSEPORT, the kernel stores the user of the bind in its structure for the port (fastreuseport). \
 twtool calls this entry a note. The note stays as long as other sockets are on the port. While the kernel has the note, it does not \
 check later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
-one more bind, on an unused address. It blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
+one more bind, on an unused address. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
 In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool could not clear its own note. Second: \
-twtool has cleared the note of a real server. It notices this because a repeated bind with SO_REUSEPORT fails.
+twtool has cleared the note of a real server. twtool notices this because a repeated bind with SO_REUSEPORT fails.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

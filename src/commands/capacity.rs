@@ -36,7 +36,7 @@ tests such ports one by one with a connect() to an unused loopback address, whic
 microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
-The time to exhaustion is an inference from a model. It makes two assumptions. First: connections are opened as fast as they \
+The time to exhaustion is an inference from a model. The model makes two assumptions. First: connections are opened as fast as they \
 are closed, at the rate of the last 10 seconds. (If the oldest TIME_WAIT socket of the destination is younger than 10 s and there \
 are at least 10 of them, the rate is measured since that socket closed. If connect() may reuse TIME_WAIT sockets, the rate covers \
 at most the last tcp_tw_reuse_delay.) \
@@ -45,7 +45,7 @@ Second: a TIME_WAIT socket releases its port when its timer ends.
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
 In this model, a port that is taken now becomes free again after the hold time. If the free ports last for the hold time, \
 they never run out at this rate, because from then on ports become free as fast as connections take them. CEILING is the \
-highest rate that this allows, in connections per second: the number of ports divided by the hold time.
+highest rate at which the ports never run out, in connections per second: the number of ports divided by the hold time.
 
 A destination is a combination of local address, remote address and remote port. Only connections that this machine opened count: \
 twtool omits connections whose local port has a listener. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \

@@ -73,7 +73,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     Ok(())
 }
 
-/// The options before the completed word that affect its values.
+/// The words before the completed word that affect its values.
 #[derive(Clone, Debug)]
 struct CompletionContext {
     /// The value of `--netns`.

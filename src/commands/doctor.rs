@@ -15,10 +15,10 @@ use crate::view::json::Envelope;
 /// Arguments of `twtool doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will fail when a program \
-starts again. Each warning contains the number that proves it. A note means that nothing fails, but that you should know the \
-finding. A setting that differs from the kernel's default is not a problem by itself. --verbose and JSON explain each check: \
-what the setting does, what it does not do, and the sources.
+doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will probably fail: \
+soon, or when a program starts again. Each warning comes with the numbers behind it. A note means that nothing fails, but \
+that you should know the finding. A setting that differs from the kernel's default is not a problem by itself. --verbose and \
+JSON explain each check: what the setting does, what it does not do, and the sources.
 
 If a tracer runs (twtool trace --serve), doctor also names the programs that made the most TIME_WAIT sockets.
 

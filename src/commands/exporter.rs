@@ -9,7 +9,7 @@ use super::{CommandError, ExitStatus, GlobalArgs};
 use crate::exporter::{self, Address, LogFormat, Options};
 use crate::filter::parser::parse_duration;
 
-/// The default address. The port is outside Linux's default ephemeral range, so no client takes it while the exporter is down.
+/// The default address. The port is outside Linux's default ephemeral range, so connect() does not choose it while the exporter is down.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 
 /// Arguments of `twtool exporter`.
@@ -52,7 +52,7 @@ pub struct ExporterArgs {
     /// Answer a scrape with the last collection if that began less than this time ago
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     min_interval: Duration,
-    /// Answer a scrape with 503 if its collection takes longer than this
+    /// Answer a scrape with 503 if it has waited this long for a collection
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     deadline: Duration,
     /// Count the closes of connections by unit or container and by role, with a BPF program (needs CAP_BPF and CAP_PERFMON)

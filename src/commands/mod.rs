@@ -1,5 +1,6 @@
-//! The subcommands. Each file has the arguments of one subcommand, and a function `run`, which builds a question from the arguments,
-//! asks the snapshot layer, calls `analysis` and passes the conclusions to `view`. This file contains what the subcommands share.
+//! The subcommands. The file of a subcommand has its arguments, and a function `run`, which builds a question from the arguments, asks
+//! the snapshot layer, calls `analysis` and passes the conclusions to `view`. Several subcommands share this file and `netns`,
+//! `port_args`, `recording`, `selection` and `tracer`.
 //!
 //! Argument parsing reads nothing from the machine. The snapshot layer resolves names (services, interfaces) with the facts
 //! of its source. A replay therefore resolves them as on the recorded machine.
@@ -73,7 +74,7 @@ pub struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// The output format: `--json` overrides `--output`.
+    /// The output format. `--json` means JSON, and clap rejects `--json` together with `--output`.
     #[must_use]
     pub const fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
@@ -135,7 +136,7 @@ pub struct Context<'a> {
     pub prompt: Option<Prompt<'a>>,
     /// The user that runs twtool, and the name of the program. The commands that twtool prints depend on them.
     pub caller: Caller,
-    /// System calls that commands make outside the snapshot layer.
+    /// The functions that make these system calls.
     pub machine: Machine,
 }
 

@@ -47,7 +47,7 @@ pub(super) fn one_port(text: &str) -> Result<PortArg, String> {
     text.parse::<PortArg>().map_err(|error| error.for_one_port())
 }
 
-/// The clap ids of these arguments, so that other arguments can declare a conflict with them.
+/// The clap ids of the arguments in [`ServerArgs`], so that other arguments can declare a conflict with them.
 pub(super) const SERVER_ARGS: [&str; 9] =
     ["addr", "with", "v6only", "dev", "freebind", "transparent", "mptcp", "user", "together"];
 

@@ -12,7 +12,7 @@ use crate::model::port::{PortArg, PortClass};
 use crate::model::row::Direction;
 use crate::snapshot::query::{Group, Selection, Test};
 
-/// The selection of buckets: a filter expression, and flags that are shorthands for its tests.
+/// The selection of buckets: a filter expression, and flags that are short forms of tests in such an expression.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SelectionArgs {
     /// Select rows by a filter expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'

@@ -25,16 +25,16 @@ use crate::view::trace::{FOREIGN_PIDS, missing};
 /// The time between two tables on a terminal.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// The maximum number of network namespaces whose names are kept.
+/// The maximum number of network namespaces whose names are stored for the table of `--by netns`.
 const MOST_NAMES: usize = 8192;
 
 /// Arguments of `twtool trace`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
-close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. twtool covers \
-every network namespace of the machine, and prints a line for each close when the connection has ended on this side. A BPF program \
-collects the closes. The kernel removes this program when twtool ends, even if SIGKILL ends twtool.
+close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. Without \
+--netns and --container, twtool covers every network namespace of the machine. It prints a line for each close when the connection \
+has ended on this side. A BPF program collects the closes. The kernel removes this program when twtool ends, even if SIGKILL ends twtool.
 
 OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
 connection, so there is no TIME_WAIT). ROLE is accepted or connected. The process is unknown if it called close() before \

@@ -51,8 +51,7 @@ impl TracerArgs {
         let line = shell.twtool(Privilege::Root, &["trace", "--serve", USUAL]);
         if line.obstacle.is_none() {
             let start = human::escape(&line.text);
-            let _ =
-                writeln!(context.err, "hint: no tracer runs; a tracer records the owners from its start on: {start}");
+            let _ = writeln!(context.err, "hint: no tracer runs. To record the owners of later sockets, run: {start}");
         }
     }
 

@@ -31,7 +31,8 @@ sockets of the network namespace before COMMAND continues. Then twtool prints on
 socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
 
 twtool counts refused connections and timeouts, but does not explain them, because their cause is at the other end. It \
-explains equal failures once. At the end it prints where COMMAND listened and how many calls failed.
+explains a repeated failure again only if the explanation has changed. At the end it prints where COMMAND listened and how \
+many calls failed.
 
 The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
 listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \

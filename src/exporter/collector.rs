@@ -2,8 +2,8 @@
 //!
 //! 1. If the last collection began less than the minimum interval ago, a scrape gets the result of that collection.
 //! 2. Otherwise the scrape waits for the collection that runs. If none runs, the scrape starts one, on a thread of its own.
-//! 3. If a collection takes longer than the deadline, the scrapes that wait for it fail. The collection continues, and a later scrape
-//!    waits for the same collection instead of starting a second one beside it.
+//! 3. A scrape that has waited as long as the deadline fails. The collection continues, and a later scrape waits for the same
+//!    collection instead of starting a second one beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_collection_is_joined_and_not_repeated() {
+    fn a_collection_that_exceeds_the_deadline_is_joined_and_not_repeated() {
         let (collector, finish, count) = collector(Duration::from_millis(10));
         block_on(async {
             for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! The open connections of the exporter, and counts of closed connections and of responses.
+//! The open connections of the exporter, and counts of responses and of connections that the exporter closed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::metrics::{Family, Samples};
 /// The maximum number of open connections.
 const MOST_CONNECTIONS: usize = 512;
 
-/// The open connections, and what happened to earlier ones.
+/// Registers connections and counts responses.
 #[derive(Default)]
 pub(super) struct Connections {
     open: Mutex<BTreeMap<u64, Open>>,
@@ -39,8 +39,8 @@ impl Connections {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Registers a connection. If there are too many, closes another one: an idle one before a busy one, and the one whose last
-    /// activity is the longest ago.
+    /// Registers a connection. If [`MOST_CONNECTIONS`] are open, closes another one: the idle connection whose last activity is the
+    /// longest ago. If all are busy, closes the busy connection whose last activity is the longest ago.
     pub(super) fn register(&self) -> (u64, Arc<Notify>) {
         let (id, close) = (self.now(), Arc::new(Notify::new()));
         let mut open = self.open();

@@ -17,7 +17,8 @@ use super::page;
 use crate::metrics::survey::NONE;
 use crate::metrics::{Family, Format, encoding};
 
-/// A response body that consists of pieces in memory. All responses of one collection share the largest piece.
+/// A response body that consists of pieces in memory. All responses with the samples of one collection in the same format share
+/// the largest piece.
 #[derive(Debug, Default)]
 pub(super) struct Pieces(VecDeque<Bytes>);
 

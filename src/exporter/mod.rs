@@ -13,7 +13,7 @@
 //! | `server` | accepts connections, limits their number and their time, and ends them at a signal |
 //! | `stream` | one connection, with a time limit for writing |
 //! | `http` | requests and responses |
-//! | `connections` | the open connections, and counts of closed connections and of responses |
+//! | `connections` | the open connections, and counts of responses and of connections that the exporter closed |
 //! | `collector` | one collection for all scrapes of a short time |
 //! | `web_config`, `security` (feature `tls`) | TLS and basic authentication |
 //! | `tracing` | counts closes by program, with a BPF program (`--trace`) |
@@ -24,8 +24,8 @@
 //! (`sys::confinement`). The main thread starts a thread for each collection: a thread that the server starts would be confined, too,
 //! and could not read the files of other processes.
 //!
-//! An idle exporter sets no timer. Each of these two threads waits in a system call, and the threads that help with long lists
-//! (`parallel`) sleep. With `--trace`, a third thread reads the closes every 50 ms.
+//! An exporter without connections sets no timer. The main thread and the server thread wait in system calls, and the threads that help
+//! with long lists (`parallel`) sleep. With `--trace`, a third thread reads the closes every 50 ms.
 
 mod collector;
 mod connections;
@@ -80,7 +80,7 @@ pub struct Options {
 }
 
 /// How long a thread that has compared a password waits for the next password. After this time the thread ends, so that an idle
-/// exporter keeps only its own threads.
+/// exporter has no thread that only waits for passwords.
 const SPARE_THREAD: Duration = Duration::from_millis(100);
 
 /// A function that reads the network namespaces for one collection.
@@ -152,7 +152,7 @@ pub fn run(options: &Options, collect: Box<Collect>, trace: Option<Trace>) -> Re
         }
     }
     let may_confine = !confinement::is_filtered();
-    // The thread that traces starts with all capabilities, and without a filter.
+    // The thread that traces starts with all capabilities of the exporter, and without a seccomp filter.
     let tracing = trace.map(|trace| Tracing::start(trace, options, may_confine)).transpose()?;
     // Binding may have needed a capability. From here on the exporter only reads.
     let mut needs = vec![Need::OwnersOfSockets];

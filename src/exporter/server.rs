@@ -130,7 +130,7 @@ pub(super) async fn serve(
     let (end, ending) = watch::channel(false);
     #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
     let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };
-    // Install the signal handlers before the first connection.
+    // Without a handler, a signal would end the process at once. So the handlers are installed before the first connection.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut accepting = JoinSet::new();

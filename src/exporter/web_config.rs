@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct WebConfig {
     /// TLS, if the file has `tls_server_config`.
     pub(super) tls: Option<TlsFiles>,
-    /// The bcrypt hash of the password of each user. If there is none, no password is needed.
+    /// The bcrypt hash of the password of each user. If there are no users, no password is needed.
     pub(super) users: BTreeMap<String, String>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct TlsFiles {
 }
 
 impl WebConfig {
-    /// Parses the text of a file in this folder.
+    /// Parses the text of a file in `folder`. A relative path in the file is relative to `folder`.
     ///
     /// # Errors
     /// The error names the line, or the setting that is missing.
@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "([a-z_:# \"'\\n$-]|tls_server_config:\\n|  )*") {
+        fn no_text_makes_the_parser_panic(text in "([a-z_:# \"'\\n$-]|tls_server_config:\\n|  )*") {
             let _ = parse(&text);
         }
     }

@@ -1,4 +1,4 @@
-//! Selects rows: a filter is a tree of tests that is evaluated on a [`Row`]. Expressions and flags build the same tree.
+//! Selects rows: a filter is a tree of tests that is evaluated on a [`Row`]. Expressions and flags build the same kind of tree.
 //!
 //! The parser resolves names (services, interfaces, the ephemeral range) from facts that the caller provides; this module does
 //! no I/O. The kernel can evaluate part of a tree (`sock_diag::bytecode`). That only saves time, because twtool always

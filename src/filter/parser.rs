@@ -2,8 +2,9 @@
 //! the facts of the network namespace.
 //!
 //! ```text
-//! list    = test { ["and" | "or"] test }        left to right, with equal precedence; without a word it means "and"
+//! list    = test { ["and" | "or"] test }        left to right, with equal precedence; "and" can be omitted
 //! test    = "(" list ")" | "not" test | primary
+//! compare = "=" | "!=" | "<" | "<=" | ">" | ">="
 //! primary = ("sport" | "dport") [compare] PORT  | ("src" | "dst") [= | !=] HOST | "dev" [= | !=] INTERFACE
 //!         | "fwmark" [= | !=] MARK[/MASK] | "autobound" | "mapped" | "expires" compare DURATION
 //!         | ("class" | "local-class" | "remote-class" | "direction" | "state" | "service") [= | !=] NAME
@@ -58,13 +59,13 @@ fn any_test() -> String {
     format!("a test: {}, 'not' or '('", words.join(", "))
 }
 
-/// The maximum depth of nested parentheses and "not".
+/// The maximum depth of a test. Each parenthesis and each "not" around a test makes it one level deeper.
 const DEEPEST: usize = 100;
 
 /// The maximum number of changes in one list between "and" and "or". Each change nests the preceding tests one level deeper.
 const MOST_CHANGES: usize = 100;
 
-/// A mistake in an expression. Its text points at the word with carets.
+/// A mistake in a filter expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterError {
     text: String,
@@ -72,12 +73,12 @@ pub struct FilterError {
     message: String,
 }
 
-/// The message, the expression, and a caret under each letter of the offending word.
+/// Prints the message, the expression, and carets under the wrong word.
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, span, message } = self;
-        // Control characters become blanks, so that the expression stays on one line. The carets are built without a width in the
-        // format string, because such a width has only 16 bits, and an expression may be longer.
+        // Hidden characters, such as line feeds, become blanks, so that the expression stays on one line. `repeat` makes the blanks
+        // and carets, because a width in a format string has only 16 bits, and an expression may be longer.
         let shown = |text: &str| -> String { text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect() };
         let width = |range: Range<usize>| shown(&text[range]).width();
         let (blanks, carets) = (" ".repeat(width(0..span.start)), "^".repeat(width(span.clone()).max(1)));
@@ -145,7 +146,7 @@ impl<'a> Parser<'a> {
         FilterError { text: self.text.to_owned(), span: span.clone(), message }
     }
 
-    /// The error that something else is expected at this token, or at the end of the text.
+    /// The error that the parser expected `what` instead of this token, or instead of the end of the text.
     fn expected(&self, token: Option<&Token>, what: &str) -> FilterError {
         match token {
             Some(token) => {
@@ -214,7 +215,7 @@ impl<'a> Parser<'a> {
         Ok(filter)
     }
 
-    /// The error for a token that begins no test. A number was probably meant as a port.
+    /// The error for a token that begins no test. If the token is a number or the word "port", the error explains how to test a port.
     fn not_a_test(&self, token: &Token) -> FilterError {
         let mut error = self.expected(Some(token), &any_test());
         let found = &self.text[token.span.clone()];
@@ -297,7 +298,8 @@ impl<'a> Parser<'a> {
         self.facts.ports(&arg).map_err(|why| self.error(span, why))
     }
 
-    /// Parses one of `ADDR`, `ADDR/LENGTH`, `ADDR:PORT`, `[V6]:PORT`, `:PORT`, `*:PORT` and `*`.
+    /// Parses an address or a prefix, a port, or both, with an optional address family before them: `10.0.0.0/8`, `[::1]:80`, `:80`,
+    /// `*`, `inet6:*:80`.
     fn host(&mut self, end: End, word: &'a str, span: &Range<usize>) -> Result<Filter> {
         let mut tests = vec![];
         // `inet6:` and `inet:` test the address family of the socket, not of its packets. So `inet:` excludes IPv4-mapped sockets.
@@ -349,7 +351,7 @@ impl<'a> Parser<'a> {
         Ok(Filter::Mark { value, mask })
     }
 
-    /// Tests whether the port is in the ephemeral range. That is an approximation, because a bucket does not keep
+    /// Tests whether the local port is in the ephemeral range. That is an approximation, because a bucket does not record
     /// whether the kernel chose its port.
     fn autobound(&self, token: &Token) -> Result<Filter> {
         let range = self.facts.local_port_range.ok_or_else(|| {
@@ -439,7 +441,7 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     Err(format!("{why} like 500ms, 10s or 1m"))
 }
 
-/// Combines two tests with "and" or "or". A list of the same kind is extended, not nested.
+/// Combines two tests with "and" or "or". If `left` is already a list with the same operator, `right` is appended to this list.
 fn join(left: Filter, right: Filter, or: bool) -> Filter {
     let mut tests = match left {
         Filter::Any(tests) if or && !tests.is_empty() => tests,
@@ -450,8 +452,8 @@ fn join(left: Filter, right: Filter, or: bool) -> Filter {
     if or { Filter::Any(tests) } else { Filter::All(tests) }
 }
 
-/// Completes a shortened IPv4 prefix with zeros: `127/8` becomes `127.0.0.0/8`. An address must have all four numbers:
-/// ss reads 10.1 as 10.1.0.0, which is hardly ever intended.
+/// Completes a shortened IPv4 prefix with zeros: `127/8` becomes `127.0.0.0/8`. An address without a length must have all four
+/// numbers. (ss accepts 10.1 and reads it as 10.1.0.0, which is hardly ever intended.)
 fn in_full(addr: &str) -> Cow<'_, str> {
     let Some((numbers, length)) = addr.split_once('/') else { return addr.into() };
     let given = numbers.split('.').filter(|number| number.parse::<u8>().is_ok()).count();

@@ -1,6 +1,6 @@
 //! The experiment of `bind-test --demo`: a server closes a connection first, and new sockets bind its port at once.
 //!
-//! There are two runs. In the first one, the old server does not set SO_REUSEADDR; in the second one, it does. Each run has its own
+//! There are two runs: in the first run, the old server does not set SO_REUSEADDR, and in the second run it does. Each run has its own
 //! network namespace, so that the bucket of the first run does not disturb the second run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -109,7 +109,8 @@ fn recovery(
     server: &Server,
     [began, used_up]: [Instant; 2],
 ) -> Result<(), LabError> {
-    let note = "Without tcp_tw_reuse: when the first timer ends. With tcp_tw_reuse: much sooner.";
+    let note =
+        "Without tcp_tw_reuse, connect() works when the first timer ends. With tcp_tw_reuse, it works much sooner.";
     transcript.part("How long until connect() works again", note)?;
     let to = SocketAddr::from((LOCALHOST, 8080));
     let mut first = None::<Duration>;

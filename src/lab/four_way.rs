@@ -80,7 +80,7 @@ fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
     drop(server);
     let note = "Each side expects an ACK but gets a FIN, so it enters CLOSING.";
     wire.cross(transcript, (Some(FinWait1), Some(Closing)), note)?;
-    let note = "Both sides closed first, so both keep TIME_WAIT.";
+    let note = "Each side closed before it got the FIN of the other side, so both keep TIME_WAIT.";
     wire.cross(transcript, (Some(Closing), Some(TimeWait)), note)?;
     let states = "fin-wait-1, closing, time-wait";
     check(transcript, &mut wire, states, states, "FIN ACK, FIN ACK, ACK, ACK")

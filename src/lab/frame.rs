@@ -50,7 +50,7 @@ impl Numbers {
     }
 }
 
-/// Computes the TCP checksum, which a kernel leaves to its network card.
+/// Computes the TCP checksum, which a kernel leaves to its network card. Returns `None` if the frame has no TCP segment in IPv4.
 fn complete_checksum(frame: &mut [u8]) -> Option<()> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&packet.net, &packet.transport) else {
@@ -110,6 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_that_are_not_a_segment_are_rejected_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
+            // After the EtherType of IPv4 and the first byte of an IPv4 header, the parser reads further bytes.
             if ipv4 && bytes.len() > 14 {
                 bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
             }

@@ -1,5 +1,5 @@
 //! A host of the lab: a network namespace with a veth pair. One end is the host's Ethernet interface. At the other end, the lab receives
-//! the frames that the host sends, and sends frames to it.
+//! the frames that the host sends, and sends frames to the host.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -60,10 +60,11 @@ impl Host {
         Ok(self.netns.enter()?)
     }
 
-    /// Returns the next frame that the host sends; `None` if it sends none within this time.
+    /// Returns the next frame that the host sends. Returns `None` if nothing arrives within this time, or if the next frame is one that
+    /// the lab delivered.
     pub(super) fn sent(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
         let frame = self.packets.receive(wait).map_err(super::step("receiving from a packet socket"))?;
-        // The socket also receives the frames that the lab delivers, on the host's interface. Leave them out.
+        // The packet socket also receives the frames that the lab delivers, when they arrive on the host's interface.
         Ok(frame.filter(|frame| frame.interface == CABLE))
     }
 

@@ -1,5 +1,5 @@
-//! Measures how long TIME_WAIT lasts. Its timer has a constant length (`TCP_TIMEWAIT_LEN`, 60 s), and the timer wheel ends it some
-//! seconds late. tcp_fin_timeout does not change the length.
+//! Measures how long TIME_WAIT lasts. Its timer has a constant length (`TCP_TIMEWAIT_LEN`, 60 s), which tcp_fin_timeout does not
+//! change. The timer wheel of the kernel ends the timer up to 5.12 s late.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use crate::sys;
 /// `TCP_TIMEWAIT_LEN` of net/tcp.h.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// How late the timer wheel may end TIME_WAIT. For a timer of 60 s, a step of the wheel is 512 jiffies if HZ is 100 or 250, and
-/// 4096 jiffies if HZ is 1000 (kernel/time/timer.c), so at most 5.12 s. A loaded machine may add 1 s.
+/// How late TIME_WAIT may end. For a timer of 60 s, a step of the timer wheel is 512 jiffies if HZ is 100 or 250, and 4096 jiffies if
+/// HZ is 1000 (kernel/time/timer.c). The longest of these steps is 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
 /// The lab may first see a bucket this long after the kernel has created it.
@@ -32,6 +32,7 @@ struct WatchedBucket {
     born: Instant,
     /// Whether its timer has reached 0.
     due: bool,
+    /// How long the bucket existed; `None` until it is gone.
     gone: Option<Duration>,
 }
 
@@ -50,7 +51,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
         let left = observe_buckets(transcript, &mut watched, &mut blocked_when_due)?;
         transcript.waiting(left)?;
-        // The time of the end is measured in milliseconds, so poll faster when the end is near.
+        // The lab finds the end of a bucket by polling. To measure the time of the end, it polls faster when the end is near.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
     let free = bind(transcript, Port(8080), "The bucket is gone, so the port is free again.")?;

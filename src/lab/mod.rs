@@ -1,4 +1,4 @@
-//! Experiments on the real kernel, in private network namespaces. The lab controls both ends of each connection.
+//! The lab: experiments on the real kernel, in private network namespaces. The lab controls both ends of each connection.
 //!
 //! `demo` is the experiment of `bind-test --demo`. [`run`] plays the scenarios of `twtool demo`, in the user namespace that
 //! [`enter`] makes. The tests use the same functions to make connections and buckets.
@@ -201,8 +201,8 @@ impl Connection {
     }
 
     /// Closes one end only, waits until the kernel lists it in FIN_WAIT_2, and returns the open end. The closed end becomes a
-    /// bucket, or a full socket if `tcp_fin_timeout` is above 60 s. Immediately after the close it can be a full socket in both
-    /// cases.
+    /// bucket, or stays a full socket if `tcp_fin_timeout` is above 60 s. Immediately after the close, it can still be a full socket
+    /// in both cases.
     pub fn close_half(self, first: ActiveCloser) -> Result<OsSocket, LabError> {
         let (first, second) = match first {
             ActiveCloser::Server => (self.server, self.client),

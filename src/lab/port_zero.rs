@@ -85,7 +85,8 @@ fn parity(ports: &[u16]) -> &'static str {
     }
 }
 
-/// The parity of the ports that a call chooses first: for connect() the parity of the lowest port, for bind(0) the other one.
+/// The parity of the ports that a call chooses first. connect() begins with the parity of the lowest port of the range, and bind(0) with
+/// the other parity.
 const fn first_parity(call: Call, low: u16) -> &'static str {
     if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
 }

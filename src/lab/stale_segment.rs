@@ -1,5 +1,5 @@
-//! The second reason for TIME_WAIT: a late segment of the old connection must not be accepted by a new one between the same
-//! addresses and ports (RFC 9293, section 3.3.2).
+//! The second reason for TIME_WAIT: a late segment of an old connection must not be accepted by a new connection between the
+//! same addresses and ports (RFC 9293, section 3.3.2).
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -10,9 +10,9 @@ use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
 use crate::model::socket::TcpState::{self, Established, TimeWait};
 
-/// The initial sequence number of the first connection. The number of the second connection is lower by the length of the new
-/// data, so that the old segment begins exactly with the number that the server expects next. In practice this can happen when
-/// sequence numbers wrap around, after 4 GiB.
+/// The client's initial sequence number in the first connection. In the second connection, this number is lower by the length of
+/// the new data. So after the new data, the server expects exactly the number with which the old segment begins. In practice this can
+/// happen when sequence numbers wrap around, after 4 GiB.
 const OLD_SEQUENCE: u32 = 1000;
 const NEW_SEQUENCE: u32 = 990;
 const OLD: &str = "old-bytes!";
@@ -20,8 +20,8 @@ const NEW: &str = "new-bytes.";
 /// The server's response. It has the length of the new data; [`new_connection`] explains why.
 const ANSWER: &str = "an-answer.";
 
-/// The maximum number of new connections until the sequence numbers of one match. The numbers do not match in one of 1000 connections
-/// (on a slow machine in one of 40).
+/// The maximum number of attempts to make a new connection in which the server's sequence numbers fit the old segment, too. About one
+/// attempt in 1000 fails (on a slow machine, one in 40), because the kernel's minute counter changes.
 const TRIES: u32 = 5;
 
 const FIRST: &str = "SYN, SYN ACK, ACK, PSH ACK, ACK, FIN ACK, ACK, FIN ACK, ACK";
@@ -111,9 +111,9 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Delivers the old segment when its numbers are exactly those that the new connection expects. For that, client and server first each
-/// send as many bytes as the initial numbers of the two connections differ. The server must send, too, because a kernel drops a
-/// segment that acknowledges data that was never sent in the connection (RFC 5961, section 5.2).
+/// Delivers the old segment when its numbers are exactly those that the new connection expects. Before that, the client and the server
+/// each send as many bytes as the difference between the initial numbers of the two connections. The server must send, too, because a
+/// kernel drops a segment that acknowledges data that was never sent in the connection (RFC 5961, section 5.2).
 fn new_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,

@@ -27,7 +27,7 @@ pub(super) struct Transcript<'a> {
     step: u32,
     /// Whether the current step already has a segment.
     has_segment: bool,
-    /// Whether the events only prepare the part of the experiment, so that the text output may shorten them.
+    /// Whether the next events only prepare the present part, so that the text output may shorten them.
     pub(super) routine: bool,
     sink: LabEventSink<'a>,
     checks: Vec<Comparison>,

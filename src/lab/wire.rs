@@ -45,7 +45,8 @@ pub(super) struct Wire {
     numbers: Numbers,
     /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
-    /// The last segment of each side that used sequence numbers: with SYN, FIN or data.
+    /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `None`: the
+    /// next segment of this side may be an expected retransmission.
     last: [Option<Identity>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
@@ -97,7 +98,7 @@ impl Wire {
         sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))
     }
 
-    /// The addresses of both ends, as this side sees them.
+    /// The addresses and ports of both ends, as this side sees them.
     fn ends(side: Side) -> Endpoints {
         let client = Endpoints {
             local: (CLIENT.address.into(), Port(CLIENT_PORT)),
@@ -113,7 +114,8 @@ impl Wire {
         Ok(Self::ends(side).find()?.filter(|socket| socket.state() != TcpState::Closed))
     }
 
-    /// Waits until this side is in the expected state, for at most [`SETTLING`], and returns its socket.
+    /// Waits until this side is in the expected state, for at most [`SETTLING`], and returns its socket. Also adds the last state to
+    /// the path of this side.
     fn settle(&mut self, side: Side, expected: Option<TcpState>) -> Result<Option<Socket>, LabError> {
         let deadline = Instant::now() + SETTLING;
         let found = loop {
@@ -243,7 +245,8 @@ impl Wire {
     ) -> Result<Segment, LabError> {
         let segment = self.take(transcript, from)?;
         let (one, other) = (self.settle(from, sender)?, self.find(from.other())?);
-        // If the lost segment is an ACK, the other side retransmits the acknowledged segment. That retransmission is expected.
+        // If the lost segment is an ACK, the other side retransmits the acknowledged segment. `take` must return that
+        // retransmission, and not drop it.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
         transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
@@ -318,7 +321,7 @@ impl Wire {
         Ok(segment)
     }
 
-    /// Remembers the last segment of a side that used sequence numbers.
+    /// Remembers this delivered segment, if it used sequence numbers.
     fn sent_last(&mut self, segment: &Segment) {
         if let Some(identity) = identity(segment) {
             self.last[segment.from as usize] = Some(identity);

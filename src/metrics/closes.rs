@@ -1,4 +1,4 @@
-//! Counts the closes that a tracer reports, by network namespace, program and role.
+//! Counts the closes that a tracer reports, by network namespace, program and [`Role`] (which end opened the connection).
 //!
 //! A counter of Prometheus may only grow. So closes cannot move between the counter of a program and the sum `others` whenever another
 //! program closes more connections. The rules are:
@@ -16,8 +16,8 @@ use crate::model::close::{Close, MakerFacts, Role};
 /// The time without a close after which another program can take the place of a program.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A program for the labels of a sample: the container or the unit of its process, or the name if there is neither. The pid is
-/// not part of it, because the pid changes with every restart.
+/// A program for the labels of a sample: the unit and the container of its process, or the name of the process if it has neither. The
+/// pid is not a part of this value, because the pid changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Program {
     /// The name of the process.
@@ -127,7 +127,7 @@ impl NetnsCloses {
     }
 }
 
-/// The closes of all network namespaces since tracing began.
+/// The closes since tracing began, in at most `most_namespaces` network namespaces.
 #[derive(Clone, Debug)]
 pub struct CloseCounts {
     namespaces: HashMap<u64, NetnsCloses>,
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_its_container_or_unit_and_otherwise_its_name() {
+    fn a_program_is_identified_by_its_unit_and_container_or_else_by_its_name() {
         let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let docker = format!("/system.slice/docker-{id}.scope");
         let mut counts = CloseCounts::new(9, 9);

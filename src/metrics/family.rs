@@ -112,7 +112,7 @@ families! {
     DestinationCeiling = "twtool_destination_ceiling_per_second", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
         "The highest rate of closes per second to the destination at which the ports never run out: ports divided by the time that a TIME_WAIT socket holds its port.";
     DestinationExhaustion = "twtool_destination_exhaustion_seconds", Gauge, ["netns", "local_addr", "interface", "remote_addr", "remote_port"],
-        "Time until the destination has no free port at the present rate of closes (at most the last 10 s), an inference; +Inf if that does not happen.";
+        "Time until the destination has no free port at the present rate of closes (measured over at most the last 10 s), an inference; +Inf if that does not happen.";
     UnreservedServers = "twtool_unreserved_server_ports", Gauge, ["netns"],
         "Server ports inside the ephemeral range that are not reserved. While such a server is down, connect() may take its port.";
     UnreservedServer = "twtool_unreserved_server_info", Info, ["netns", "local_port", "process", "unit", "container"],

@@ -22,14 +22,15 @@ use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 use crate::snapshot::survey::{Survey, Surveys};
 use crate::snapshot::{Answer, Capacity};
 
-/// The value of a label for all entries that have no sample of their own. Their sample is the sum, the minimum or the maximum.
+/// The label value of the sample that stands for all destinations, ports or programs without a sample of their own. Its value is their
+/// sum, minimum or maximum (docs/metrics.md says which).
 const OTHERS: &str = "others";
 
 /// The upper bounds of the number of samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The maximum number of destinations, of server ports and of owners of sockets with samples of their own, in each network
-    /// namespace.
+    /// The maximum number of destinations with samples of their own in each network namespace. The same maximum applies separately to
+    /// server ports, to unreserved servers, to owners of sockets, and to programs that close connections.
     pub destinations: usize,
     /// The maximum number of network namespaces with samples.
     pub namespaces: usize,
@@ -228,8 +229,8 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    /// The samples of one destination, or of several together: sums of connections and rates, the minimum of free ports and times,
-    /// and the maximum of the uncertainty.
+    /// Adds the samples of one destination, or of several together: the sums of sockets and of closes per second, the minimums of free
+    /// ports, ceilings and times until exhaustion, and the maximum of uncertain ports.
     fn destination(&mut self, labels: &[String; 4], all: &[Destination], capacity: &Capacity) {
         let netns = self.netns.clone();
         let [local, interface, remote, port] = labels;
@@ -360,7 +361,7 @@ impl Owner {
     }
 }
 
-/// The entries with the largest numbers, and the sum of the others.
+/// The `most` keys with the largest numbers, each with its number, and the sum of the other numbers.
 fn largest<K: Ord + Clone>(counts: BTreeMap<K, u64>, most: usize) -> (Vec<(K, u64)>, u64) {
     let mut all: Vec<(K, u64)> = counts.into_iter().collect();
     // The sort is stable, so equal numbers stay in the order of their keys.
@@ -386,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_entries_are_kept_and_the_others_are_summed() {
+    fn the_keys_with_the_largest_numbers_are_returned_and_the_other_numbers_are_summed() {
         let counts = BTreeMap::from([("a", 1), ("b", 5), ("c", 5), ("d", 2)]);
         assert_eq!(largest(counts.clone(), 2), (vec![("b", 5), ("c", 5)], 3));
         assert_eq!(largest(counts, 9).1, 0);

@@ -1,6 +1,6 @@
-//! Addresses as people type them: with a scope (`fe80::1%eth0`), or as a prefix (`10.0.0.0/8`).
+//! Addresses as people type them: with a scope (`fe80::1%eth0`), with a port (`192.0.2.1:443`), or as a prefix (`10.0.0.0/8`).
 //!
-//! This module only parses. The caller checks later whether the interface of a scope exists. Host names are never resolved.
+//! This module does not check whether the interface of a scope exists. The caller does that later. Host names are never resolved.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,7 +30,7 @@ fn parse_addr(text: &str) -> Result<IpAddr, AddrError> {
     })
 }
 
-/// Splits `fe80::1%eth0` into its address and scope; a scope needs an IPv6 address and a name.
+/// Splits `fe80::1%eth0` into the address and the scope. An empty scope, or a scope after an IPv4 address, is an error.
 fn parse_scoped(text: &str) -> Result<(IpAddr, Option<String>), AddrError> {
     // The brackets may enclose the address alone, or the address and its scope.
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).filter(|text| text.contains('%'));
@@ -127,10 +127,10 @@ pub struct ScopedPrefix {
 }
 
 impl Prefix {
-    /// Every IPv4 address.
+    /// Every IPv4 address, including IPv4-mapped addresses.
     pub const ANY_IPV4: Self = Self { bits: 0xffff_0000_0000, length: 96, ipv4: true };
 
-    /// Every IPv6 address.
+    /// Every address of an `AF_INET6` socket, including IPv4-mapped addresses.
     pub const ANY_IPV6: Self = Self { bits: 0, length: 0, ipv4: false };
 
     /// The IPv4-mapped addresses, without plain IPv4.
@@ -188,7 +188,7 @@ impl FromStr for ScopedPrefix {
     }
 }
 
-/// Prints the prefix as a filter expression has it: `10.0.0.0/8`, `[2001:db8::1]`.
+/// Prints the prefix in the form of filter expressions: `10.0.0.0/8`, `[2001:db8::1]`.
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.addr() {

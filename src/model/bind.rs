@@ -1,4 +1,5 @@
-//! The types of a bind test: options, addresses, attempts and their results, holders of the port, verdict and cause.
+//! The types of a bind test: options, addresses, attempts and their results, the sockets on the port (*holders*), verdict
+//! and cause.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use super::row::Direction;
 use super::socket::Socket;
 use super::user::User;
 
-/// Options that a socket sets before bind() (socket(7)).
+/// The options that a program sets on a socket before bind() so that the socket can share its port (socket(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReuseOptions {
     /// `SO_REUSEADDR`.
@@ -33,7 +34,7 @@ impl ReuseOptions {
     pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
 
     /// The documented result of bind() and listen() with these options, if the port has a TIME_WAIT bucket and `old` are the options
-    /// of the socket that the bucket replaced. It works only if both sockets have the same option (socket(7)).
+    /// of the socket that the bucket replaced. The bind works only if both sockets have an option in common (socket(7)).
     #[must_use]
     pub const fn over_time_wait_of(self, old: Self) -> CallResult {
         if self.reuseaddr && old.reuseaddr || self.reuseport && old.reuseport {
@@ -130,7 +131,7 @@ pub enum CallResult {
     Failed(Errno),
 }
 
-/// An errno of bind() or listen(). The ones that the analysis distinguishes have their own variants.
+/// An errno of a socket call, such as bind() or connect(). The ones that the analysis distinguishes have their own variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names, see bind(2)")]
 pub enum Errno {
@@ -202,7 +203,7 @@ pub struct Attempt {
     pub options: ReuseOptions,
     /// Whether the socket had IPV6_V6ONLY (false for IPv4).
     pub v6only: bool,
-    /// The device that the socket was bound to, by its option or by the scope of its address.
+    /// The device that the socket was bound to, by SO_BINDTODEVICE or by the scope of the address.
     pub device: Option<NonZeroU32>,
     /// Whether the bind fails only because the same server already has another of its addresses open.
     pub own: bool,
@@ -272,14 +273,14 @@ pub struct Holder {
     /// The user that created the socket; `None` for a bucket, and if the user is unknown.
     pub user: Option<User>,
     /// The cgroup in which the socket was created. twtool looks it up only if the processes are unknown, or if a systemd manager
-    /// holds the socket.
+    /// has the socket open.
     pub created_in: Option<String>,
     /// Whether the socket blocks the plain bind on at least one of the addresses.
     pub blocks: bool,
 }
 
 impl Holder {
-    /// A holder without a search for its owners: it has no processes, and its user has no name.
+    /// Makes a holder without a search for its owners: it has no processes, and its user has no name.
     #[must_use]
     pub fn of(socket: Socket, direction: Direction, blocks: bool) -> Self {
         let user = match socket {

@@ -1,7 +1,7 @@
 //! A bind, listen or connect call of a watched program: its address, the socket, and the result.
 //!
-//! All values were read before the program continued. `None` means that a value could not be read, unless its field says something
-//! else.
+//! All values were read before the program continued. `None` means that a value could not be read, unless the comment of its
+//! field says something else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -192,7 +192,7 @@ impl CalledSocket {
     }
 }
 
-/// The process that made a call, when the call ended.
+/// The process that made a call, as it was when the call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallingProcess {
     /// Its pid in the pid namespace of twtool.

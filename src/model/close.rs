@@ -41,7 +41,7 @@ impl Outcome {
 pub enum Role {
     /// The peer opened it, and a listener on this machine accepted it.
     Accepted,
-    /// This end opened it with connect(): an inference from listeners and ports.
+    /// This end opened it with connect(). This is an inference from ports, and for [`Method::Sampled`] also from listeners.
     Connected,
     /// Not known.
     Unknown,
@@ -79,7 +79,7 @@ impl Method {
     }
 }
 
-/// The facts of a process that do not change from close to close.
+/// The facts of a process that closed connections. They are the same for all closes of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MakerFacts {
     /// Its pid. See [`MakerFacts::own_pid_namespace`].
@@ -113,9 +113,9 @@ impl MakerFacts {
 /// The process that closed a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker {
-    /// The facts that are the same for all closes of the process.
+    /// The process.
     pub facts: Arc<MakerFacts>,
-    /// The number of the thread, which can be a worker of io_uring.
+    /// The tid of the thread that closed the connection. It can be a worker thread of io_uring.
     pub tid: u32,
     /// The name of the thread.
     pub thread: String,

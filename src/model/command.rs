@@ -1,9 +1,10 @@
 //! The commands that twtool suggests, and how they are quoted for the shell.
 //!
-//! Every printed command works when it is pasted into the shell in which twtool ran:
+//! A user can paste each printed command into the shell in which twtool ran:
 //! - A command about another network namespace enters that namespace with `ip netns exec` or `nsenter`.
 //! - A command that starts twtool selects the namespace with `--netns` or `--container`.
 //! - A command that needs root begins with `sudo`, unless the caller is root.
+//! - A command that twtool knows to fail in this shell has the reason beside it (the *obstacle*).
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -42,8 +43,8 @@ pub struct Caller {
     pub root: bool,
     /// What root can do here.
     pub power: RootPower,
-    /// Whether the caller's network namespace is the initial one. Only its settings come from files of sysctl.d(5). `false` if it is
-    /// unknown.
+    /// Whether the caller's network namespace is the initial one. Only the settings of the initial namespace come from files of
+    /// sysctl.d(5). `false` if twtool cannot find out.
     pub in_initial_netns: bool,
     /// The word that starts twtool here: its name, or the path that the user typed.
     pub twtool: String,
@@ -282,7 +283,8 @@ impl Shell {
     #[must_use]
     pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
         let last = name.rsplit('.').next().unwrap_or(name);
-        // The last file in the order of names decides. Debian has a 99-sysctl.conf, a link to /etc/sysctl.conf.
+        // If several files set a value, the last file in the order of names decides. This name comes after Debian's 99-sysctl.conf,
+        // which is a link to /etc/sysctl.conf.
         let file = format!("/etc/sysctl.d/99-twtool-{last}.conf");
         let initial = self.netns.is_none() && self.caller.in_initial_netns;
         initial.then(|| Lasting { file, line: format!("{name} = {value}") })

@@ -1,4 +1,4 @@
-//! Finds the container of a process: the name of a cgroup shows it.
+//! Finds the container of a process in the path of the process's cgroup.
 //!
 //! Each runtime gives the cgroup of a container a name with the container's id. The form depends on the runtime and on its
 //! cgroup driver (systemd or cgroupfs):

@@ -6,7 +6,7 @@ use super::socket::{TcpState, TimeWaitBucket};
 /// The states of both ends after a step, as the kernel lists them; `None` if it lists no such socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// The step.
+    /// What happened before these states were read, such as "the client connected".
     pub step: &'static str,
     /// The end on the tested port.
     pub server: Option<TcpState>,

@@ -1,6 +1,6 @@
 //! The types of the lab: scenarios, the two sides, events, and comparisons of expected and observed results.
 //!
-//! All values are observed: segments are captured, and the kernel reports states and timers.
+//! No segment, state or timer is simulated: segments are captured, and the kernel reports states and timers.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -65,7 +65,8 @@ impl Scenario {
         }
     }
 
-    /// Whether the scenario is about the order of segments. The others are about the results of calls.
+    /// Whether the scenario is about the order of segments, so both ends have a column in the text output. The other scenarios are about
+    /// the results of calls, and about times.
     #[must_use]
     pub const fn is_about_segments(self) -> bool {
         matches!(self, Self::FourWay | Self::LostAck | Self::StaleSegment | Self::Assassination)
@@ -108,7 +109,7 @@ pub enum Actor {
     Side(Side),
     /// The wire, which drops and delays segments.
     Wire,
-    /// The lab, which changes settings and removes sockets.
+    /// The lab, which changes settings and reads the kernel's list of sockets.
     Lab,
 }
 
@@ -204,7 +205,7 @@ pub struct Comparison {
 pub enum Fate {
     /// It arrived.
     Arrived,
-    /// A copy of it arrived long after.
+    /// A copy of it arrived after the connection had ended.
     Late,
     /// It never arrived.
     Lost,
@@ -268,9 +269,9 @@ pub struct LabEvent {
     pub scenario: Scenario,
     /// The title of the part.
     pub part: String,
-    /// The number of its step. A part, a call or an observation begins a step. On the wire between two hosts, the first segment after
-    /// a call or an observation belongs to the same step, and each further segment is a step of its own. On `lo`, every segment
-    /// belongs to the step of the call before it.
+    /// The number of the step that the event belongs to. A part, a call or an observation begins a step. On the wire between two hosts,
+    /// the first segment after a call or an observation belongs to the same step, and each further segment is a step of its own. On
+    /// `lo`, every segment belongs to the step of the call before it.
     pub step: u32,
     /// Time since the experiment began.
     pub since: Duration,

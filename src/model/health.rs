@@ -48,7 +48,7 @@ impl Settings {
     }
 }
 
-/// The capabilities that twtool, or a command that it prints, can need (capabilities(7)).
+/// The capabilities that `doctor` reports, or that a command printed by twtool can need (capabilities(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub enum Capability {
@@ -61,7 +61,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// The capabilities that twtool itself uses, in the order of their numbers.
+    /// The capabilities that `doctor` reports, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::DacReadSearch, Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 
@@ -79,7 +79,7 @@ impl Capability {
     }
 }
 
-/// The effective set of the calling thread, as the mask of `CapEff` in /proc/thread-self/status.
+/// A set of capabilities, as a mask in which each capability is the bit of its number (`CapEff` in /proc/thread-self/status).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities(pub u64);
 

@@ -72,7 +72,7 @@ impl Interfaces {
         self.kernel = None;
     }
 
-    /// Why requested names are missing; `None` if no name is missing.
+    /// Why requested names are missing; `None` if no request to the kernel failed.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.clone().or_else(|| self.kernel.as_ref()?.failure())
@@ -96,7 +96,7 @@ impl FromIterator<(NonZeroU32, String)> for Interfaces {
     }
 }
 
-/// Equal if both list the same names.
+/// Equal if both have the same indices and names.
 impl PartialEq for Interfaces {
     fn eq(&self, other: &Self) -> bool {
         self.list() == other.list()

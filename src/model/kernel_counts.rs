@@ -46,7 +46,8 @@ impl Counters {
         self.0.get(name).copied()
     }
 
-    /// By how much a counter has grown since an earlier reading; `None` if one of the readings does not have it.
+    /// By how much a counter has grown since the counters `since` were read; `None` if one of the two does not have this counter, or if
+    /// the counter has become smaller.
     #[must_use]
     pub fn growth(&self, since: &Self, name: &str) -> Option<u64> {
         self.count(name)?.checked_sub(since.count(name)?)

@@ -40,7 +40,7 @@ impl Listeners {
     /// Whether a listener of this namespace covers the remote end of this tuple, because that end is in this namespace, too.
     ///
     /// An address is known to be local if it is a loopback address, the local address of the same connection, or the address of
-    /// a listener. A listener on a wildcard address does not show that any other address is local.
+    /// a listener on the remote port. A listener on a wildcard address does not show that any other address is local.
     #[must_use]
     #[inline]
     pub fn cover_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {

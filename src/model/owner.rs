@@ -1,4 +1,5 @@
-//! The owner of a bucket: the process that certainly or probably made it, with the evidence. A bucket itself belongs to no process.
+//! The owner of a bucket: the process that certainly or probably closed the connection of the bucket, with the evidence. The kernel
+//! itself stores no process in a bucket.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use super::close::MakerFacts;
 pub enum Evidence {
     /// A tracer saw the process close the connection.
     Traced,
-    /// The process had the connection open in a sample.
+    /// The process had the connection open when a tracer without BPF read the open sockets (a sample).
     Sampled,
     /// Inferred: the process listens on the local port.
     Listener,

@@ -1,7 +1,7 @@
 //! Port numbers, and two separate facts about a port: its RFC 6335 class, and the ranges that Linux configures.
 //!
-//! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). They are separate
-//! types, because people often confuse them: they take the class 49152-65535 for the ephemeral range of Linux.
+//! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). Classes and ranges have separate
+//! types, because people often take the class 49152-65535 for the ephemeral range of Linux.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -156,7 +156,7 @@ impl LocalReservedPorts {
         self.0.get(at).is_some_and(|range| range.contains(port))
     }
 
-    /// The list with these ports added. Like the kernel, it sorts the ranges and joins adjacent ones.
+    /// The list with these ports added. Like the kernel, this function sorts the ranges and joins adjacent ranges.
     #[must_use]
     pub fn with(&self, ports: impl IntoIterator<Item = Port>) -> Self {
         let mut ranges: Vec<PortRange> = self.0.iter().copied().chain(ports.into_iter().map(PortRange::one)).collect();
@@ -217,7 +217,7 @@ impl fmt::Display for PortArg {
     }
 }
 
-/// The allowed forms of a port argument. A [`PortArgError`] ends with them.
+/// The allowed forms of a port argument, for the end of an error message.
 pub const PORT_ARG_FORMS: &str = "a number 0-65535, a range like 8000-8099, or a TCP service name of /etc/services";
 
 /// The allowed forms of an argument that names one port.

@@ -110,7 +110,7 @@ const SHARED_SERVICES: [&str; 10] = [
 const PIDS: usize = 20;
 
 /// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
-/// the same name and details share an entry. Escape the text before a terminal sees it.
+/// the same name and details are in one text. Escape the text before a terminal sees it.
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
@@ -175,10 +175,10 @@ pub enum Owners {
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),
-    /// The caller has no permission to inspect some processes (that needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and no
-    /// other process has the socket open.
+    /// The caller has no permission to inspect some processes (that needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and none
+    /// of the inspected processes has the socket open.
     NotPermitted,
-    /// Some processes could not be read although the caller has the permission, and no other process has the socket open.
+    /// Some processes could not be read although the caller has the permission, and none of the other processes has the socket open.
     NotRead,
     /// All of these processes were inspected, and none has the socket open.
     NotFound(Processes),
@@ -204,7 +204,8 @@ impl Owners {
         }
     }
 
-    /// The owners for a sentence: an entry for each process name, or one phrase that says why no process is known.
+    /// The owners for a sentence: one text for all processes of the same name and details, or one phrase that names the kernel or says
+    /// why no process is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let unnamed = match self {
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn every_process_is_named_and_processes_with_equal_names_share_an_entry() {
+    fn every_process_is_named_and_processes_with_equal_names_and_details_share_one_text() {
         let nginx = |pid| process(pid, "nginx", Some("/system.slice/nginx.service"));
         let processes = [nginx(7), process(8, "sh", None), nginx(9), process(10, "nginx", None)];
         let expected = ["nginx (pids 7, 9, nginx.service)", "sh (pid 8)", "nginx (pid 10)"];

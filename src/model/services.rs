@@ -1,6 +1,7 @@
 //! The TCP services of /etc/services (services(5)): finds the name of a port, and the port of a name or alias.
 //!
-//! Every run builds the table, and most runs use little of it. So building it takes a few allocations instead of one for each name.
+//! Most commands build the table, and then look up only a few names. So the table is built with a few allocations instead of one for
+//! each name.
 
 use std::ops::Range;
 use std::sync::Arc;

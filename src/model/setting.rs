@@ -10,7 +10,7 @@
 pub struct Sysctl {
     /// The name in sysctl(8), `net.ipv4.tcp_tw_reuse`.
     pub name: &'static str,
-    /// The id of its check in `doctor`; `None` if it is only evidence for another check.
+    /// The id of its check in `doctor`; `None` if `doctor` uses the setting only for other checks.
     pub check: Option<&'static str>,
     /// Explains what it does.
     pub does: &'static str,
@@ -22,8 +22,9 @@ pub struct Sysctl {
     pub form: Form,
     /// The default of the kernel.
     pub default: DefaultValue,
-    /// Explains what an absent setting means, for example how a kernel without the setting behaves. `None` if every kernel since 3.x
-    /// has the setting, at least in the initial network namespace. Then `doctor` reports an absent setting as unknown.
+    /// Explains what an absent setting means, for example how a kernel without the setting behaves. `None` if the setting has no
+    /// check, or if every kernel since 4.11 has the setting, at least in the initial network namespace. Then `doctor` reports an absent
+    /// setting as unknown.
     pub absent: Option<&'static str>,
 }
 

@@ -290,8 +290,8 @@ impl FourTuple {
         Ipv6Addr::from_bits(self.local_bits()).to_canonical()
     }
 
-    /// The address of the other end. An IPv4-mapped address is returned as plain IPv4. A listener has no other end: its address is
-    /// unspecified.
+    /// The address of the other end. An IPv4-mapped address is returned as plain IPv4. A listener has no other end, so the
+    /// result is the unspecified address.
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
         Ipv6Addr::from_bits(self.remote_bits()).to_canonical()

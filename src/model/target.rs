@@ -100,7 +100,7 @@ pub(crate) mod tests {
     use crate::model::row::tests::row;
     use std::num::NonZeroU32;
 
-    /// A full socket in this state.
+    /// A full socket in this state. No process has it open if `inode` is 0.
     pub(crate) fn full(state: TcpState, inode: u32) -> FullSocket {
         let bucket = row("10.0.0.1", 80, "10.0.0.2", 40000).bucket;
         FullSocket {

@@ -1,4 +1,4 @@
-//! Converts times to whole milliseconds, the unit of the kernel's timers and of the output for scripts.
+//! Converts times to whole milliseconds, the unit in which sock_diag and twtool's output for scripts report times.
 
 use std::time::Duration;
 

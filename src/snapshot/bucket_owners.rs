@@ -38,7 +38,7 @@ use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::Source;
 use crate::sys::{owner_socket, owners};
 
-/// The maximum size of a tracer's response in bytes. A response contains the closes of two minutes.
+/// The maximum size of a tracer's response in bytes. A response contains the closes of at most two minutes.
 const MOST: u64 = 256 << 20;
 
 /// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
@@ -64,7 +64,7 @@ pub struct TracedLine {
     pub role: String,
 }
 
-/// The closes that a tracer has recorded: the owner of each bucket, and its role in the connection, by cookie.
+/// The closes that a tracer has recorded, by cookie: the owner of each bucket, and the owner's role in the connection.
 #[derive(Debug, Default)]
 pub struct Traced {
     owners: HashMap<Cookie, (Owner, Role), RandomState>,
@@ -165,7 +165,7 @@ impl Traced {
         self.of_a_tracer
     }
 
-    /// Whether it has no close, for example because no tracer runs.
+    /// Whether no close is recorded, for example because no tracer runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.owners.is_empty()
@@ -196,7 +196,8 @@ impl Traced {
         counts.groups(all)
     }
 
-    /// The process that closed the connection of a bucket, and its role. `None` if BPF did not trace the close: a sample is not certain.
+    /// The process that closed the connection of a bucket, and its role. `None` if BPF did not trace the close,
+    /// because a sample shows only which process had the socket open.
     #[must_use]
     pub fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
         let (owner, role) = self.owners.get(&row.bucket.cookie?)?;
@@ -373,7 +374,7 @@ mod tests {
     use crate::model::row::tests::row;
 
     #[test]
-    fn a_line_of_a_tracer_names_the_owner_of_its_cookie() {
+    fn a_line_of_a_tracer_names_the_owner_of_the_bucket_with_its_cookie() {
         let lines = b"{\"cookie\":\"1\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":\"/a/web.service\",\"method\":\"bpf\"}\n\
             {\"cookie\":\"0\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":null,\"method\":\"bpf\",\"more\":1}\n";
         let traced = Traced::parse(lines).expect("lines");

@@ -1,10 +1,10 @@
 //! Samples all buckets of one or several network namespaces repeatedly, and follows each bucket from one sample to the next.
 //!
 //! A sample ([`BucketSample`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
-//! has every bucket, also those that the selection excludes, because they may have been selected before.
+//! has every bucket, also the buckets that the selection excludes, because an earlier sample may have selected them.
 //!
-//! The caller compares the buckets with those of the previous sample while the thread is still in the namespace. Only there can it look
-//! up which socket now has the two ends of a missing bucket ([`Occupant`]).
+//! The caller compares the buckets with the previous sample while the thread is still in the namespace. Only in the namespace can the
+//! caller look up which socket now has both ends of a missing bucket ([`Occupant`]).
 
 use std::io;
 use std::ops::ControlFlow;
@@ -45,8 +45,8 @@ pub struct BucketSample {
     pub rows: Vec<Row>,
     /// The other buckets.
     pub others: Vec<Row>,
-    /// The beginning and the end of the walk, as times from the start of the first sample. The kernel reported each remaining
-    /// time between the two.
+    /// The beginning and the end of the walk, as times since the [`SampleSource`] was made. The kernel reported each remaining time
+    /// between these two times.
     pub walked: (Duration, Duration),
     /// Whether nothing indicates that the walk has missed a bucket.
     pub whole: bool,
@@ -68,11 +68,11 @@ pub type FindOccupant<'a> = dyn FnMut(&TimeWaitBucket) -> Occupant + 'a;
 /// One sample of every namespace.
 #[derive(Debug)]
 pub struct TakenSample<T> {
-    /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
+    /// The time from the making of the [`SampleSource`] to the beginning of this sample (CLOCK_MONOTONIC).
     pub elapsed: Duration,
     /// How long the sample took.
     pub took: Duration,
-    /// The processor time of all threads that the sample took.
+    /// The processor time that all threads of this process used during the sample.
     pub processor_time: Duration,
     /// The time from the beginning of this sample to the beginning of the next one. It is longer than requested if sampling would
     /// otherwise use more than a quarter of a core.
@@ -95,7 +95,7 @@ pub struct SampleSource {
 }
 
 /// The numbers of selected and of other buckets in the last sample, if there is only one namespace. With these numbers the next sample
-/// reserves its memory: a `Vec` that grows step by step takes 1.5 times as much.
+/// reserves its memory: a `Vec` that grows step by step takes 1.5 times as much memory.
 #[derive(Default)]
 struct Room([AtomicUsize; 2]);
 
@@ -175,8 +175,8 @@ impl SampleSource {
         Ok(finished?)
     }
 
-    /// Sleeps until this time from the start of the first sample. Returns false if a blocked signal has arrived. The samples of a
-    /// series need no sleep.
+    /// Sleeps until this time since the [`SampleSource`] was made. Returns false if a blocked signal has arrived. The samples of a
+    /// recorded series need no sleep.
     ///
     /// # Errors
     /// The sleep failed.
@@ -192,7 +192,7 @@ impl SampleSource {
         Ok(self.signal.is_none())
     }
 
-    /// Takes one sample; `None` after the last one of a recorded series. `interval` is the wanted time between two samples.
+    /// Takes one sample; `None` after the last sample of a recorded series. `interval` is the wanted time between two samples.
     /// `follow` is called for each namespace, on a thread in this namespace.
     ///
     /// # Errors

@@ -355,8 +355,8 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     Ok((false, number_answer(query, source, &facts, end)?))
 }
 
-/// The answer after a walk that returned a number. A number cannot show which rows are uncertain, so a row on which the filter cannot
-/// be evaluated is an error.
+/// The answer after a walk that returned a number. A number cannot show which rows are uncertain. So if the filter tests a direction that
+/// could not be inferred, the result is an error, and not a warning as in [`rows_answer`].
 fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
     query.judged()?;
     query.directed(facts)?;

@@ -56,7 +56,7 @@ pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let arg = elsewhere.then(|| NetnsArg::Process(call.process.tid.cast_unsigned()));
     let mut situation = Namespaces::named(arg.as_slice())?.within(|| here(call))?;
     if let Some(arg) = arg {
-        // Prefer the name of the namespace, because the number of a process identifies it only while the process runs.
+        // Prefer the name of the namespace, because a pid identifies the namespace only while the process runs.
         let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.given_name()?.to_owned()));
         situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
     }

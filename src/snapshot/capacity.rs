@@ -161,10 +161,11 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // If the kernel has not answered, the next attempt may succeed. Then the answer is incomplete.
+                // The answer is incomplete only if the next attempt may succeed. If the kernel does not support the test, a repeated
+                // attempt would not help.
                 answer.complete &= why.is_answer();
                 answer.warnings.push(format!(
-                    "it is unknown which ports are explicitly bound, because the kernel does not support the test \
+                    "it is unknown which ports are explicitly bound, because they could not be tested \
                      ({why}); ports of connections count as not explicitly bound"
                 ));
             }
@@ -239,7 +240,8 @@ impl Asked {
     }
 
     /// The ends of a connection to the destination that the answer must contain. Such a connection need not exist. The local
-    /// address is the given one, or the one that the kernel would choose. The error is the reason why no connection is possible.
+    /// address is the one in the question, or else the one that the kernel would choose. The error is the reason why no connection is
+    /// possible.
     fn route(&self) -> Option<Result<ConnectionEnds, SnapshotError>> {
         let (to, typed) = self.to.as_ref()?;
         let local = sys::route::source(self.from, *to);

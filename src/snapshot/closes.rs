@@ -254,7 +254,8 @@ impl Closes {
     }
 
     fn drain(&mut self, each: &mut OnClose) -> Result<(), SnapshotError> {
-        // Both clocks are read together. The real-time clock can be set while twtool runs.
+        // Records have times of CLOCK_MONOTONIC. To convert them, both clocks are read together each time, because the real-time clock can
+        // be set while twtool runs.
         let (now, monotonic) = (clock::now(), clock::monotonic());
         self.read_at = monotonic;
         let Self { engine, filter, selected, namespaces, makers, totals, recent, .. } = self;
@@ -299,7 +300,7 @@ impl Engine {
     }
 }
 
-/// What a reader of the socket receives: a line for each close with a larger number than this one.
+/// What a reader of the socket receives: a line for each close with a larger number than `newest`, the newest close that the reader has.
 fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
     let mut text = vec![];
     for RecentClose { number, cookie, facts, method, role } in recent.since(newest) {
@@ -380,7 +381,7 @@ impl NamespaceFacts {
     }
 
     fn get(&mut self, inode: u64) -> Arc<Facts> {
-        /// The minimum time between two lists of the namespaces. To read the names of 1,000 namespaces takes some milliseconds.
+        /// The minimum time between two lists of the namespaces, because reading the names of 1,000 namespaces takes some milliseconds.
         const LIST_AGAIN: Duration = Duration::from_secs(1);
         if self.own.netns == Some(inode) {
             return Arc::clone(&self.own);
@@ -403,7 +404,8 @@ impl NamespaceFacts {
         }
     }
 
-    /// The facts of another namespace. The names of its interfaces are unknown.
+    /// Facts for another namespace. Only its inode number and its name are its own. The names of its interfaces are unknown, and all other
+    /// facts, such as the port ranges, are those of twtool's namespace.
     fn of_other(&self, inode: u64, name: Option<String>) -> Arc<Facts> {
         Arc::new(Facts {
             netns: Some(inode),
@@ -465,7 +467,7 @@ impl Makers {
         }
     }
 
-    /// The path of a cgroup whose process has ended.
+    /// The path of the cgroup with this id, for a process whose cgroup /proc does not show.
     fn path(&mut self, id: u64) -> Option<String> {
         if self.cgroups.len() >= MOST {
             self.cgroups.clear();

@@ -166,7 +166,7 @@ fn bind_as_client(
     answer.complete &= sockets.complete && sockets.unread.is_none();
     answer.warnings.extend((!sockets.complete).then(interrupted));
     answer.warnings.extend((!consistent).then(|| {
-        "the bind result and the kernel's list of sockets were not consistent in three rounds: sockets come and go, or the \
+        "the bind result and the kernel's list of sockets were not consistent in three attempts: sockets come and go, or the \
          list lacks one"
             .into()
     }));
@@ -225,7 +225,7 @@ impl Ends {
                 &format!("{} is an address of the other IP version", to.addr),
             ));
         }
-        // One socket has both ends, so it is an AF_INET6 socket if one of them is written as IPv6.
+        // One socket has both ends. If one of them is written as an IPv4-mapped address, the socket is an AF_INET6 socket.
         let as_ipv6 = mapped(&to) || mapped(&from);
         for one in [&mut to, &mut from] {
             if let (IpAddr::V4(v4), true) = (one.addr, as_ipv6) {
@@ -249,7 +249,7 @@ fn resolve_addr(typed: &ScopedAddr, argument: &str, facts: &Facts) -> Result<Bin
     Ok(BindAddr { addr: typed.addr, scope })
 }
 
-/// The fixed source port; `None` for port 0, with which bind() chooses.
+/// The fixed source port; `None` for port 0, for which bind() chooses a port.
 fn source_port(arg: &PortArg, facts: &Facts) -> Result<Option<Port>, BadValue> {
     let range = facts.ports(arg).map_err(|why| BadValue::new(arg, FROM, &why))?;
     if range.first() != range.last() {

@@ -79,7 +79,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// What the user can do about it.
+    /// What the user can do about the error.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -103,7 +103,7 @@ pub(super) fn sockets_on(source: &mut Source, port: Port) -> Result<PortSockets,
 }
 
 /// Finds the processes that have the sockets open, and whether each socket may be the reason why an attempt failed. The
-/// owners in `known` are not searched again. The second value is a sentence about holders that may be missing.
+/// owners in `known` are not searched again. The second value is a sentence about processes that may be missing.
 pub(super) fn holders(
     source: &mut Source,
     attempts: &[Attempt],
@@ -120,8 +120,7 @@ pub(super) fn holders(
     let found = sys::owners::find(&unknown);
     let mut owners = known;
     owners.extend(found.owners);
-    let failure =
-        found.failure.map(|why| format!("some processes could not be read, so holders may be missing: {why}"));
+    let failure = found.failure.map(|why| format!("some processes could not be read, so owners may be missing: {why}"));
     let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
     let obstacles = Obstacles::new(attempts, &all.iter());
     let mut created_in = creation_cgroups(source, &all, &owners);
@@ -144,7 +143,7 @@ pub(super) fn holders(
 /// The maximum number of sockets whose cgroup is looked up. It is low, because all connections of one server have the same cgroup.
 const MOST_LOOK_UPS: usize = 64;
 
-/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager holds. A failure is not
+/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager has open. A failure is not
 /// reported, because these cgroups are only additional information.
 fn creation_cgroups(
     source: &mut Source,

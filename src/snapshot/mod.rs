@@ -1,7 +1,7 @@
-//! Gathers everything that one answer needs, from one network namespace or from many, at one moment, as plain values.
+//! Gathers everything that one answer needs, from one network namespace or from many, as plain values.
 //!
-//! A [`Snapshot`] names the [`Namespaces`] and the [`Input`]: the kernel or a recording. Each of its methods takes a
-//! question and returns an [`Answer`]: the value, whether it is complete, and warnings. `analysis` draws conclusions
+//! A [`Snapshot`] names the [`Namespaces`] and the [`Input`]: the kernel or a recording. The methods in
+//! the table ask a question and return an [`Answer`]: the value, whether it is complete, and warnings. `analysis` draws conclusions
 //! from the values, and `view` prints them.
 //!
 //! | question | value | file |

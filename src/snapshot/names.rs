@@ -1,4 +1,4 @@
-//! Reads names and ports for shell completion. It is fast, but the lists may be incomplete.
+//! Reads names and ports for shell completion. To be fast, twtool reads only the first sockets, so a list of ports may be incomplete.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -40,7 +40,8 @@ impl Snapshot {
         self.namespaces.within(|| Ok(sys::interfaces::here().list().into_values().collect()))
     }
 
-    /// The local or remote ports of listeners and of TIME_WAIT sockets in one network namespace, and names of services.
+    /// The ports that sockets use in one network namespace, and the names of services. If `remote`, these are the remote ports of TIME_WAIT
+    /// sockets; otherwise the local ports of listeners and of TIME_WAIT sockets.
     ///
     /// # Errors
     /// The namespace cannot be entered, or its sockets cannot be read.

@@ -132,14 +132,15 @@ impl Namespaces {
         })
     }
 
-    /// Runs `ask` in each namespace, on as many threads as there are cores, and passes the pieces to `each` in the order of the
+    /// Runs `ask` in each namespace, on at most as many threads as there are cores, and passes the pieces to `each` in the order of the
     /// namespaces, until `each` breaks. `ask` gets the number of its namespace, from 0, and runs on a thread in it.
     ///
-    /// If some namespaces fail, a warning names each of them and the answer is incomplete.
+    /// If some namespaces fail, a warning names each of them and the answer is incomplete. A namespace that has ended in the meantime
+    /// does not count as failed.
     ///
     /// # Errors
-    /// Returns the error of the first namespace if all of them fail. In that case the question itself is wrong, or all
-    /// namespaces have the same problem.
+    /// Returns the first error if no namespace gave an answer. In that case the question itself is probably wrong, or all namespaces
+    /// have the same problem.
     pub(super) fn ask<P: Send>(
         &self,
         ask: &(impl Fn(u32, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),

@@ -1,5 +1,7 @@
 //! Collects rows and sorts them. With a limit, the memory depends on the limit and not on the number of rows.
 //!
+//! Without a sort order, rows stay in the order of arrival. With a sort order:
+//!
 //! 1. Each row is appended to one list, and its sort key (`RowKey`) to a second list.
 //! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
 //! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
@@ -183,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_in_order_on_any_number_of_cores(
+        fn rows_of_two_namespaces_have_the_same_order_as_after_a_sort_of_whole_rows(
             keys in proptest::collection::vec((0_u16..5, 0_u32..3, 1_u64..50, any::<bool>()), 0..60), copies in 1_usize..200,
         ) {
             let mut rows = vec![];

@@ -5,8 +5,8 @@
 //!   an own tracer, on a thread   --- closes since the last update --->
 //! ```
 //!
-//! Each update asks the tracer that serves the socket, so a tracer that starts later is found, too. If no tracer answers, the program
-//! can start its own tracer ([`OwnerFeed::start`]).
+//! If no tracer serves the socket, the program can start its own tracer ([`OwnerFeed::start`]). As long as the program has none, each
+//! update asks the tracer that serves the socket, so a tracer that starts later is found, too.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ impl Tracing {
 
 /// Keeps the owners of buckets up to date from a tracer.
 pub struct OwnerFeed {
-    /// The socket of a served tracer.
+    /// The Unix socket on which another program may serve the owners that its tracer records.
     socket: PathBuf,
     owners: SharedOwners,
     own: Option<OwnTracer>,
@@ -174,7 +174,8 @@ impl OwnTracer {
 
     /// Waits until all closes before this time are recorded, so that no new bucket lacks its owner.
     fn wait_until_read(&self, time: Duration) -> Progress {
-        /// The longest wait. If the thread needs longer, it gets no processor time, and the caller continues without the newest closes.
+        /// The longest wait. If the tracer's thread needs longer, for example because it gets no processor time, the caller continues
+        /// without the newest closes.
         const PATIENCE: Duration = Duration::from_millis(500);
         let reads = |progress: &mut Progress| progress.read_at < time && progress.failure.is_none();
         let waited = self.shared.changed.wait_timeout_while(self.shared.progress(), PATIENCE, reads);
@@ -197,7 +198,7 @@ fn wait_for_start(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), Sn
     starts.recv().unwrap_or_else(|_| Err(SnapshotError::Observer(std::io::Error::other("the thread has ended"))))
 }
 
-/// Traces until the value is dropped.
+/// Traces until the [`OwnTracer`] is dropped, or until tracing fails.
 fn trace(mut closes: Closes, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         let failure = closes.next(WAIT, &mut |_, _| ControlFlow::Continue(())).err().map(|error| error.to_string());

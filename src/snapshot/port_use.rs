@@ -1,4 +1,4 @@
-//! Counts listeners and TIME_WAIT buckets on port numbers.
+//! Counts the TIME_WAIT buckets on ports, and finds out which of these ports have a listener.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub struct PortUses {
 }
 
 impl Snapshot {
-    /// Counts listeners and TIME_WAIT buckets on ports, in one network namespace. `ipv4` selects IPv4 (true) or IPv6
+    /// Counts the TIME_WAIT buckets on ports, and finds listeners, in one network namespace. `ipv4` selects IPv4 (true) or IPv6
     /// (false) on the wire. If the sockets cannot be read, this function returns an incomplete answer and not an error,
     /// because the class, service and ranges of a port do not depend on sockets.
     ///

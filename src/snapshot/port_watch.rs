@@ -1,5 +1,5 @@
-//! Waits until a server could bind a port. `analysis::waiting` chooses each step, and this module executes it: it binds
-//! the addresses, lists the sockets that block them, looks up one of these, or sleeps while an observer reports the
+//! Waits until a server could bind a port. `analysis::waiting` chooses each step, and this module executes the step: it binds
+//! the addresses, lists the sockets that block them, looks up one of these sockets, or sleeps while an observer shows the
 //! state.
 
 use std::collections::{BTreeMap, HashMap};
@@ -74,7 +74,7 @@ pub struct WaitState {
     pub collision: Option<String>,
     /// The longest remaining time, if only buckets block the port.
     pub remaining: Option<Duration>,
-    /// How often the set of blocking sockets has changed.
+    /// How often the blocking sockets or their states have changed.
     pub changes: u32,
 }
 
@@ -83,7 +83,7 @@ pub struct WaitState {
 pub struct Waited {
     /// The port, the addresses and the options.
     pub target: WaitTarget,
-    /// The facts at the end.
+    /// The facts of the target, with the time at the end of the wait.
     pub facts: Facts,
     /// The last state.
     pub state: WaitState,
@@ -91,7 +91,7 @@ pub struct Waited {
     pub attempts: Vec<Attempt>,
     /// What the binds did to the kernel's note of SO_REUSEPORT on the port.
     pub note: ReuseportNote,
-    /// Whether the bind works only with the options of the target; `None` if that was not tried.
+    /// Whether the bind works only with the options of the target; `None` if that was not tried, or could not be determined.
     pub needs_options: Option<bool>,
     /// The effective user of this process.
     pub uid: u32,
@@ -102,9 +102,10 @@ pub struct Waited {
 pub enum Observes {
     /// Nothing.
     Nothing,
-    /// Each change, with the exact cause. Finding the cause may need one more bind.
+    /// The state before each pause, with the exact cause, so that the observer can report changes. Finding the cause may need
+    /// additional binds.
     Changes,
-    /// The state, ten times a second. SIGINT and SIGTERM are delivered after [`Observer::clear`].
+    /// The state, ten times a second. SIGINT and SIGTERM are blocked, and each is delivered after a call of [`Observer::clear`].
     Everything,
 }
 
@@ -112,7 +113,7 @@ pub enum Observes {
 pub trait Observer: Send {
     /// The events that it wants to receive.
     fn observes(&self) -> Observes;
-    /// Whether it wants to receive a change at this time of the wait.
+    /// Whether the observer of [`Observes::Changes`] wants to receive the state at this time of the wait.
     fn wants_change_at(&self, waited: Duration) -> bool;
     /// Receives the state.
     ///
@@ -125,13 +126,13 @@ pub trait Observer: Send {
 
 impl Snapshot {
     /// Waits until a server could bind the port on every address, in one network namespace. The wait ends when a bind on each
-    /// address has succeeded.
+    /// address has succeeded, when a bind is denied, or at the timeout.
     ///
     /// # Errors
-    /// See [`SnapshotError`]. A timeout and a denied bind are answers, not errors.
+    /// See [`SnapshotError`]. A timeout or a denied bind is an answer and no error.
     pub fn wait(&self, question: &WaitQuestion, observer: &mut dyn Observer) -> Result<Answer<Waited>, SnapshotError> {
-        // This must come before another thread exists, because the kernel delivers a signal to any thread that does not
-        // block it.
+        // The signals must be blocked before another thread exists, because the kernel delivers a signal to any thread that
+        // does not block it.
         let draws = observer.observes() == Observes::Everything;
         let interrupts = draws.then(Interrupts::hold).transpose().map_err(SnapshotError::Observer)?;
         self.kernel_namespaces()?.within_with_signals(|| {
@@ -242,7 +243,7 @@ impl Wait<'_> {
         }
     }
 
-    /// Reports the state to the observer. The holders and the cause are determined again only if they may have changed.
+    /// Passes the state to the observer. The blocking sockets and the cause are determined again only if they may have changed.
     fn show(&mut self, waiting: &Waiting, now: Duration) -> Result<(), SnapshotError> {
         let stamp = (waiting.changes(), waiting.binds());
         let state = if let Some((_, state)) = self.last.take().filter(|(then, _)| *then == stamp) {
@@ -280,7 +281,7 @@ impl Wait<'_> {
         verdict::cause(&self.target.facts, self.target.port, &self.watch.attempts, blocked_by, reuseaddr_works)
     }
 
-    /// If only buckets block the port, one more bind determines whether SO_REUSEADDR would succeed.
+    /// If only buckets block the port, additional binds determine whether a bind with SO_REUSEADDR would succeed.
     fn with_exact_cause(&mut self, mut state: WaitState, waiting: &Waiting) -> Result<WaitState, SnapshotError> {
         if verdict::only_buckets(state.cause) {
             let works = self.watch.reuseaddr_works(waiting.changes())?;
@@ -300,9 +301,9 @@ struct Watch {
     /// The last result of each address, in the order of the binds.
     attempts: Vec<Attempt>,
     addrs: Vec<BindAddr>,
-    /// The addresses in the order of the server.
+    /// The addresses in the order in which the server binds them.
     typed: Vec<BindAddr>,
-    /// The address that failed last.
+    /// The first address that failed in the last call of [`Self::bind`].
     failing: Option<BindAddr>,
     /// Whether a bind was made since the sockets were last listed.
     tried: bool,
@@ -361,8 +362,8 @@ impl Watch {
         self.source.warnings_where_processes_are_searched()
     }
 
-    /// Binds the addresses, and returns the result and the number of binds. Unless `every_address`, the first failure
-    /// ends the round. The address that failed last comes first, so one bind is enough as long as it fails.
+    /// Binds the addresses, and returns the result and the number of binds. Without `every_address`, it stops at the first
+    /// failure and starts with the address that failed last time, so one bind is enough as long as this address fails.
     fn bind(&mut self, every_address: bool) -> Result<(Bound, u32), SnapshotError> {
         self.tried = true;
         let mut round = vec![];
@@ -400,8 +401,8 @@ impl Watch {
     }
 
     /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use, if the server does not set that
-    /// option. This distinguishes the two causes about buckets. `changes` is the number of changes of the blocking
-    /// sockets; the binds are repeated only after a change. They leave no note of SO_REUSEPORT, because they do not set it.
+    /// option. This distinguishes the causes `TimeWait` and `TimeWaitWithoutReuseaddr`. `changes` is the number of changes of the
+    /// blocking sockets; the binds are repeated only after a change. They leave no note of SO_REUSEPORT, because they do not set it.
     fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, SnapshotError> {
         // The bind has failed although the server sets SO_REUSEADDR. SO_REUSEPORT as a second option is never the reason of
         // such a failure.

@@ -105,7 +105,7 @@ impl Selection {
     }
 }
 
-/// The values that a filter tests and that not every source reports.
+/// Whether a filter tests the mark or the direction. Not every source can provide these values.
 struct Needs {
     mark: bool,
     direction: bool,
@@ -162,14 +162,14 @@ impl Query {
         self.states.contains(TcpState::FinWait2)
     }
 
-    /// Converts a bucket to a row and returns it if it is selected. Adds a listener to `listeners`.
+    /// Converts a bucket to a row and returns the row if it is selected. If the socket is a listener, adds it to `listeners`.
     #[expect(clippy::inline_always, reason = "passing a socket through memory costs more than evaluating the filter")]
     #[inline(always)]
     pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
         self.judged_row(listeners, facts, socket).and_then(|(row, selected)| selected.then_some(row))
     }
 
-    /// Converts a bucket to a row, and returns the row and whether it is selected. Adds a listener to `listeners`.
+    /// Converts a bucket to a row, and returns the row and whether it is selected. If the socket is a listener, adds it to `listeners`.
     #[expect(clippy::inline_always, reason = "as for `row`")]
     #[inline(always)]
     pub(super) fn judged_row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<(Row, bool)> {
@@ -209,7 +209,7 @@ impl Query {
         passes == Some(true)
     }
 
-    /// Returns an orphan if it is selected. Orphans have no remaining time, so a filter that tests it selects none.
+    /// Returns an orphan if it is selected. Orphans have no remaining time, so a filter that tests the remaining time selects no orphan.
     pub(super) fn orphan(&self, listeners: &Listeners, facts: &Facts, full: &FullSocket) -> Option<Target> {
         if self.filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
             return None;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::model::close::{Close, MakerFacts, Method, Role};
 use crate::model::socket::Cookie;
 
-/// The maximum number of closes that are kept. They take at most 14 MiB.
+/// The maximum number of closes that are kept. A close has 32 bytes, so the list takes at most 8 MiB. The facts about the processes take
+/// additional memory.
 pub const MOST: usize = 256 * 1024;
 
 /// How long a close is kept: twice as long as TIME_WAIT lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
@@ -17,8 +18,8 @@ pub const KEPT: Duration = Duration::from_secs(120);
 /// A close whose process is known.
 #[derive(Clone, Debug)]
 pub struct RecentClose {
-    /// A number that is larger than the numbers of all earlier closes, even those of an earlier tracer. It is the time of
-    /// CLOCK_MONOTONIC in ns. If the previous close has the same number or a larger one, it is the number after that one.
+    /// A number that is larger than the numbers of all earlier closes, even of closes from an earlier tracer. It is the time of
+    /// CLOCK_MONOTONIC in ns, or the number of the previous close plus 1, whichever is larger.
     pub number: u64,
     /// The cookie of the socket, which its bucket inherits.
     pub cookie: Cookie,

@@ -1,9 +1,9 @@
-//! Removes timewait buckets and orphans, and verifies that they are gone.
+//! Removes timewait buckets and orphans (closing sockets that no process has open), and verifies that they are gone.
 //!
 //! 1. [`Candidates::find`] lists the selected sockets in the kernel's order, because removal in that order is fastest.
 //! 2. [`Candidates::remove`] sends a request for each socket. The request has the cookie, so it removes that socket or
 //!    none. Orphans come first, because a kernel that destroys no buckets still destroys full sockets. Before each request
-//!    for an orphan, a look-up shows whether it has changed.
+//!    for an orphan, a look-up shows whether the orphan has changed.
 //! 3. A second list shows which targets still exist.
 
 use std::collections::HashSet;
@@ -35,7 +35,7 @@ pub struct Candidates {
     pub others: Others,
     /// Whether the dump was not interrupted and every fact could be read.
     pub complete: bool,
-    /// Warnings about the filter expression, for example an ambiguous one.
+    /// Warnings about the filter expression, for example that it is ambiguous.
     pub about_words: Vec<String>,
     /// Warnings about the sockets.
     pub warnings: Vec<String>,
@@ -181,7 +181,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
 /// Removes the orphans among the targets. Looks up each orphan just before its removal, because it may have changed.
 ///
 /// # Errors
-/// The kernel refuses the first request, or cannot look up the first orphan, so that nothing has changed.
+/// A look-up fails or the kernel refuses a request before the first orphan was removed, so that nothing has changed.
 fn remove_orphans(
     targets: &[Target],
     answers: &mut [Acknowledgement],
@@ -229,7 +229,8 @@ fn remove_orphans(
     Ok(())
 }
 
-/// The cookies of the sockets that the query still selects.
+/// The cookies that a second list for the query contains. This can be more sockets than the query selects, because the source
+/// evaluates only a part of the filter.
 fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd), SourceError> {
     let states = query.states.union(ORPHAN_STATES).without(StateSet::of(&[TcpState::Listen]));
     source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))

@@ -56,7 +56,7 @@ impl Summarized {
         self.rows.iter().collect()
     }
 
-    /// Adds the owner of this number of buckets, which are already counted. All buckets without such a call have an unknown owner.
+    /// Records that `count` of the counted buckets belong to this owner. Buckets without a recorded owner have an unknown owner.
     pub fn add_owner(&mut self, owner: &Owner, count: Count) {
         self.tally.add_owner(owner, count);
     }

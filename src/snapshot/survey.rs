@@ -38,7 +38,7 @@ pub struct Survey {
     pub counts: BucketCounts,
     /// Whether nothing is missing.
     pub complete: bool,
-    /// How often the walk was repeated, because the kernel marked it as interrupted.
+    /// How often the walk was repeated after an interruption.
     pub repeats: u32,
     /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
     pub recovered: usize,

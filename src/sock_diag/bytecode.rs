@@ -1,8 +1,9 @@
 //! Compiles the part of a filter that the kernel can evaluate into a program (INET_DIAG_REQ_BYTECODE in uapi/linux/inet_diag.h).
 //!
-//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test whether it chose the port, but
-//! not for a bucket. The compiler does not use the kernel's tests of the interface and of the mark; older kernels, for example Linux
-//! 5.10, take 0 for the mark of a bucket. So the program accepts every row that the filter accepts, and sometimes more rows.
+//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test whether the kernel chose the
+//! port, but not for a bucket. The compiler does not use the kernel's test of the interface. It does not use the test of the mark
+//! either, because older kernels, for example Linux 5.10, take 0 for the mark of a bucket. So the program accepts every row that the
+//! filter accepts, and sometimes more rows.
 //!
 //! A program is a list of instructions. Each instruction tests a socket and jumps forward. A jump to the end of the program accepts
 //! the socket. A jump to 4 bytes after the end rejects it (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
@@ -32,7 +33,7 @@ const D_COND: u8 = 8;
 /// The port of a host condition that accepts every port.
 const ANY_PORT: i32 = -1;
 
-/// The maximum length of a program in bytes. The attribute of the program has its length in a u16.
+/// The maximum length of a program in bytes. The netlink attribute that contains the program has a u16 for the length.
 const LONGEST: usize = 60_000;
 
 /// Returns the part of a filter that the kernel can evaluate. It accepts every row that the whole filter accepts.
@@ -77,7 +78,7 @@ pub fn left_over(filter: &Filter) -> Filter {
     }
 }
 
-/// Compiles a filter. The program also accepts every listener, because the direction of a bucket is inferred from them.
+/// Compiles a filter. The program also accepts every listener, because the direction of a bucket is inferred from the listeners.
 /// Returns `None` if the kernel can evaluate no part of the filter, or if the program would be too long.
 #[must_use]
 pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
@@ -85,7 +86,7 @@ pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
     if judged == Filter::TRUE {
         return None;
     }
-    // The remote port of a listener is 0. The remote port of a bucket never is.
+    // The remote port of a listener is 0. The remote port of a bucket is never 0.
     let listener = Filter::Port(End::Remote, PortRange::one(Port(0)));
     let mut program = Program::default();
     program.test(&Filter::Any(vec![judged, listener]), REJECT);

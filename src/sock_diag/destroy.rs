@@ -61,8 +61,8 @@ pub enum DestroyError {
 }
 
 impl DestroyError {
-    /// Whether the request had no effect. A lost response does not prove that, because the kernel acts before it
-    /// responds.
+    /// Whether the requests that failed had no effect. After a lost or malformed response this is unknown, because the kernel
+    /// acts before it responds.
     #[must_use]
     pub const fn changed_nothing(&self) -> bool {
         match self {
@@ -71,7 +71,7 @@ impl DestroyError {
         }
     }
 
-    /// What the user can do about it.
+    /// What the user can do about the error.
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
@@ -104,7 +104,7 @@ pub struct Destruction {
 /// Requests that the kernel destroys the sockets of these rows.
 ///
 /// The first batch has one request. If the kernel does not permit or support it, the kernel would also refuse the other requests, so
-/// they are not sent and no socket is destroyed. If such a response comes later, no further batch is sent.
+/// they are not sent and no socket is destroyed. If EPERM or EOPNOTSUPP comes in a later batch, no further batch is sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
     let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_failed_send_or_a_lost_or_malformed_response_is_an_error() {
-        /// Fails to send, or receives one datagram.
+        /// Fails to send, or receives one datagram whose true length is longer by the second value.
         struct Broken(Option<io::Result<Vec<u8>>>, usize);
         impl Transport for Broken {
             fn send(&mut self, _: &Request) -> io::Result<()> {
@@ -401,6 +401,7 @@ mod tests {
         };
         let mine = (SEQUENCE + 1).to_ne_bytes();
         assert!(matches!(end(Broken(None, 0)), DestroyError::Send(_)));
+        // 105 is ENOBUFS.
         assert!(matches!(end(Broken(Some(Err(io::Error::from_raw_os_error(105))), 0)), DestroyError::Recv(_)));
         for bad in [vec![], vec![0; 7], error(9_u32.to_ne_bytes(), 0), error(mine, -1), error(mine, 0)[..16].to_vec()] {
             assert!(matches!(end(Broken(Some(Ok(bad.clone())), 0)), DestroyError::Framing(_)), "{bad:?}");

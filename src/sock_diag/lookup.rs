@@ -5,7 +5,7 @@
 //! socket with the same ends. Only [`find_by_ends`] accepts any cookie, because it searches for such a new socket.
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
-//! address. So "not found" is certain for connections and buckets. For a listener it may mean that the kernel selected
+//! address. So "not found" proves that a connection or a bucket is gone. For a listener it may mean that the kernel selected
 //! another listener of a SO_REUSEPORT group. A socket that is bound and does not listen is never found.
 
 use std::io;
@@ -137,6 +137,7 @@ mod tests {
     struct LookupKernel {
         asked: Vec<Vec<u8>>,
         answer: io::Result<Vec<u8>>,
+        /// The number of bytes of the response that did not fit into the buffer.
         cut: usize,
     }
 
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_socket_is_asked_for_by_its_mapped_addresses() {
+    fn a_mapped_socket_is_requested_with_its_mapped_addresses() {
         let mut kernel = LookupKernel { asked: vec![], answer: Ok(error(ENOENT)), cut: 0 };
         find(&mut kernel, &bucket("::ffff:127.0.0.1", "::ffff:127.0.0.2", 1)).expect("an answer");
         let asked = &kernel.asked[0];
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_response_or_one_to_another_request_is_an_error() {
+    fn a_malformed_response_or_a_response_to_another_request_is_an_error() {
         for bad in [
             vec![],
             found(1, 9)[..40].to_vec(),

@@ -24,7 +24,7 @@ use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INE
 use crate::model::port::Port;
 use crate::model::socket::{Cookie, FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
-/// The length of the fixed part in bytes.
+/// The length of `struct inet_diag_msg` in bytes. Attributes follow it.
 pub const LENGTH: usize = 72;
 
 /// The attribute with the cgroup of a socket, in uapi/linux/inet_diag.h.
@@ -37,7 +37,7 @@ const TIMER_TIMEWAIT: u8 = 3;
 /// Why bytes do not describe a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The bytes are shorter than the fixed part.
+    /// The bytes are shorter than `struct inet_diag_msg`.
     #[error("a socket record of {0} bytes, but struct inet_diag_msg has {LENGTH}")]
     Short(usize),
     /// The family is neither AF_INET nor AF_INET6.
@@ -260,6 +260,7 @@ mod tests {
     #[test]
     fn a_bucket_is_recognized_by_its_timer_and_not_by_its_state() {
         let mut m = sample();
+        // The state FIN_WAIT_2, first with timer 3, then with timer 2 (keepalive).
         m[1] = 5;
         assert!(matches!(decode(&m), Ok(Socket::Bucket(b)) if b.state() == TcpState::FinWait2));
         m[2] = 2;
@@ -289,9 +290,9 @@ mod tests {
             let _ = decode(&bytes);
         }
 
-        /// Compares every field with the decoder of netlink-packet-sock-diag, except the timer, which that crate drops.
+        /// Compares the fields that both this decoder and netlink-packet-sock-diag provide.
         #[test]
-        fn every_field_but_the_timer_agrees_with_the_decoder_of_the_netlink_crate(
+        fn ends_interface_cookie_uid_and_inode_agree_with_the_decoder_of_the_netlink_crate(
             v6 in any::<bool>(), state in 1_u8..=11, bucket in any::<bool>(), body in proptest::array::uniform32(any::<u8>()),
             more in proptest::array::uniform32(any::<u8>()),
         ) {

@@ -199,7 +199,7 @@ pub struct Replay {
 /// Why a [`Replay`] failed. The `io::Error` of `send` or `recv` contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// No recorded request includes the states of this one.
+    /// No recorded request has the same walk and includes the requested states.
     #[error("the recording does not contain sockets in the requested states")]
     NotRecorded,
     /// The recorded response ends before NLMSG_DONE.

@@ -29,7 +29,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// What the user can do about it.
+    /// What the user can do about the error.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

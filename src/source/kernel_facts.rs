@@ -62,7 +62,7 @@ pub(super) fn kernel_bucket_settings(unread: &mut Unread) -> BucketFacts {
     }
 }
 
-/// Returns the value, or `None` if it is absent or could not be read. If it could not be read, `unread` keeps the reason.
+/// Returns the value, or `None` if it is absent or could not be read. In the second case, the reason is added to `unread`.
 pub(crate) fn known<T>(unread: &mut Unread, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
         unread.add(what, &error);
@@ -74,7 +74,8 @@ fn number(unread: &mut Unread, setting: &Sysctl) -> Option<i64> {
     known(unread, setting.name, sys::sysctl::number(setting.key()))
 }
 
-/// Reads `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds; `None` on kernels without it.
+/// Reads `net.ipv4.tcp_tw_timeout` of the calling thread's network namespace, in seconds. `None` if the kernel does not have this
+/// setting, or if it could not be read.
 pub fn tw_timeout_s(unread: &mut Unread) -> Option<u64> {
     unsigned(unread, &setting::TCP_TW_TIMEOUT)
 }

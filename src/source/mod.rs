@@ -85,7 +85,7 @@ enum Carrier {
     Kernel(Netlink),
     Procfs,
     Recorder(transport::Recording<Netlink, RecordingFile>),
-    /// Records one read of a series.
+    /// Records one sample of a series (see [`SeriesFile`]).
     SeriesRecorder(transport::Recording<Netlink, SeriesFile>),
     Replay(Replay),
 }
@@ -138,8 +138,8 @@ impl Source {
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
-    /// Opens a live source and begins to record one read of a series. The source takes the file out of `file`;
-    /// [`Self::into_series`] returns it. On an error, `file` keeps it.
+    /// Opens a live source and begins to record one sample of a series. The source takes the file out of `file`;
+    /// [`Self::into_series`] returns it. On an error, the file stays in `file`.
     pub fn recorded_sample(file: &mut Option<SeriesFile>) -> Result<Self, SourceError> {
         let socket = open_netlink()?;
         let mut facts = kernel_facts();
@@ -193,7 +193,7 @@ impl Source {
     }
 
     /// Whether the last walk listed sockets that are bound but neither listen nor are connected. sock_diag lists them
-    /// since Linux 6.8, /proc/net/tcp never.
+    /// since Linux 6.8. /proc/net/tcp never lists them.
     #[must_use]
     pub fn lists_bound_sockets(&self) -> bool {
         self.origin() == Origin::SockDiag && self.facts.kernel_since(6, 8) != Some(false)
@@ -315,7 +315,8 @@ impl Source {
         matches!(self.carrier, Carrier::Kernel(_))
     }
 
-    /// Returns the number of the cgroup in which a socket was created; `None` if the kernel does not report it.
+    /// Returns the number of the cgroup in which a socket was created; `None` if this source does not report it, or if the socket has
+    /// no cookie or is gone.
     pub fn cgroup(&mut self, socket: &Socket) -> Result<Option<u64>, SourceError> {
         match &mut self.carrier {
             Carrier::Kernel(netlink) if socket.cookie().is_some() => Ok(lookup::cgroup(netlink, socket)?),
@@ -332,7 +333,8 @@ impl Source {
         }
     }
 
-    /// The listeners whose port the kernel chose; `None` if this source or this kernel does not report which they are.
+    /// The cookies of the listeners whose port the kernel chose; `None` if this source or this kernel does not report them, or if the
+    /// dump was interrupted.
     pub fn autobound_listeners(&mut self) -> Result<Option<BTreeSet<Cookie>>, SourceError> {
         let (Carrier::Kernel(netlink), Some(program)) = (&mut self.carrier, bytecode::autobound()) else {
             return Ok(None);

@@ -72,7 +72,7 @@ pub enum RecordingError {
 pub struct Recorded {
     /// The facts of the recording machine.
     pub facts: Facts,
-    /// The counts and settings of its kernel. All of them are unknown if the file does not contain them.
+    /// The kernel's counts and settings about buckets. All of them are unknown if the file does not contain them.
     pub buckets: BucketFacts,
     /// The requests, datagrams and failures in the order in which they happened.
     pub events: Vec<Event>,
@@ -237,7 +237,7 @@ struct Lines<R> {
     reader: R,
     /// The line that was read last, with its line feed.
     line: Vec<u8>,
-    /// Its number, from 1.
+    /// The number of this line, from 1.
     number: u64,
 }
 
@@ -246,7 +246,7 @@ impl<R: BufRead> Lines<R> {
         Self { reader, line: vec![], number: 0 }
     }
 
-    /// Reads the next line, which has at most this many bytes. It is empty at the end of the file.
+    /// Reads the next line, which may have at most `most` bytes. At the end of the file, the line is empty.
     fn next(&mut self, most: u64) -> Result<(), Problem> {
         self.number += 1;
         sys::file::read_line(&mut self.reader, most, &mut self.line).map_err(|error| {
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_with_any_byte_changed_is_refused() {
+    fn a_recording_with_any_byte_changed_before_its_last_line_is_refused() {
         let whole = written();
         let end = whole.len() - whole.rsplit(|&b| b == b'\n').nth(1).map_or(0, <[u8]>::len) - 1;
         for at in 0..end {

@@ -1,4 +1,4 @@
-//! Walks over the sockets: with sock_diag, with simpler requests for kernels that refuse a part of it, or with procfs.
+//! Walks over the sockets with sock_diag or with procfs. If the kernel refuses a sock_diag request, simpler requests follow.
 
 use std::ops::ControlFlow;
 

@@ -36,7 +36,7 @@ pub struct Tried {
 }
 
 impl AttemptError {
-    /// What the user can do about it.
+    /// What the user can do about the error.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         let refusal = FailureClass::of(&self.source);
@@ -51,7 +51,7 @@ impl AttemptError {
             DEVICE if refusal == FailureClass::Refused => {
                 Some("on kernels before 5.7, this needs CAP_NET_RAW, as SO_BINDTODEVICE does (socket(7))")
             }
-            // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns one of the other two.
+            // With net.mptcp.enabled=0 the errno is ENOPROTOOPT. A kernel without MPTCP returns EPROTONOSUPPORT or EINVAL.
             MPTCP
                 if matches!(
                     self.source.raw_os_error(),
@@ -76,7 +76,7 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 ///
 /// The kernel's notes of SO_REUSEPORT (see `reuseport_note`) must not change a result, nor remain for the next server:
 /// 1. All signals are blocked, so that none ends the program between a bind and the bind that clears its note.
-/// 2. The attempts with SO_REUSEPORT come first, because the others clear the note that a server may have on the port.
+/// 2. The attempts with SO_REUSEPORT come first, because the other attempts clear the note that a server may have on the port.
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
 /// 3. The successful attempts with SO_REUSEPORT are repeated. If one fails now, it had succeeded only because of a server's note,

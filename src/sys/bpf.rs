@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!   offset 0            one page: how far twtool has read          written by twtool
-//!   one page            one page: how far the kernel has written   read-only here
-//!   two pages           the records, twice in a row                read-only here
+//!   one page            one page: how far the kernel has written   written by the kernel
+//!   two pages           the records, twice in a row                written by the kernel
 //! ```
 //!
 //! A record has a header of 8 bytes. The first 4 bytes contain the length of the record and two flags. The records are mapped twice in a
@@ -42,7 +42,7 @@ pub enum MapKind {
     Array = 2,
     /// Values by key. In a full map, a new entry replaces the least recently used one.
     LruHash = 9,
-    /// A ring buffer. Its number of entries means its size in bytes.
+    /// A ring buffer. For this kind, the number of entries is the size of the buffer in bytes.
     Ring = 27,
 }
 
@@ -313,7 +313,7 @@ impl Ring {
         self.map.number()
     }
 
-    /// Passes the records that are complete to `each`. The call stops at the position that the kernel had written when the call
+    /// Passes the records that are complete to `each`. The call stops at the position that the kernel had reached when the call
     /// began, so it ends even if the kernel keeps writing.
     pub fn drain(&mut self, each: &mut dyn FnMut(&[u8])) {
         // SAFETY: each mapping begins at a page and is at least a page long, and both sides access the 8 bytes there atomically.
@@ -376,7 +376,7 @@ impl Wakes {
         Ok(Self(epoll))
     }
 
-    /// Waits for this time at most.
+    /// Waits until the kernel wakes the reader or a signal arrives, but for this time at most.
     ///
     /// # Errors
     /// epoll_wait(2) failed.

@@ -10,7 +10,7 @@ use super::capabilities::{self, effective_user};
 use super::errno::{FailureClass, retry};
 use crate::model::command::{Caller, RootPower, SettingsLock};
 
-/// The folders of sudo's usual `secure_path` (sudoers(5)).
+/// The folders of `secure_path` (sudoers(5)) in the configuration of sudo that Debian installs.
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Describes the effective user of this process, and the command names that start twtool. `typed` is the command line, which begins
@@ -46,7 +46,7 @@ fn is_in_initial_netns() -> bool {
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
     // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a set-user-ID program like sudo.
-    // If root runs twtool, they are already in the effective set of twtool.
+    // If root runs twtool, these capabilities are already in the effective set of twtool.
     let set = if root { capabilities::parse(&status) } else { capabilities::parse_bounding(&status) };
     let no_new_privs = capabilities::parse_no_new_privs(&status) == Some(true);
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_sudo_a_name_becomes_a_path_only_if_secure_path_does_not_contain_it() {
+    fn after_sudo_a_program_outside_secure_path_is_named_by_its_path() {
         for (typed, executable, expected) in [
             (Some("twtool"), Some("/usr/bin/twtool"), ("twtool", "twtool")),
             (Some("twtool"), Some("/home/me/.cargo/bin/twtool"), ("twtool", "/home/me/.cargo/bin/twtool")),

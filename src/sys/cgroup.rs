@@ -19,7 +19,7 @@ use crate::model::name::text_of;
 /// Finds the path of a process's cgroup in /proc/PID/cgroup, which has lines of the form `number:controllers:path`.
 ///
 /// Returns the path in systemd's own hierarchy if cgroup v1 is mounted, otherwise the path in the unified hierarchy. If this path
-/// names no container, but the path in another hierarchy does, returns the other one.
+/// names no container, but the path in another hierarchy names one, returns that path.
 #[must_use]
 pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
     let fields = |line| {
@@ -51,16 +51,16 @@ pub fn unified() -> Option<PathBuf> {
 /// The maximum number of folders of the hierarchy that a search reads.
 const MOST: usize = 20_000;
 
-/// Finds the paths of cgroups by their numbers. A cgroup that has been removed, or that this cgroup namespace does not show, is not in
-/// the result.
+/// Finds the paths of cgroups by their numbers. A cgroup is not in the result if it has been removed, if this cgroup namespace does not
+/// show it, or if the search ends earlier ([`MOST`]).
 ///
 /// # Errors
 /// A folder that still exists could not be read.
 pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
     let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
-    // The root is not an entry of any folder below. If a container has its own cgroup namespace, all its sockets can belong to the
-    // root of that namespace.
+    // The loop below finds only folders inside the root. If a container has its own cgroup namespace, all its sockets can belong to
+    // the root of that namespace.
     let own = if_present(retry(|| fs::metadata(&root)))?.map(|folder| folder.ino());
     found.extend(own.filter(|id| ids.contains(id)).map(|id| (id, "/".to_owned())));
     let mut unread = vec![root.clone()];

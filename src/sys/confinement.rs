@@ -1,9 +1,9 @@
-//! Confines the calling thread before it reads bytes that others wrote: the recording of `--replay`, the requests of the exporter.
+//! Confines the calling thread before it reads bytes from an unknown author: the recording of `--replay`, or requests to the exporter.
 //! There are three means. Each function says which of them it uses:
 //!
 //! 1. Capabilities: the thread drops all capabilities that the caller does not need.
 //! 2. landlock(7): the thread may only read the paths, and remove files from the folders, that the caller lists. landlock refuses
-//!    every other access to files, TCP, and signals to other processes.
+//!    every other access to files. Since version 4 of its interface it also refuses TCP, and since version 6 signals to other processes.
 //! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, create or connect sockets, access
 //!    or signal other processes, or type input for another program on the terminal. It also refuses interfaces of the kernel that need
 //!    no capability and that twtool does not use.
@@ -70,8 +70,8 @@ pub fn is_filtered() -> bool {
     capabilities::status().is_ok_and(|status| capabilities::field(&status, "Seccomp:") == Some(b"2"))
 }
 
-/// Installs a filter that refuses the calls that the exporter never makes. This function does not use landlock, because landlock
-/// would refuse `/proc/PID/fd` of other processes, which the exporter reads.
+/// Installs a filter that refuses bpf(2) and the calls that the exporter never makes. This function does not use landlock, because
+/// landlock would refuse `/proc/PID/fd` of other processes, which the exporter reads.
 #[cfg(feature = "exporter")]
 pub fn for_exporter() {
     // The result is ignored, because `for_requests` reports whether filters work.

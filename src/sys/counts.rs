@@ -1,5 +1,5 @@
-//! Reads the kernel's counts for the calling thread's network namespace: /proc/net/netstat, /proc/net/snmp and
-//! /proc/net/sockstat (proc_pid_net(5)).
+//! Reads the kernel's counts for the calling thread's network namespace: the files netstat, snmp, sockstat, sockstat6 and protocols
+//! in /proc/net (proc_pid_net(5)).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -55,7 +55,7 @@ impl TableCounts {
     }
 }
 
-/// Whether a reading of [`TableCounts`] is the first or the second. [`table_counts`] reads the files in an order that depends on it.
+/// Whether a reading of [`TableCounts`] is the first or the second. The order in which [`table_counts`] reads the files depends on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// The first one.
@@ -67,7 +67,7 @@ pub enum Reading {
 /// Reads the counts of the tables. Reading the three files takes about 50 µs (Linux 6.18, 2026-11-29).
 ///
 /// The files are not read at the same moment. The first reading reads `opens` before the other counts, and the second reading reads
-/// it after them. So the difference of `opens` includes every connection that was opened between the two readings of the others.
+/// it after them. So the difference of `opens` includes every connection that was opened between the two readings of the other counts.
 pub fn table_counts(reading: Reading) -> io::Result<TableCounts> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "its format is unknown");
     let opens = || {
@@ -123,8 +123,8 @@ pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let sockstat6 = read("sockstat6")?.unwrap_or_default();
     let most = parse_most_unlisted(&sockstat, &sockstat6, 0);
     // The number of Unix sockets must not be subtracted if it includes sockets that the kernel itself made, because `used` does not
-    // count those. Only the module sunrpc (NFS) makes them, to connect to local services. If it is loaded, the namespace has the
-    // folder /proc/net/rpc.
+    // count such sockets. Only the module sunrpc (NFS) makes them, to connect to local services. If this module is loaded, the
+    // namespace has the folder /proc/net/rpc.
     if most.is_none_or(|most| most == 0) || Path::new("/proc/thread-self/net/rpc").exists() {
         return Ok(most);
     }

@@ -6,8 +6,8 @@
 //!
 //! | [`FailureClass`] | errnos | what twtool concludes |
 //! |---|---|---|
-//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the process has ended, or this kernel has no such setting, family or protocol |
-//! | `Refused` | EPERM, EACCES | the caller has no permission to use it, or a sandbox refuses it |
+//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the file or the process does not exist, or this kernel has no such setting, family or protocol |
+//! | `Refused` | EPERM, EACCES | the caller has no permission to use the object, or a sandbox refuses the call |
 //! | `Interrupted` | EINTR | nothing: the call is repeated |
 //! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: after ENOBUFS and ENOMEM the call is repeated up to three times, then the failure is reported |
 //! | `Other` | all others | nothing: the failure is reported |

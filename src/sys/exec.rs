@@ -15,8 +15,8 @@ use super::{descriptors, inherited};
 
 /// Executes a program in this process. A name without a slash is searched in PATH. Returns only if the execution fails.
 ///
-/// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with. It inherits only the
-/// descriptors 0, 1 and 2, because all others have O_CLOEXEC.
+/// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with. It inherits the descriptors that
+/// twtool was started with, and none that twtool has opened, because these have O_CLOEXEC.
 #[must_use]
 pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     descriptors::restore_limit();

@@ -20,7 +20,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::errno::retry;
 
-/// The signals that end a program that has no handler for them, and that do not indicate a fault of the program.
+/// Signals that end a program that has no handler for them, and that do not indicate a fault of the program.
 const ENDING: [Signal; 13] = [
     Signal::SIGALRM,
     Signal::SIGHUP,
@@ -150,7 +150,7 @@ impl Write for NewFile {
     }
 }
 
-/// A name in an open folder. Every operation uses the same folder, even if another one is moved to its path.
+/// A name in an open folder. Every operation uses the same folder, even if the path of this folder later leads to another folder.
 struct Location {
     folder: Arc<OwnedFd>,
     name: OsString,
@@ -166,7 +166,7 @@ impl Location {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Refuses a name that is not allowed for the new file, and returns the status of the file that it replaces.
+    /// Fails if the name belongs to something that must not be replaced. Returns the status of the file that the new file replaces.
     fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
@@ -220,7 +220,8 @@ impl Partial {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried.
+                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried, up to
+                    // 1000.
                     if error != Errno::EXIST || number == 1000 {
                         return Err(error.into());
                     }
@@ -254,9 +255,9 @@ impl Drop for Partial {
     }
 }
 
-/// Removes the partial file and ends the program, as the signal would without a handler.
+/// Removes the partial files and ends the program, as the signal would without a handler.
 extern "C" fn remove_and_end(signal: libc::c_int) {
-    // If the lock is taken, there is no file to remove: its holder has not created the file yet, or has removed or renamed it.
+    // If a thread holds the lock, there is no file to remove: this thread has not created its file yet, or has removed or renamed it.
     for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_keeps_its_owner_and_its_mode() {
+    fn a_new_file_has_the_owner_and_the_mode_of_the_file_that_it_replaces() {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");

@@ -34,7 +34,7 @@ pub enum ProcGap {
     NotMounted,
     /// Processes that the caller has no permission to trace are hidden (proc(5), hidepid).
     Hidepid,
-    /// The caller has no permission to read /proc, or a sandbox refuses it.
+    /// The caller has no permission to read /proc, or a sandbox refuses the access.
     Refused,
 }
 

@@ -72,7 +72,7 @@ impl KernelInterfaces for BySocket {
 }
 
 /// Reads the name of an interface in the socket's network namespace (SIOCGIFNAME in netdevice(7)). The wrapper of
-/// rustix refuses names that are not UTF-8.
+/// rustix is not used, because it refuses names that are not UTF-8.
 #[expect(unsafe_code, reason = "no safe wrapper returns the name as bytes")]
 fn name_of(socket: &UnixDatagram, index: NonZeroU32) -> io::Result<String> {
     // SAFETY: a request is plain data, and zeros are valid in each of its fields.

@@ -36,7 +36,7 @@ const fn connects(does: &'static str, names: &'static [&'static str], port: u16)
     Module { does, names, port: Port(port), remote: true }
 }
 
-/// The modules of Linux that open TCP sockets without a process.
+/// Kernel modules that open TCP sockets without a process.
 const MODULES: [Module; 16] = [
     listens("SMB server", &["ksmbd"], 445),
     listens("NFS server", &["nfsd"], 2049),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_with_a_port_is_a_listener() {
+    fn the_address_and_port_of_an_endpoint_are_parsed() {
         let mut found = vec![];
         let last =
             read(&answer(), 30, &mut |attributes| found.extend(attributes.iter().map(|(_, value)| endpoint(value))));

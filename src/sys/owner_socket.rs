@@ -1,4 +1,5 @@
-//! Serves the owners that a tracer has recorded, and reads them, through a Unix socket. The tracer numbers the closes.
+//! Serves the owners of closed connections that a tracer has recorded, and reads them, through a Unix socket. The tracer numbers the
+//! closes.
 //!
 //! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2 send nothing.
 //! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
@@ -21,7 +22,8 @@ use super::errno::retry;
 /// The maximum number of readers at a time. Further readers wait in the backlog of the socket.
 const MOST_READERS: usize = 4;
 
-/// The time limit for each read and write. Without this limit, a reader that stops reading would keep memory in use.
+/// The time limit for each write of the tracer, and for each read and write of a reader. Without this limit, a reader that stops
+/// reading would keep memory of the tracer in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The time limit for the request of a reader. Readers of twtool 0.2 send no request.
@@ -87,7 +89,7 @@ impl OwnerSocket {
     }
 
     /// Reads the request of a reader, and writes the answer. Both happen on another thread, so a slow reader does not delay the
-    /// caller. `answer` gets the number of the request, or 0.
+    /// caller. `answer` gets the number of the request, or 0 if there is none.
     ///
     /// # Errors
     /// No thread can be started.

@@ -122,7 +122,7 @@ pub fn process_started_at(pid: u32, start_ns: u64) -> Option<Process> {
 enum ReadError {
     /// The process or thread has ended.
     Gone,
-    /// The caller has no permission to read them.
+    /// The caller has no permission.
     Refused,
     /// Another failure. There may be more owners than were found.
     Failed(String),

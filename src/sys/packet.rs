@@ -24,8 +24,8 @@ pub struct Frame {
     pub at: SystemTime,
     /// The index of the interface that received the frame.
     pub interface: u32,
-    /// The Ethernet header and the packet. The kernel leaves the checksums of its own packets to the network card, so
-    /// TCP checksums are not computed yet (`CHECKSUM_PARTIAL`).
+    /// The Ethernet header and the packet. If this machine sent the packet, its TCP checksum is not computed yet, because the kernel
+    /// leaves this to the network card (`CHECKSUM_PARTIAL`).
     pub bytes: Vec<u8>,
 }
 

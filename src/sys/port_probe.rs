@@ -45,8 +45,8 @@ fn call<T>(call: &'static str, make: impl FnMut() -> io::Result<T>) -> Result<T,
 /// An unused address of 127.0.0.0/8.
 const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
-/// Returns the ports that connect() skips for every destination in the calling thread's network namespace. All given ports must be in
-/// the `ip_local_port_range` of that namespace, and not in its `ip_local_reserved_ports`.
+/// Returns the subset of `ports` that connect() skips for every destination in the calling thread's network namespace. All `ports` must
+/// be in the `ip_local_port_range` of that namespace, and not in its `ip_local_reserved_ports`.
 pub fn kept_from_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
     let mut kept = PortSet::default();
     if ports.is_empty() {
@@ -99,7 +99,7 @@ impl Probe {
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 sockopt_impl!(
-    /// `IP_LOCAL_PORT_RANGE` of uapi/linux/in.h: the lowest port in the low half, the highest in the high one.
+    /// `IP_LOCAL_PORT_RANGE` of uapi/linux/in.h: the lowest port in the low 16 bits, the highest port in the high 16 bits.
     LocalPortRange,
     SetOnly,
     libc::IPPROTO_IP,

@@ -176,7 +176,7 @@ mod tests {
         };
         let (v4, v6) = ("0100007F:1F90", "0000000000000000FFFF00000100007F:88C6");
         assert!(parse(&line(v4, v4, "0")).is_some() && parse(&line(v6, v6, "0")).is_some());
-        // Both ends of a socket have the same family.
+        // Both ends of a socket have the same family, and the kernel writes no plus sign.
         for (local, remote, uid) in [(v4, v6, "0"), (v6, v4, "0"), (v4, v4, "+0"), (v4, "0100007F:+F90", "0")] {
             assert_eq!(parse(&line(local, remote, uid)), None, "{local} {remote} {uid}");
         }

@@ -9,10 +9,10 @@
 //!
 //! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these binds in order. In this list, a
 //! *holder* is another socket on the port (measured on Linux 6.18):
-//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. The bind succeeds beside every IPv4 holder, and beside a holder on `::`
-//!    that has SO_REUSEADDR and does not listen;
-//! 2. an unused IPv4 address with SO_REUSEADDR. The bind succeeds beside every holder that is IPv6 only, and beside a wildcard
-//!    holder that has SO_REUSEADDR and does not listen;
+//! 1. an unused IPv6 address, IPv6 only, with SO_REUSEADDR. The bind succeeds beside every IPv4 holder, beside a holder on a specific
+//!    IPv6 address, and beside a holder on `::` that has SO_REUSEADDR and does not listen;
+//! 2. an unused IPv4 address with SO_REUSEADDR. The bind succeeds beside every holder that is IPv6 only, beside a holder on a
+//!    specific address, and beside a wildcard holder that has SO_REUSEADDR and does not listen;
 //! 3. an unused IPv4 address with TCP_REPAIR, which skips the search for conflicts. The bind succeeds beside every holder, and needs
 //!    CAP_NET_ADMIN.
 

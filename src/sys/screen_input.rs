@@ -30,7 +30,7 @@ pub enum Wakeup {
     Continued,
     /// The terminal is gone.
     HangUp,
-    /// The time is over.
+    /// The time limit of [`ScreenInput::wait`] has passed.
     Time,
 }
 

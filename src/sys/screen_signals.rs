@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// The signals that end or stop the program by default, and two that report a change: the program continues (SIGCONT), or the
+/// The signals that end or stop the program by default, and two signals that report a change: the program continues (SIGCONT), or the
 /// terminal has another size (SIGWINCH). SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in
 /// raw mode. SIGXFSZ and SIGXCPU report limits of setrlimit(2). The list has no signal that reports a fault of the program,
-/// no real-time signal, and neither SIGTTIN nor SIGTTOU.
+/// no real-time signal, and none of SIGPIPE, SIGTTIN and SIGTTOU.
 const HELD: [Signal; 17] = [
     Signal::SIGINT,
     Signal::SIGTERM,

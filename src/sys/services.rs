@@ -52,7 +52,7 @@ fn shared(bytes: Vec<u8>) -> Services {
 
 /// Parses lines of the form `name port/protocol [alias ...] [# comment]`. Lines of another form are skipped.
 ///
-/// The parser works on bytes, not on characters, because every start of twtool waits for it.
+/// Every start of twtool waits for the parser. It works on bytes and not on characters, because this is faster.
 #[must_use]
 pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {

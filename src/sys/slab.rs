@@ -6,7 +6,7 @@ use std::path::Path;
 use super::errno::{if_visible, retry};
 use super::{file, setting};
 
-/// The slab caches of IPv4 and IPv6 buckets. The kernel never merges these caches with others, because RCU readers may still use
+/// The slab caches of IPv4 and IPv6 buckets. The kernel never merges these caches with other caches, because RCU readers may still use
 /// freed objects (`SLAB_TYPESAFE_BY_RCU`). So each cache keeps its name.
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 

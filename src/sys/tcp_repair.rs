@@ -18,8 +18,8 @@ nix::setsockopt_impl!(RepairQueue, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, u3
 struct QueueSeq;
 nix::setsockopt_impl!(QueueSeq, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, u32, SetStruct<'_, u32>);
 
-/// Sets the sequence number of the SYN of a socket that is not connected yet. With 0, the kernel chooses the number. This call resets
-/// SO_REUSEADDR, so set that option after it.
+/// Sets the sequence number of the SYN of a socket that is not connected yet. With 0, the kernel chooses the number. This function resets
+/// SO_REUSEADDR, so set that option afterwards.
 pub fn set_initial_sequence(socket: &Socket, number: u32) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpRepair, &1)?;
     setsockopt(socket, RepairQueue, &SEND_QUEUE)?;

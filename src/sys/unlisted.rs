@@ -33,8 +33,8 @@ pub struct UnlistedSockets {
     pub failure: Option<String>,
 }
 
-/// Finds the sockets that are bound to this port in the calling thread's network namespace, if the caller may trace
-/// their owners.
+/// Finds the TCP sockets that are bound to this port but neither listen nor are connected, in the calling thread's network namespace.
+/// A socket is not found if the caller has no permission to trace its owner.
 #[must_use]
 pub fn bound_to(port: Port) -> UnlistedSockets {
     let mut found = UnlistedSockets::default();

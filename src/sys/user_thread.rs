@@ -27,7 +27,7 @@ const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
 /// The name of the step that failed, and its error.
 pub(super) type StepError = (&'static str, io::Error);
 
-/// Runs a function as another user, on a new thread. Without a user, runs it on the calling thread.
+/// Runs a function as another user, on a new thread. Without a user, or if root is to remain root, runs it on the calling thread.
 pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + Send) -> Result<T, StepError> {
     let Some(user) = user else { return Ok(run()) };
     match (user.uid, effective_user()) {

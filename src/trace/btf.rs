@@ -14,13 +14,13 @@
 
 use std::fmt;
 
-/// The file in which the kernel shows its types.
+/// The file in which the kernel describes its types, in the form BTF.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
-/// The maximum size of that file in bytes. Debian's kernels have 5-8 MB.
+/// The maximum size of the file [`KERNEL`] in bytes. twtool refuses a larger file. On Debian's kernels it has 5-8 MB.
 pub const MOST: u64 = 64 << 20;
 
-/// The maximum depth of nested structures, and the maximum number of modifiers (typedefs and qualifiers) of a type.
+/// The maximum depth of nested structures and of nested arrays. A chain of typedefs and qualifiers must be shorter than this.
 const DEPTH: usize = 16;
 
 /// The kinds of types that [`Btf::id`] can find.
@@ -46,8 +46,9 @@ const FLOAT: u32 = 16;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
-/// The sizes of `struct btf_type` and of `struct btf_member` in bytes.
+/// The size of `struct btf_type` in bytes.
 const TYPE: usize = 12;
+/// The size of `struct btf_member` in bytes.
 const MEMBER: usize = 12;
 
 /// The reason why BTF, a type or a member cannot be used.
@@ -117,7 +118,7 @@ impl<'a> Btf<'a> {
         };
         let cut = || form("it is cut off");
         let (types, names) = (part(8).ok_or_else(cut)?, part(16).ok_or_else(cut)?);
-        // A type has at least 12 bytes, so this memory is bounded by the size of the file.
+        // On Linux 6.18, a type has 25 bytes on average, so this vector need not grow.
         let mut starts = Vec::with_capacity(types.len() / 24);
         let mut at = 0;
         while at < types.len() {
@@ -173,8 +174,8 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Finds the offset in bytes of a member in a structure. `path` is the name of the member, after the names of the members that
-    /// contain it: `__sk_common.skc_family`.
+    /// Finds the offset in bytes of a member in a structure. `path` is the name of the member. For a member of a nested structure, the
+    /// names of the outer members come first: `__sk_common.skc_family`.
     ///
     /// # Errors
     /// The structure or the member does not exist, or the member does not have this size in bytes.
@@ -195,7 +196,7 @@ impl<'a> Btf<'a> {
         Ok(offset)
     }
 
-    /// The offset and the type of a member. Bit fields are never found, because they have no address.
+    /// The offset in bytes and the type of a member. Bit fields are never found, because they have no address.
     fn member(&self, structure: u32, name: &str, depth: usize) -> Option<(u32, u32)> {
         let start = self.start(self.plain(structure)?)?;
         let (kind, count) = self.info(start)?;
@@ -315,7 +316,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// A part of struct sock and struct sock_common with their anonymous members, as in Linux 6.18.
+    /// A simplified struct sock, with an anonymous union and structure for the ports, as in Linux 6.18. The kernel has no `sk_name`; this
+    /// member tests an array.
     fn sock() -> Vec<u8> {
         let mut btf = Writer::new();
         let (short, word, char) = (btf.int("short unsigned int", 2), btf.int("unsigned int", 4), btf.int("char", 1));

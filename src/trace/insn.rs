@@ -56,7 +56,7 @@ pub enum If {
     SignedLess = 0xc0,
 }
 
-/// A mark at an instruction, to which jumps can lead.
+/// The target of jumps: a mark at an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
@@ -136,7 +136,7 @@ impl Assembler {
         self.push(0xdb, base, from, offset, 0);
     }
 
-    /// `to` = the map of this descriptor. This takes the space of two instructions.
+    /// `to` = the address of the map that has this descriptor. This instruction has the length of two instructions (16 bytes).
     pub fn map(&mut self, to: Reg, descriptor: i32) {
         const PSEUDO_MAP_FD: Reg = Reg(1);
         self.push(0x18, to, PSEUDO_MAP_FD, 0, descriptor);
@@ -208,9 +208,9 @@ impl Instruction {
 mod tests {
     use super::*;
 
-    /// The expected bytes are those that clang produces (`llvm-objdump -d` shows them).
+    /// The expected bytes come from clang (`llvm-objdump -d` shows them).
     #[test]
-    fn instructions_have_the_bytes_of_the_specification() {
+    fn instructions_have_the_same_bytes_as_from_clang() {
         let bytes = |write: &dyn Fn(&mut Assembler)| {
             let mut assembler = Assembler::default();
             write(&mut assembler);

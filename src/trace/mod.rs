@@ -10,8 +10,8 @@
 //! # Why no BPF library
 //!
 //! twtool must start tracing within 30 ms, and with at most 24 MiB of memory. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26).
-//! It needs most of this to parse the whole BTF of the kernel, but this program uses only 26 members. libbpf needs a C compiler and
-//! libelf. So twtool assembles the program in memory, and `sys::bpf` calls bpf(2).
+//! aya spends most of this on parsing the whole BTF of the kernel, but the BPF program of twtool reads only 26 members. libbpf needs a C
+//! compiler and libelf. So twtool assembles the program in memory, and `sys::bpf` calls bpf(2).
 
 pub mod btf;
 pub mod insn;
@@ -94,13 +94,13 @@ const RING_CREATE: &str = "BPF_MAP_CREATE of a ring buffer";
 const PROG_LOAD: &str = "BPF_PROG_LOAD";
 const TRACEPOINT_OPEN: &str = "BPF_RAW_TRACEPOINT_OPEN";
 
-/// Traces closes in every network namespace, from [`Tracer::start`] until it is dropped.
+/// Traces the closes in every network namespace, from [`Tracer::start`] until the `Tracer` is dropped.
 pub struct Tracer {
     ring: Ring,
     lost: Object,
     /// The two copies of the program (see [`program`]).
     programs: [Object; 2],
-    /// The kernel detaches the copies when these are closed.
+    /// The kernel detaches the copies when twtool closes these descriptors.
     _attached: [Object; 2],
 }
 
@@ -110,8 +110,8 @@ impl Tracer {
     /// # Errors
     /// See [`TraceError`].
     pub fn start() -> Result<Self, TraceError> {
-        // Before Linux 5.11, the kernel also returns EPERM if the maps exceed RLIMIT_MEMLOCK, so EPERM need not mean a missing
-        // capability. So on a kernel that is too old anyway, every error is replaced with the version of the kernel.
+        // Before Linux 5.11, the kernel also returns EPERM if the maps exceed RLIMIT_MEMLOCK. Then an error about a missing capability
+        // would be wrong. So on every kernel that is too old to trace, `TraceError::Old` replaces the error.
         Self::load().map_err(|error| {
             let kernel = netns::kernel_release();
             if is_old(&kernel) { TraceError::Old(kernel) } else { error }
@@ -131,7 +131,7 @@ impl Tracer {
         };
         let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
         let load = |untyped| load(&program::assemble(&offsets, maps, untyped), tracepoint);
-        // In lockdown mode "confidentiality", the kernel rejects a program that reads memory without types.
+        // In lockdown mode "confidentiality", the kernel rejects a program that calls bpf_probe_read_kernel.
         let (first, untyped) = match load(true) {
             Err(TraceError::Rejected(_)) => (load(false)?, false),
             loaded => (loaded?, true),
@@ -142,7 +142,7 @@ impl Tracer {
         Ok(Self { ring, lost, programs, _attached: attached })
     }
 
-    /// Passes the closes since the last call to `each`.
+    /// Calls `each` with every close since the previous call of `drain`.
     pub fn drain(&mut self, each: &mut dyn FnMut(Record)) {
         self.ring.drain(&mut |bytes| {
             if let Some(record) = Record::decode(bytes) {

@@ -2,23 +2,25 @@
 //!
 //! The program runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
-//! 1. A change to FIN_WAIT_1: this end closes first, and the current task closes it. The program fills a record (`record`), and stores
-//!    it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie, the kernel assigns one if the
-//!    socket has none. The bucket inherits the cookie.
-//! 2. A change from FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends, and its flags show whether a bucket replaces it.
-//!    The program adds the flags to the record of step 1, sends the record to the ring buffer, and marks it as sent. If PENDING has no
-//!    record, the program sends a record without a task: the connection closed before the program was attached, or PENDING has
-//!    evicted the record.
+//! 1. A change to FIN_WAIT_1: this end closes first, and usually the current task does this (`Task::did_it`). The program fills a record
+//!    (`record`), and stores it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie, the kernel
+//!    assigns one if the socket has none. The bucket inherits the cookie.
+//! 2. A change from FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends. Its old state, its flags and its error show whether
+//!    a bucket replaces it. The program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. If
+//!    PENDING has no record, the program sends a record without a task. This happens if the connection closed before the program was
+//!    attached, if the program missed step 1, or if PENDING has evicted the record.
 //! 3. If the ring buffer is full, the program counts the lost record.
 //!
 //! While a program runs on a core, the kernel does not start it again on this core (`bpf_prog_get_recursion_context` in
 //! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the program misses the close: up to
-//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). So two copies of the program are attached. The second copy finds
-//! in PENDING what the first copy has done. In step 1, if it finds a record, it does nothing. In step 2, if it finds the mark, it
-//! deletes the record and does nothing else. Otherwise the first copy has missed the change, and the second copy does the step.
+//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). The kernel checks this for each program separately, so twtool
+//! attaches two copies of the program. The second copy finds in PENDING what the first copy has done. In step 1, if the second copy finds
+//! a record, it does nothing. In step 2, if it finds the mark, it only deletes the record. Otherwise the first copy has missed the
+//! change, and the second copy does the step.
 //!
-//! If tracepoints can be preempted (seen on Linux 7.2), two tasks of a core may each stop within one copy. Then both copies miss the
-//! closes on this core. `Tracer::skipped` returns an upper bound of these closes.
+//! If the kernel can preempt a task at a tracepoint (seen on Linux 7.2), it may preempt one task within the first copy, and another task
+//! of the same core within the second copy. Until they continue, both copies miss the closes on this core. `Tracer::skipped` returns an
+//! upper bound of these closes.
 //!
 //! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer
 //! at intervals, and the program wakes the reader when a quarter of the buffer is full.
@@ -100,7 +102,8 @@ impl Offsets {
     /// Finds the offset of every member.
     ///
     /// # Errors
-    /// A structure or a member does not exist, or a member has another size. The error names the structure and the member.
+    /// A structure or a member does not exist, or a member has another size than the program expects. The error names both. A kernel
+    /// without the members for IPv6 is no error.
     pub fn find(btf: &Btf) -> Result<Self, BtfError> {
         let field = |structure, path, size| {
             let offset = btf.field(structure, path, size)?;
@@ -154,7 +157,7 @@ pub struct Maps {
     pub ring_bytes: u32,
 }
 
-/// The offsets on the stack of the record, of the cookie, and of 8 bytes for an index or a pointer.
+// Offsets on the stack of the BPF program: the record, the cookie, and 8 bytes for an index or a pointer.
 const RECORD: i16 = -LENGTH;
 const COOKIE: i16 = RECORD - 8;
 const INDEX: i16 = COOKIE - 8;
@@ -226,7 +229,7 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
 /// The value of R7 if the record is on the stack and not in PENDING. No state has this number.
 const ON_THE_STACK: i32 = 100;
 
-/// Stores the record on the stack in PENDING.
+/// Copies the record from the stack to PENDING.
 fn store_record(a: &mut Assembler, maps: Maps) {
     a.address(R3, FP, RECORD);
     a.set(R4, 0);
@@ -295,7 +298,8 @@ fn fill_record(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     a.place(end);
 }
 
-/// Adds the local port to the record on the stack, from `inet_sport`: in the state CLOSE, `skc_num` can already be 0.
+/// Adds the local port to the record on the stack. The port comes from `inet_sport`, because in the state CLOSE `skc_num` can already
+/// be 0.
 fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
     a.copy(R1, R6);
@@ -307,7 +311,8 @@ fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
     a.place(end);
 }
 
-/// Adds `TCP_LINGER2` to the record at R9. If the value is negative, a socket without a process leaves no bucket in FIN_WAIT_2.
+/// Adds `TCP_LINGER2` to the record at R9 if the old state is FIN_WAIT_2. With a negative value, the kernel creates no bucket for a
+/// socket in FIN_WAIT_2 that no process has open.
 fn add_linger2(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
     a.jump_if(If::NotEqual, R8, FIN_WAIT2, end);

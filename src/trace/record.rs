@@ -91,11 +91,12 @@ pub struct Record {
     pub old_state: Option<TcpState>,
     /// What the socket left when it ended.
     pub outcome: Outcome,
-    /// Whether a listener accepted the connection. A listener has its backlog in `sk_max_ack_backlog`, and each socket that it
-    /// accepts is a copy of it; connect() leaves 0 there. So true is certain, but false is not: after `listen(fd, 0)`, the value is
-    /// also false.
+    /// Whether a listener accepted the connection. The kernel stores the backlog of a listener in `sk_max_ack_backlog`, and each accepted
+    /// socket is a copy of its listener. After connect(), the member is 0. So `true` is certain. `false` is not certain, because the
+    /// backlog is also 0 after `listen(fd, 0)`.
     pub accepted: bool,
-    /// The task that closed the socket; `None` if the socket closed before the program was attached, or if PENDING has evicted the task.
+    /// The task that closed the socket; `None` if the socket closed before the program was attached, if the program missed the change to
+    /// FIN_WAIT_1, or if PENDING has evicted the task.
     pub task: Option<Task>,
 }
 
@@ -262,7 +263,8 @@ mod tests {
     }
 
     #[test]
-    fn the_outcome_depends_on_the_flags_and_on_the_error() {
+    fn the_outcome_depends_on_the_old_state_the_flags_the_error_and_linger2() {
+        // Old states: 4 is FIN_WAIT_1, 5 is FIN_WAIT_2, 11 is CLOSING. Flags: 0b01 is SOCK_DEAD, 0b10 is SOCK_DONE.
         let of = |old, flags, error| outcome(TcpState::from_number(old), flags, error, 0);
         assert_eq!(of(5, 0b10, 0), Outcome::TimeWait);
         assert_eq!(of(11, 0b11, 0), Outcome::TimeWait);

@@ -25,7 +25,7 @@ use crate::model::row::Direction;
 use crate::model::socket::{Socket, TcpState};
 use crate::model::time::milliseconds;
 
-/// The maximum number of holders on a page. JSON has all of them.
+/// The maximum number of rows in the table of sockets. JSON has all sockets.
 const HOLDERS_SHOWN: usize = 12;
 
 /// The result of a bind test, with the advice to print.
@@ -43,7 +43,7 @@ pub struct BindTest<'a> {
     pub advice: &'a [String],
     /// Whether the test may have erased or replaced the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
     pub note_lost: bool,
-    /// The verdicts with other values of options, where they differ.
+    /// The verdicts with other values of options. The list has only verdicts that differ from the verdict of the test.
     pub other_verdicts: &'a [OtherVerdict],
 }
 
@@ -180,7 +180,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     holder::write_processes(out, holders, style)
 }
 
-/// Describes the verdict with another value of an option, and names programs that use that value.
+/// Describes the verdict with another value of an option, and which servers use that value.
 fn other_verdict(other: OtherVerdict) -> String {
     let example = match other.option {
         OpenOption::V6only(true) => " (nginx sets it for [::]:80)",
@@ -216,14 +216,14 @@ fn reason(evidence: &Evidence) -> String {
     }
 }
 
-/// Names the socket of the server with which its next bind conflicts: `the server's own socket on 0.0.0.0`.
+/// Names the socket that the server has already bound and that blocks its next bind: `the server's own socket on 0.0.0.0`.
 fn own_socket(evidence: &Evidence) -> String {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     let earlier = advice::earlier_addresses(plain, evidence.facts).map_or_else(String::new, |(earlier, _)| earlier);
     format!("the server's own socket on {earlier}")
 }
 
-/// Describes in a few words why every bind is denied.
+/// Describes in a few words why the verdict is `denied`.
 fn denial(evidence: &Evidence) -> String {
     let failed =
         |attempt: &&Attempt| !matches!(attempt.outcome(), CallResult::Ok | CallResult::Failed(Errno::AddrInUse));

@@ -25,7 +25,7 @@ pub struct CapacityReport<'a> {
     pub facts: &'a Facts,
     /// The name of the kernel interface from which the sockets were read.
     pub source: &'static str,
-    /// The pool of ports, and how long TIME_WAIT holds them.
+    /// The pool of ports, how long TIME_WAIT lasts, and when connect() may take over a bucket.
     pub conditions: Conditions<'a>,
     /// The destinations to show.
     pub destinations: &'a [Destination],

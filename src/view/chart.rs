@@ -85,7 +85,7 @@ fn mean(seconds: &[Option<u64>]) -> Option<f64> {
     (!known.is_empty()).then(|| known.iter().sum::<u64>() as f64 / known.len() as f64)
 }
 
-/// The number of eighths of a line that a bar fills. Lines count from the bottom. A value above 0 fills at least one eighth.
+/// The number of eighths that a bar fills of this line. Line 0 is at the bottom. A value above 0 fills at least one eighth of line 0.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -143,7 +143,7 @@ mod tests {
         String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
     }
 
-    /// One close 60 s ago, and a rising number in the last 20 s.
+    /// One close 60 s ago, and a rising number in the last 19 s.
     fn rising() -> Vec<Option<u64>> {
         (0_u64..60).map(|second| Some(if second == 0 { 1 } else { second.saturating_sub(40) * 10 })).collect()
     }

@@ -1,9 +1,9 @@
 //! Defines the columns of a socket record. [`COLUMNS`] describes each column once. JSON, ndjson, csv, tables, and `--columns` with its
 //! help, completions and errors use this list.
 //!
-//! To add a column, add an entry to the list, and its key to the table in docs/json.md, where a test looks for it. The macro around
-//! the list also generates a function that appends a whole record. That function contains each column as a constant, so the
-//! compiler can inline it.
+//! To add a column, add an entry at the end of the list, and its key to the table in docs/json.md, where a test looks for it. The macro
+//! around the list also generates a function that appends a whole record. That function contains each column as a constant, so the
+//! compiler can inline the code of the column.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ pub struct Column {
     pub title: &'static str,
     /// One line of documentation, for `--help` and completions.
     pub help: &'static str,
-    /// Whether a table aligns it to the right.
+    /// Whether a table aligns the column to the right.
     pub right: bool,
-    /// The order in which a narrow terminal drops columns: the highest number first. A column with 0 is never dropped.
+    /// The order in which a table leaves out columns on a narrow terminal: the highest number first. A column with 0 always stays.
     pub spare: u8,
     /// Whether JSON, ndjson and csv have the column by default. `--columns` can name every column.
     in_record: bool,
@@ -38,7 +38,7 @@ pub struct Column {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InTable {
     Always,
-    /// If rows come from several network namespaces.
+    /// If rows can come from several network namespaces.
     SeveralNamespaces,
     /// If rows can be in another state than TIME_WAIT.
     SeveralStates,

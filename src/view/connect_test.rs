@@ -71,7 +71,8 @@ impl<'a> EndRecord<'a> {
     }
 }
 
-/// The local address of the connection: the kernel's choice. If there is no route, the address that the client binds.
+/// The local address of the connection, which the kernel reports with the route. Without a route, it is the address that the client
+/// binds.
 fn source(situation: &Situation) -> Option<BindAddr> {
     let scope = situation.from.and_then(|at| at.scope);
     situation.route.ok().map(|addr| BindAddr { addr, scope }).or(situation.from)

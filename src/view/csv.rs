@@ -33,7 +33,7 @@ impl<W: Write> Write for Escaping<W> {
         let text = String::from_utf8(std::mem::replace(&mut self.partial, rest)).map_err(io::Error::other)?;
         let mut escaped = String::with_capacity(text.len());
         // Each piece ends at a quotation mark, which begins or ends a quoted field, or at a line feed. Two quotation marks in a
-        // quoted field stand for one. They end and begin the field again, so the state stays correct.
+        // quoted field stand for one. This loop takes them as the end and a new beginning of the field, so `quoted` stays correct.
         for piece in text.split_inclusive(['"', '\n']) {
             match piece.strip_suffix('\n') {
                 Some(line) if !self.quoted => {
@@ -64,7 +64,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_record_is_one_line_and_hidden_characters_are_escaped(
-            // Fields of visible characters, of invisible ones, and of those with a meaning in csv or for a terminal.
+            // Fields of visible characters, of invisible characters, and of characters with a meaning in csv or for a terminal.
             rows in proptest::collection::vec(proptest::collection::vec("\\PC{0,4}|\\pC{0,4}|[\",\n\r\u{9b}a]{0,6}", 1..4), 0..4),
             piece_length in 1_usize..8,
         ) {

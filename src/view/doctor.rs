@@ -105,9 +105,9 @@ const fn meaning(status: Status) -> Meaning {
     }
 }
 
-/// Writes the page: the number of checks per status, then warnings, unknown checks and notes. Last come the names of the checks with
-/// status ok, in a few lines, so that a warning stays visible on a small screen. With `verbose`, explains every check and names its
-/// sources.
+/// Writes the page: the number of checks per status, then warnings, unknown checks and notes. Last come the names and values of the
+/// checks with status ok, in a few lines, so that a warning stays visible on a small screen. With `verbose`, explains every check and
+/// names its sources.
 pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style: TextStyle) -> io::Result<()> {
     let of = |status| checks.iter().filter(move |check| check.status == status);
     let counted = |status: Status| {
@@ -175,7 +175,7 @@ fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> i
     line("sources", &check.subject.sources.join("; "))
 }
 
-/// Formats a value as a short text; `None` if there is no value.
+/// Formats a value as a short text; `None` for an unknown value and for a record.
 fn brief(datum: &Datum) -> Option<String> {
     let text = match datum {
         Datum::Unknown | Datum::Record(_) => return None,

@@ -1,4 +1,4 @@
-//! Prints the events and results of an experiment as JSON: as a stream of records, or as one document.
+//! Prints the events and results of an experiment (`twtool demo`) as JSON: as a stream of records, or as one document.
 
 use std::io::{self, Write};
 

@@ -131,8 +131,8 @@ impl<'a> HolderRecord<'a> {
     }
 }
 
-/// Writes a table of the processes that have the sockets open, with their users and command lines. Each process is in it once. Writes
-/// nothing if no process is known.
+/// Writes a table of the processes that have the sockets open, with their users and command lines. The table has each process once.
+/// Writes nothing if no process is known.
 pub(super) fn write_processes<'a>(
     out: &mut (dyn Write + Send),
     holders: impl IntoIterator<Item = &'a Holder>,
@@ -165,8 +165,8 @@ pub(super) fn write_processes<'a>(
     Ok(())
 }
 
-/// Formats arguments as a shell reads them, cut to [`COMMAND_WIDTH`] columns. Hidden characters are escaped. A title that the program
-/// wrote over its arguments is not quoted.
+/// Formats arguments as a shell reads them, cut to [`COMMAND_WIDTH`] columns. Hidden characters are escaped. If the program has replaced
+/// its arguments by a title, as nginx does (`nginx: worker process`), the title is not quoted.
 pub(super) fn command_line(arguments: &[String]) -> String {
     let text = match arguments {
         [title] if title.contains(' ') => human::escape(title).into_owned(),
@@ -179,8 +179,8 @@ pub(super) fn command_line(arguments: &[String]) -> String {
     human::cut(&text, COMMAND_WIDTH)
 }
 
-/// Says when the holders free the port: `free in 12.1s`. A FIN_WAIT_2 bucket adds `at the earliest`, because its timer restarts when
-/// the peer closes.
+/// Says when the holders free the port: `free in 12.1s`. If a FIN_WAIT_2 bucket is one of the blocking holders, the text adds `at the
+/// earliest`, because the timer of this bucket restarts when the peer closes.
 pub(super) fn free_in(time: Duration, holders: &[Holder]) -> String {
     let half = |holder: &Holder| {
         holder.blocks && matches!(holder.socket, Socket::Bucket(_)) && holder.socket.state() == TcpState::FinWait2

@@ -1,4 +1,4 @@
-//! Writes JSON: the document around every answer, and records with one record per line.
+//! Writes JSON: documents, each with one answer, and records, one per line.
 
 use std::io::{self, Write};
 
@@ -46,7 +46,8 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
     line(out, &envelope.with(payload))
 }
 
-/// Writes a document without its closing brace, for a payload that is too large for one value in memory.
+/// Writes a document without payload and without its closing brace. The caller writes both, for example a list that is too large for
+/// one value in memory.
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
     struct Nothing {}

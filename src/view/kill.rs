@@ -88,7 +88,7 @@ pub fn question(out: &mut (dyn Write + Send), targets: &[Target]) -> io::Result<
 pub struct RemovalReport<'a> {
     /// The selected sockets.
     pub targets: &'a [Target],
-    /// The result for each socket.
+    /// The result for each socket, in the order of `targets`.
     pub outcomes: &'a [RemovalResult],
     /// The facts that name interfaces and services.
     pub facts: &'a Facts,

@@ -1,8 +1,8 @@
 //! Draws an experiment as a ladder diagram: the client on the left, the server on the right, and the time from top to bottom.
 //!
-//! Each event is drawn when it arrives. A segment is an arrow between two states, as in the figures of RFC 9293: the state of the
-//! sender while the segment was under way, and the state of the receiver after it arrived. A scenario that is about the results of
-//! calls is drawn as one line per call.
+//! Each event is drawn when it happens. Routine segments share one line, and other routine events are left out. A segment is an arrow
+//! between two states, as in the figures of RFC 9293: the state of the sender while the segment was under way, and the state of the
+//! receiver after the segment arrived. A scenario about the results of system calls is drawn as one line per call.
 
 use std::io::{self, Write};
 
@@ -234,7 +234,7 @@ impl Ladder {
         };
         let (client, server) = self.state_texts(event);
         let line = format!("{:>TIME$} {client} {arrow} {server}", event.since.as_millis());
-        // Trim the blanks of an unknown state, and of the arrow of a lost segment, which ends before the last column.
+        // Trim the blanks at the end of the line: an unknown state is blank, and the arrow of a lost segment ends with blanks.
         writeln!(out, "{}", line.trim_end())
     }
 

@@ -110,7 +110,7 @@ fn facts_of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
 /// Prefetches rows so that their cache misses overlap. In sorted order, neighbouring rows are far apart in memory.
 ///
 /// Without prefetching, `list` and `list --json` of 100,000 buckets take 1.11 times the processor time (whole commands, median of
-/// 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- prefetch` shows it for the rows alone.
+/// 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- prefetch` shows the effect on the rows alone.
 pub fn prefetch(rows: &[&Row]) {
     let read = |row: &&Row| row.bucket.tuple.local_bits() ^ u128::from(row.bucket.expires_ms ^ row.netns);
     hint::black_box(rows.iter().map(read).fold(0, |a, b| a ^ b));
@@ -164,7 +164,7 @@ pub fn document(
     out.write_all(b"]}\n")
 }
 
-/// The facts about all rows that a table needs before it writes the first row: column widths, and the totals of the last
+/// What a table needs to know about all rows before it writes the first row: the widths of the columns, and the totals for the last
 /// line.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {

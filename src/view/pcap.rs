@@ -12,7 +12,7 @@ const MAGIC: u32 = 0xa1b2_3c4d;
 /// The link type of frames with an Ethernet header. On `lo`, the two addresses in the header are zero.
 const LINKTYPE_ETHERNET: u32 = 1;
 
-/// The maximum length of a frame in bytes.
+/// The maximum length of a frame in bytes, as in files of tcpdump.
 const SNAP_LENGTH: u32 = 0x4_0000;
 
 /// Writes the header of a capture file.

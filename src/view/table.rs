@@ -21,7 +21,7 @@ const DRAWN: usize = 100;
 /// The number of spaces between two columns.
 pub const GAP: usize = 2;
 
-/// The minimum width to which a column is narrowed.
+/// The minimum width to which a column is narrowed, in terminal columns.
 const NARROWEST: usize = 6;
 
 /// The heading and the alignment of a column.
@@ -31,12 +31,12 @@ pub struct Heading {
     pub title: &'static str,
     /// Whether cells are aligned to the right.
     pub right: bool,
-    /// The order in which a narrow terminal drops columns: the highest number first. A column with 0 is never dropped.
+    /// The order in which a table leaves out columns on a narrow terminal: the highest number first. A column with 0 always stays.
     pub spare: u8,
 }
 
 impl Heading {
-    /// Creates a heading that is aligned to the left and never dropped.
+    /// Creates the heading of a column that is aligned to the left and never left out.
     #[must_use]
     pub const fn new(title: &'static str) -> Self {
         Self { title, right: false, spare: 0 }
@@ -248,7 +248,7 @@ fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     }
 }
 
-/// Splits a cell that is wider than its column into lines. A line can end anywhere, because addresses have no spaces.
+/// Splits a cell that is wider than its column into lines. A line without a space can end anywhere, because addresses have no spaces.
 fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = vec![];
     let mut rest = text;
@@ -264,7 +264,7 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
-/// The maximum width of a cell; a wider cell takes several lines. comfy-table counts in 16 bits.
+/// The maximum width of a cell in terminal columns. A wider cell takes several lines, because comfy-table stores widths in 16 bits.
 const WIDEST: usize = 4096;
 
 fn draw(

@@ -122,7 +122,8 @@ impl Text {
         self.push_made(|room| write_ipv4_end(addr, port, room));
     }
 
-    /// Appends a line of this width, which `fill` writes into a buffer of spaces. Appends nothing if `fill` returns `None`.
+    /// Appends a line of this width, which `fill` writes into a buffer of [`LINE`] spaces. Appends nothing and returns `None` if `fill`
+    /// returns `None`, or if the buffer is too short.
     #[inline]
     pub(super) fn push_line(&mut self, width: usize, fill: impl FnOnce(&mut [u8; LINE]) -> Option<()>) -> Option<()> {
         let begin = self.0.len();

@@ -108,7 +108,7 @@ pub fn record(out: &mut dyn Write, close: &Close, facts: &Facts) -> io::Result<(
     )
 }
 
-/// The columns of a line, and their widths. The last one has no width.
+/// The titles of the columns of [`line`], and their widths in terminal columns. The last column is not padded, so its width is 0.
 const COLUMNS: [(&str, usize); 8] = [
     ("TIME (UTC)", 12),
     ("PROCESS", 23),
@@ -155,14 +155,14 @@ pub fn line(out: &mut dyn Write, close: &Close, facts: &Facts) -> io::Result<()>
     write_cells(out, [time, &process, &place, close.role.name(), &local, &remote, outcome, &netns])
 }
 
-/// `nginx (4711)`.
+/// Formats the process that made a close: `nginx (4711)`.
 fn process(maker: &Maker) -> String {
     let facts = &maker.facts;
     let kernel = if facts.kernel { "kernel worker " } else { "" };
     format!("{kernel}{} ({})", human::escape(&facts.comm), facts.pid)
 }
 
-/// The container or the unit.
+/// The container of the process or, without a container, its unit.
 fn place(maker: &Maker) -> Option<String> {
     let container = maker.facts.container().map(|container| container.text());
     container.or_else(|| maker.facts.unit().map(|unit| human::escape(unit).into_owned()))

@@ -3,9 +3,10 @@
 //! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command,
 //! median of 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
-//! The fast path covers the common case only. [`super::column`] produces all other rows: IPv6, a socket that is bound to an
-//! interface, a service whose name is not plain ASCII, a remaining time of 100 s or more. Only tables with exactly the columns
-//! [`KEYS`] use the fast path. A property test in `list.rs` compares the output of both ways.
+//! The fast path covers the common case only. It needs a table with exactly the columns [`KEYS`], and services whose names are all
+//! plain ASCII. In such a table, [`super::column`] still produces some rows: those with IPv6 addresses, with a socket that is bound to
+//! an interface, with a remaining time of 100 s or more, or with a line that is longer than the buffer. A property test in `list.rs`
+//! compares the output of both ways.
 
 use std::net::Ipv4Addr;
 
@@ -64,7 +65,7 @@ pub(super) struct Usual {
 }
 
 impl Usual {
-    /// Returns `None` unless these are the default columns and every service has a name of plain ASCII.
+    /// Returns `None` if these are not the default columns, or if the name of a service is not plain ASCII.
     pub(super) fn new(columns: &[&'static Column], services: &Services) -> Option<Self> {
         let plain = |name: &str| name.is_ascii() && human::escape(name) == name;
         let fits = columns.iter().map(|column| column.key).eq(KEYS)

@@ -42,7 +42,7 @@ pub struct WaitReport<'a> {
     pub with: ReuseOptions,
     /// The other options of the server.
     pub setup: ServerSetup,
-    /// The addresses that the server has already opened when its next bind conflicts with its own sockets.
+    /// The addresses that the server has already bound, if its next bind conflicts with its own sockets.
     pub collision: Option<&'a str>,
     /// Whether a bind works on every address.
     pub bindable: bool,
@@ -203,7 +203,7 @@ impl StatusLine {
             None => (share(wait.waited, timeout), format!("; timeout in {}", human::duration(left))),
         };
         let text = format!("port {}: {}{ends}", wait.port, human::escape(&obstacle(wait)));
-        // Leave the last column empty, because some terminals wrap after it.
+        // Leave room for `^C`, and leave the last column empty, because some terminals wrap after it.
         let room = width.saturating_sub(1 + ECHO);
         let mut line = human::cut(&text, room);
         let bar = room.saturating_sub(line.width() + 3).min(BAR);
@@ -313,7 +313,11 @@ mod tests {
         line.clear(&mut out).expect("written");
         line.clear(&mut out).expect("written");
         let width = due.trim_start_matches('\r').trim_end().len() + 2;
-        assert_eq!(String::from_utf8(out).expect("text"), format!("\r{}\r", " ".repeat(width)), "once");
+        assert_eq!(
+            String::from_utf8(out).expect("text"),
+            format!("\r{}\r", " ".repeat(width)),
+            "the second clear writes nothing"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Writes the explanations of failed calls, notes, and the report at the end of a watch, as text or as records.
+//! Writes what `twtool why` tells about a program, as text or as JSON records: explanations of failed calls, notes, and a report at the
+//! end.
 //!
 //! The text shares standard error with the program, so each piece begins with `twtool:` and its further lines are indented.
 
@@ -36,20 +37,20 @@ pub struct ExplainedCall<'a> {
     pub warnings: &'a [String],
 }
 
-/// The end of a watch.
+/// The report that `twtool why` writes at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramReport<'a> {
     /// The command, or `process 7`.
     pub program: &'a str,
-    /// How the command ended; `None` if the watch ended first.
+    /// How the command ended; `None` if twtool stopped watching before the command ended.
     pub end: Option<ProgramEnd>,
     /// The calls that the program made.
     pub tally: &'a CallTally,
-    /// The duration of the watch.
+    /// How long twtool watched the program.
     pub at: Duration,
 }
 
-/// `0.0.0.0:80`, `[fe80::1%2]:80`, `0.0.0.0%eth0:80`.
+/// Formats the address of a call: `0.0.0.0:80`, `[fe80::1%2]:80`, `0.0.0.0%eth0:80`.
 fn end(addr: &CalledAddr, device: Option<&str>) -> String {
     let device = device.map(|device| format!("%{device}")).unwrap_or_default();
     let scope = if addr.scope == 0 || !device.is_empty() { device } else { format!("%{}", addr.scope) };
@@ -107,7 +108,7 @@ pub fn listens(out: &mut dyn Write, call: &SocketCall, style: TextStyle) -> io::
     writeln!(out, "{}", style.paint(Meaning::Good, text))
 }
 
-/// `on 0.0.0.0:80 with SO_REUSEADDR`.
+/// Describes where and with which options a program listens: `on 0.0.0.0:80 with SO_REUSEADDR`.
 fn listening(call: &SocketCall) -> String {
     let device = call.socket.as_ref().and_then(|socket| socket.device.as_deref());
     let on = call.addr.as_ref().map_or_else(|| "an unknown address".into(), |addr| end(addr, device));
@@ -350,7 +351,7 @@ pub fn note_record(out: &mut dyn Write, note: &WatchNote, at: Duration) -> io::R
     json::line(out, &record)
 }
 
-/// Writes the record of the end.
+/// Writes the record of the report at the end.
 pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<()> {
     #[derive(Serialize)]
     struct ProgramEndRecord<'a> {

@@ -10,10 +10,10 @@ use super::sample::Sample;
 /// the remaining time of a bucket shows when it entered TIME_WAIT.
 const FIRST_SECONDS: i64 = 60;
 
-/// The maximum number of seconds that are kept.
+/// The maximum number of seconds that the history keeps.
 pub const MOST_SECONDS: usize = 600;
 
-/// The maximum number of events that are kept; newer events replace older ones.
+/// The maximum number of events that the history keeps; newer events replace older ones.
 pub const MOST_EVENTS: usize = 1000;
 
 /// Closes per second and recent events, fed with samples.
@@ -30,7 +30,7 @@ pub struct History {
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
     closes: u64,
-    /// Whether a whole sample covers this second.
+    /// Whether a whole sample (`NetnsSample::whole`) covers this second.
     known: bool,
 }
 
@@ -42,7 +42,8 @@ impl History {
         self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
     }
 
-    /// Adds the closes of a sample without its events. The caller uses it after [`Sample::reselect`].
+    /// Adds the closes of a sample without its events. This is for a sample after [`Sample::reselect`], whose events are already in the
+    /// history.
     pub fn add_closes(&mut self, sample: &Sample) {
         let current = i64::try_from(sample.elapsed.as_secs()).unwrap_or(i64::MAX);
         if sample.closes_begin {
@@ -69,7 +70,7 @@ impl History {
         self.now = sample.closes_per_s();
     }
 
-    /// Removes the events that another selection does not select.
+    /// Keeps only the events for which `selects` returns true.
     pub fn retain_events(&mut self, selects: impl FnMut(&Event) -> bool) {
         self.events.retain(selects);
     }
@@ -81,7 +82,7 @@ impl History {
         self.seconds.range(..complete).map(|second| second.known.then_some(second.closes))
     }
 
-    /// Closes per second between the last two samples.
+    /// The closes per second of the newest sample: see [`Sample::closes_per_s`].
     #[must_use]
     pub const fn now(&self) -> Option<f64> {
         self.now

@@ -54,8 +54,8 @@ pub struct NetnsSample {
     /// How many selected buckets entered TIME_WAIT in each second. Seconds count from the start of the first sample; negative
     /// seconds are before it. Buckets that an earlier sample counted are left out. See also [`Sample::closes_begin`].
     pub closes: BTreeMap<i64, u64>,
-    /// Closes per second since the last whole sample; in the first sample, the closes of the last second. `None` if this sample is
-    /// not whole.
+    /// Closes per second since the last whole sample; in the first whole sample, the closes of the last second. `None` if this sample
+    /// is not whole.
     pub closes_per_s: Option<f64>,
     /// What happened to selected buckets since the last sample. Always empty in the first sample.
     pub events: Vec<Event>,

@@ -19,7 +19,7 @@ pub struct Sampler {
     interval: Duration,
     keeps_rows: bool,
     closes_begin: bool,
-    /// The buckets of the last sample of each namespace, by its inode number.
+    /// The buckets of the last sample of each namespace, by the inode number of the namespace.
     trackers: Trackers,
 }
 
@@ -32,12 +32,14 @@ struct Tracked {
     seen: Duration,
 }
 
-/// How long the buckets of a namespace are kept if later samples cannot read the namespace. A bucket does not last that long.
+/// How long the buckets of a namespace are kept if later samples cannot read the namespace. On mainline kernels, no bucket lasts that
+/// long without a restart of its timer.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// Records which namespaces a sample has read, and drops the others. If the sample was complete, the others have ended. Otherwise
-/// they may be unreadable for now, so they are kept for [`KEPT`]. Without that limit, memory would grow with each namespace that
-/// ends while some namespace is unreadable.
+/// Records which namespaces a sample has read, and drops the buckets of other namespaces. If the sample was complete, the other
+/// namespaces have ended, so this function drops their buckets at once. Otherwise the other namespaces may be unreadable for now, so it
+/// drops their buckets after [`KEPT`]. Without this limit, memory would grow with each namespace that ends while some namespace is
+/// unreadable.
 fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
     for netns in read {
         trackers.entry(netns).or_default().seen = now;
@@ -57,8 +59,8 @@ impl Sampler {
         self.interval = interval;
     }
 
-    /// Sleeps until this time from the start of the first sample. A recording blocks signals. Returns false if a blocked signal has
-    /// arrived.
+    /// Sleeps until this time from the start of the first sample. During a recording, signals are blocked. Returns false if a blocked
+    /// signal has arrived.
     ///
     /// # Errors
     /// The sleep failed.
@@ -82,8 +84,8 @@ impl Sampler {
         self.samples.finish()
     }
 
-    /// Takes a sample with another selection, which the next samples keep if this one succeeds. Every bucket is followed, whatever
-    /// the selection, so this causes no event.
+    /// Takes a sample with another selection, which the next samples keep if this one succeeds. The trackers follow every bucket,
+    /// selected or not, so another selection causes no event.
     ///
     /// # Errors
     /// See [`Self::take`].
@@ -166,7 +168,7 @@ mod tests {
         forget(&mut trackers, [Some(1), Some(2)].into_iter(), seconds(0), true);
         forget(&mut trackers, [Some(1)].into_iter(), seconds(1), false);
         assert_eq!(kept(&trackers), [1, 2], "the second namespace may be readable again");
-        // Namespaces come and go, and another one can never be read.
+        // Namespaces come and go, and no sample is complete, because one namespace can never be read.
         for second in 2..10_000 {
             forget(&mut trackers, [Some(1), Some(second)].into_iter(), seconds(second), false);
             assert!(trackers.len() as u64 <= 1 + KEPT.as_secs(), "{} trackers", trackers.len());

@@ -34,7 +34,7 @@ fn outbound(cookie: u64, expires_ms: u32) -> Row {
     Row { direction: Direction::Outbound, ..bucket(cookie, expires_ms) }
 }
 
-/// A whole sample that took 10 ms, this long after the first one.
+/// A whole sample whose walk began `at_ms` after the first sample, and took 10 ms.
 fn walk(at_ms: u64, rows: Vec<Row>) -> BucketSample {
     BucketSample {
         facts: facts(),
@@ -54,7 +54,7 @@ fn counters(segments: u64, recycled: u64) -> Counters {
     Counters([("InSegs".to_owned(), segments), ("TWRecycled".to_owned(), recycled)].into())
 }
 
-/// Follows these samples. The ends of each missing bucket have this occupant. Returns the last sample.
+/// Follows these samples, and returns the last one. `occupant` is what now has the addresses and ports of each missing bucket.
 fn last_sample(walks: impl IntoIterator<Item = BucketSample>, occupant: Occupant) -> NetnsSample {
     let mut tracker = Tracker::default();
     let mut sample = None;
@@ -70,7 +70,7 @@ fn events(walks: impl IntoIterator<Item = BucketSample>, occupant: Occupant) -> 
     found.iter().map(|event| (cookie(&event.row), event.kind, event.certain)).collect()
 }
 
-/// The end of one bucket with this time left, after 1 s in which the counters grew by these numbers.
+/// How the bucket of this row ended, if it is missing after 1 s in which `InSegs` and `TWRecycled` grew by the numbers `grown`.
 fn end_of(row: Row, grown: (u64, u64), occupant: Occupant) -> (EventKind, bool) {
     let second = BucketSample { after: counters(grown.0, grown.1), ..walk(1000, vec![]) };
     let [(_, kind, certain)] = events([walk(0, vec![row]), second], occupant)[..] else { panic!("one event") };
@@ -100,7 +100,7 @@ fn a_new_cookie_has_entered_if_its_timer_started_since_the_last_sample() {
 }
 
 #[test]
-fn a_bucket_that_changes_keeps_its_cookie() {
+fn a_change_of_a_bucket_is_recognized_by_its_cookie() {
     let changed = |was, now| events([walk(0, vec![was]), walk(1000, vec![now])], Occupant::Nobody);
     assert_eq!(changed(fin_wait_2(1, 57_000), bucket(1, 59_900)), [(1, BecameTimeWait, true)]);
     assert_eq!(changed(bucket(1, 40_000), bucket(1, 59_900)), [(1, Restarted, true)]);
@@ -349,7 +349,8 @@ fn a_new_selection_begins_the_closes_again() {
 
 #[test]
 fn the_order_of_the_rows_does_not_matter() {
-    // More buckets than the comparison looks ahead, in two orders; every third one is gone, and some are new.
+    // The lists have more buckets than the comparison searches ahead (16). In the second list, every third bucket is gone, and 50 buckets
+    // are new. The second list has the order of the first list, or the reverse order.
     let first: Vec<Row> = (1..=300).map(|cookie| bucket(cookie, 50_000)).collect();
     let mut second: Vec<Row> =
         (1..=300).filter(|cookie| cookie % 3 != 0).map(|cookie| bucket(cookie, 49_000)).collect();
@@ -390,19 +391,19 @@ fn rows(cookies: impl IntoIterator<Item = u64>) -> Vec<Row> {
 }
 
 #[test]
-fn rows_that_stay_are_paired_beside_long_runs_of_others() {
+fn rows_that_stay_are_paired_although_thousands_of_rows_beside_them_change() {
     // Behind cookie 1000, 2,000 rows are gone and 3,000 are new. Behind cookie 4000, 100 rows are gone and 500 are new.
     let now = rows((1..=1000).chain(6001..=9000).chain(3001..=4000).chain(9001..=9500).chain(4101..=5000));
     assert_eq!(counts(&rows(1..=5000), &now), (2900, 2100, 3500));
 }
 
 #[test]
-fn rows_that_change_their_place_are_paired_and_so_are_the_others() {
+fn most_rows_are_paired_although_some_rows_change_their_place() {
     let was = rows(1..=5000);
     let to_the_front = rows((1..=100).chain([5000]).chain(101..=4999));
     let (paired, ended, new) = counts(&was, &to_the_front);
     assert!(paired >= 4999 && ended == new, "{paired} {ended} {new}");
-    // After a change of the selection, the selected rows of the old list come first. The kernel's order mixes them with the others.
+    // After a change of the selection, the selected rows of the old list come first. The kernel's order mixes them with the other rows.
     let selected_first = rows((1..=5000).filter(|n| n % 10 != 0).chain((1..=5000).filter(|n| n % 10 == 0)));
     let (paired, ended, new) = counts(&selected_first, &was);
     assert!(paired >= 4500 && ended == new, "{paired} {ended} {new}");
@@ -429,5 +430,5 @@ fn another_selection_needs_no_sample_and_causes_no_event() {
     assert!(sample.events.is_empty(), "{:?}", sample.events);
     let sample = follow(&mut tracker, walk(2000, vec![]), false);
     let kinds: Vec<_> = sample.events.iter().map(|event| (event.row.bucket.cookie, event.kind)).collect();
-    assert_eq!(kinds, [(Cookie::new(2), Destroyed)], "the other one is not selected");
+    assert_eq!(kinds, [(Cookie::new(2), Destroyed)], "bucket 1 is not selected");
 }

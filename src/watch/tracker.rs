@@ -37,7 +37,7 @@ const SOON_MS: i64 = 2000;
 /// The buckets of the last sample of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    /// The selected and the other buckets that the last sample has listed, in its order. The sample shares their memory.
+    /// The selected and the other buckets that the last sample has listed, in the order of that sample, which shares their memory.
     listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last sample has not listed.
     missed: Vec<Seen>,
@@ -317,7 +317,7 @@ impl Tracker {
             }
             end(kind, certain);
         }
-        // What removed a bucket before its time may also have removed one that became due since the last sample.
+        // What removed a bucket before its time may also have removed a bucket that became due since the last sample.
         if unexplained > 0 || recycled.is_some_and(|recycled| recycled > taken_over) {
             for index in newly_due {
                 found[index].certain = false;

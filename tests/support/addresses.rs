@@ -22,8 +22,8 @@ pub(crate) fn add(addr: &str) {
         IpAddr::V6(v6) => (10, v6.octets().to_vec()),
     };
     let length = u8::try_from(bytes.len()).expect("short");
-    // struct ifaddrmsg, and the address twice, because lo is its own peer. Without duplicate address detection (IFA_F_NODAD),
-    // bind() works at once.
+    // struct ifaddrmsg, and the address as IFA_LOCAL and as IFA_ADDRESS, which differ only on an interface with a peer address.
+    // Without duplicate address detection (IFA_F_NODAD), bind() works at once.
     let mut body = vec![family, length * 8, IFA_F_NODAD, 0];
     body.extend(LOOPBACK.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {

@@ -1,5 +1,5 @@
 //! One situation on the kernel, and the commands whose answers describe it. The values that differ between runs are removed from
-//! the answers, so that tests can compare them.
+//! the answers, so that tests can compare the answers of two runs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
 /// A situation with these sockets:
 /// - a listener on 127.0.0.1:443, and a listener whose port the kernel chose
 /// - the bucket of a client, whose socket was bound to `lo`
-/// - an orphan in FIN_WAIT_2
+/// - an orphan in FIN_WAIT_2, and the socket at the other end of its connection, in CLOSE_WAIT
 /// - a listener on port 7100 of `::` for IPv6 only, so that a server can bind 7100 on IPv4
 pub(crate) struct Situation {
     _open: [Socket; 4],
@@ -119,8 +119,8 @@ impl Answer {
                 }
                 Value::Array(list) => {
                     list.iter_mut().for_each(hide);
-                    // A caller without privileges cannot read some processes. It finds a namespace through a later process, and so
-                    // its list has another order.
+                    // A caller without privileges cannot read some processes, so it may find a namespace only through a later process.
+                    // Then its list has another order.
                     list.sort_by_cached_key(Value::to_string);
                 }
                 _ => {}
@@ -137,8 +137,8 @@ impl Answer {
     }
 }
 
-/// Removes times and rates, and replaces each number by `#` in the kernel's counts and in texts about them. Two answers still
-/// differ if a value is unknown or missing in one of them, or if a text has other words.
+/// Removes times, rates and warnings. Under the keys of `VARIES`, replaces each number by `#`, because these numbers differ between
+/// runs. Two answers still differ if a value is unknown or missing in one of them, or if a text has other words.
 fn comparable(value: Value) -> Value {
     const VARIES: [&str; 13] = [
         "netns",

@@ -1,5 +1,5 @@
-//! One situation of `bind-test`. A test makes the situation on the real kernel, runs twtool, and compares the answer with its own
-//! binds and its own reading of /proc/net/tcp and tcp6.
+//! One situation of `bind-test`. A test makes the situation on the real kernel, runs twtool, and compares the answer with binds that
+//! the test makes itself, and with /proc/net/tcp and tcp6.
 
 use std::any::Any;
 use std::io;
@@ -16,7 +16,7 @@ use super::records::{DOCUMENT_KEYS, LIST_KEYS, number, sorted, text};
 use super::twtool::{Keys, Run, twtool};
 use super::{netns, services};
 
-/// The keys of a bind test's payload, in order; part of the contract.
+/// The keys of the document of `bind-test --json` after the common keys, in the order of docs/json.md.
 pub(crate) const KEYS: [&str; 19] = [
     "port",
     "class",
@@ -39,11 +39,12 @@ pub(crate) const KEYS: [&str; 19] = [
     "lasting",
 ];
 
-/// The four sets of options, in the order of the contract.
+/// The four sets of options that bind-test tries on each address, in the order of its attempts.
 pub(crate) const OPTION_SETS: [&[&str]; 4] =
     [&[], &["SO_REUSEADDR"], &["SO_REUSEPORT"], &["SO_REUSEADDR", "SO_REUSEPORT"]];
 
-/// Common but wrong remedies, and remedies for other problems. No advice may contain them.
+/// Common but wrong remedies, and remedies for other problems. No advice may contain them, except that tcp_fin_timeout is right for an
+/// orphan in FIN_WAIT_2.
 const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 
@@ -64,8 +65,8 @@ pub(crate) struct Situation {
     warnings: Vec<&'static str>,
 }
 
-/// Describes a situation whose port is free and has no holders; the methods change what is expected. `args` are the arguments as
-/// the user types them, the port first.
+/// Describes a situation in which the port is free and has no holders (sockets on the port). The methods change the expected answer.
+/// `args` are the arguments as the user types them, the port first.
 pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static str) -> Situation {
     Situation {
         name,
@@ -87,7 +88,7 @@ impl Situation {
         Self { verdict, cause, ..self }
     }
 
-    /// Expects attempts on these addresses. Call it if they are neither the typed ones nor the default.
+    /// Expects attempts on these addresses. Necessary only if they are neither the addresses of `--addr` nor the default.
     pub(crate) fn on(self, addrs: &'static [&'static str]) -> Self {
         Self { addrs: Some(addrs), ..self }
     }
@@ -167,7 +168,7 @@ impl Situation {
         );
         let independent: Value = independent.iter().map(Attempt::json).collect();
         assert_eq!(document["attempts"], independent, "twtool's attempts, and the same binds made by the test{run}");
-        assert_eq!(document["note_lost"], false, "no server of this test loses the note of SO_REUSEPORT{run}");
+        assert_eq!(document["note_lost"], false, "no server of this test loses its note of SO_REUSEPORT{run}");
         self.check_facts(&document);
         self.check_holders(&document, &before, &after, &run);
         self.check_words(&document, &run);
@@ -201,7 +202,7 @@ impl Situation {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =
             attempts.iter().rfind(|attempt| attempt.options == ["SO_REUSEPORT"]).expect("one for each address");
-        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {} after twtool, and without it", shared.addr);
+        assert_eq!(Some(again(shared)), shared.result, "SO_REUSEPORT on {}, after and without twtool", shared.addr);
         for attempt in attempts {
             if attempt.result.is_none() {
                 attempt.result = Some(again(attempt));
@@ -260,7 +261,7 @@ impl Situation {
             let expected = if nobodys { vec![] } else { vec![json!(std::process::id())] };
             assert!(processes.into_iter().eq(&expected), "{holder}{run}");
             if bucket {
-                assert!(holder["uid"].is_null() && holder["inode"].is_null(), "placeholders are unknown: {holder}");
+                assert!(holder["uid"].is_null() && holder["inode"].is_null(), "uid and inode are null: {holder}");
             }
         }
         let waits = matches!(self.cause, "time-wait" | "time-wait-without-reuseaddr");
@@ -277,7 +278,7 @@ impl Situation {
         for text in &self.advice {
             assert!(advice.contains(text), "expected {text:?} in the advice{run}");
         }
-        // tcp_fin_timeout sets the timer of an orphan in FIN_WAIT_2. It is wrong advice for every other socket.
+        // tcp_fin_timeout sets the timer of an orphan in FIN_WAIT_2. It has no effect on any other socket.
         let fin_wait_2 = self.holders.iter().any(|(state, _)| *state == "fin-wait-2");
         let never = NEVER.iter().filter(|text| !(fin_wait_2 && **text == "tcp_fin_timeout"));
         for text in self.not_advice.iter().chain(never) {

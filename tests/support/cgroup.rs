@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use twtool::sys::cgroup;
 
-/// A cgroup with its own parent. Dropping this value removes both, so its processes must have ended by then.
+/// A cgroup in a parent of its own. Dropping this value removes both cgroups, so their processes must have ended or left by then.
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
     name: String,
@@ -27,7 +27,7 @@ impl Cgroup {
         Ok(made)
     }
 
-    /// Its path, as /proc/PID/cgroup shows it.
+    /// The path of the cgroup, as /proc/PID/cgroup shows it.
     pub(crate) fn path(&self) -> String {
         let name = self.folders[0].file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         format!("/{}/{name}", self.name)
@@ -38,7 +38,7 @@ impl Cgroup {
         self.folders.iter().map(|folder| folder.join("cgroup.procs").to_string_lossy().into_owned()).collect()
     }
 
-    /// The files in the roots of the hierarchies to which a process writes its ID to leave this cgroup.
+    /// The `cgroup.procs` files of the root cgroups. A process writes its ID to them to leave this cgroup.
     pub(crate) fn root_files(&self) -> Vec<String> {
         let root = |folder: &PathBuf| folder.parent()?.parent().map(|root| root.join("cgroup.procs"));
         self.folders.iter().filter_map(root).map(|file| file.to_string_lossy().into_owned()).collect()

@@ -1,8 +1,10 @@
 """Closes connections in the ways that the arguments name, and prints the reports that `twtool trace` must make.
 
 Each line of the output is a JSON object for one close: pid, local and remote port, outcome, role. With `absent`, there must be no
-report for these ports. `orphan` means that no process had the socket when the peer closed. `not_checked` is the reason why a way of
-closing is not possible here. In a way, `c` is the client's socket and `s` is the server's socket.
+report for these ports. The pid is null if the tracer cannot know the process. With `orphan`, the outcome can also be fin-wait-2,
+because usually no process had the socket when the peer closed. `not_checked` is the reason why a way is not possible here.
+
+Each function of `WAYS` is a way of closing. In it, `c` is the client's socket and `s` is the server's socket.
 """
 import array
 import ctypes
@@ -190,7 +192,7 @@ def is_bucket(ports):
 
 
 def orphan():
-    """The client's socket becomes a bucket in FIN_WAIT_2. The server stays open until stdin ends."""
+    """The client's socket becomes a bucket in FIN_WAIT_2. The server's socket stays open until stdin ends."""
     while True:
         c, s = pair()
         ports = ports_of(c)
@@ -207,7 +209,7 @@ def orphan():
 
 
 def half():
-    """The client only shuts down, and closes after the server has closed. The server stays open until stdin ends."""
+    """The client only shuts down, and closes after the server has closed. The server's socket stays open until stdin ends."""
     c, s = pair()
     c.shutdown(socket.SHUT_WR)
     wait_for_end(s)
@@ -318,7 +320,7 @@ def garbage():
 
 
 class Ring:
-    """An io_uring with one entry, made with io_uring_setup(2) and io_uring_enter(2)."""
+    """An io_uring with one submission entry, made with io_uring_setup(2) and io_uring_enter(2)."""
 
     def __init__(self):
         self.call = ctypes.CDLL(None, use_errno=True).syscall
@@ -349,7 +351,7 @@ class Ring:
 
 
 def io_uring():
-    """Closes two sockets with io_uring. The second close runs in a worker thread of the kernel that belongs to the process."""
+    """Closes two sockets with io_uring. With IOSQE_ASYNC (1 << 4), a kernel worker of the process makes the second close."""
     try:
         ring = Ring()
     except OSError as error:
@@ -365,7 +367,7 @@ def io_uring():
 
 
 def both():
-    """Both ends shut down before they receive the other FIN. Each FIN waits behind data for which the receiver has no room."""
+    """Each end shuts down before it receives the FIN of the other end. Each FIN waits behind data for which the receiver has no room."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     c = socket.socket()
@@ -424,9 +426,9 @@ def checksum(data):
 
 
 def fast_open():
-    """A server shuts down a Fast Open connection before the handshake ends. The kernel closes the connection when it receives the
-    last ACK of the handshake. The process that runs at that moment has nothing to do with the connection. The packets of the
-    client are written to a TUN device."""
+    """A server shuts down a Fast Open connection before the handshake ends. The kernel sends the FIN only when it receives the last
+    ACK of the handshake. The process that runs at that moment has nothing to do with the connection. The packets of the client are
+    written to a TUN device."""
     try:
         tun = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"fastopen", 0x1001))
@@ -470,7 +472,7 @@ def fast_open():
     assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
     begin = answer(SYN | ACK)
     s.shutdown(socket.SHUT_WR)
-    # A child writes the last ACK, so that the child is the process that runs when the kernel closes the connection.
+    # A child writes the last ACK, so that the child is the process that runs when the kernel sends the FIN.
     os.waitpid(child(lambda: os.write(tun, packet(1006, begin, ACK))), 0)
     end = answer(FIN)
     os.write(tun, packet(1006, end, FIN | ACK))

@@ -1,5 +1,5 @@
-//! A client as programs write it. It returns which call fails, and the errno. The tests compare this result of the kernel with
-//! the answer of `twtool connect-test`. This code is independent of twtool.
+//! A client that makes the system calls of an ordinary program. It returns which call fails, and the errno. The tests compare this
+//! result of the kernel with the answer of `twtool connect-test`. This code is independent of twtool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
-/// A client that binds `from`, if that is given, and connects to `to`.
+/// A client that connects to `to`. If `from` is set, it binds this address first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     pub(crate) from: Option<SocketAddr>,

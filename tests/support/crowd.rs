@@ -1,4 +1,4 @@
-//! Makes many buckets that exist at the same time, and short-lived buckets that begin and end while a test reads the others.
+//! Makes many buckets that exist at the same time, and short-lived buckets that begin and end while a test lists the sockets.
 //!
 //! Every client closes first, so each bucket is on a port that the kernel has chosen. As long as the bucket exists, the kernel does
 //! not choose that port again for the same destination. So no new connection ends a bucket by accident.
@@ -19,7 +19,7 @@ use twtool::sys::sysctl;
 
 use super::{kernel, procfs};
 
-/// The number of buckets of each destination. With [`make_room`], the kernel has 63,001 ports for each destination.
+/// The number of buckets that [`gather`] makes for one destination. With [`make_room`], the kernel has 63,001 ports for each destination.
 const OF_ONE_DESTINATION: usize = 5000;
 
 /// Prepares the namespace for many buckets.
@@ -32,8 +32,8 @@ pub(crate) fn make_room() {
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
 }
 
-/// Makes this many buckets in TIME_WAIT, in turn 5000 with IPv4 and 5000 with IPv6. Call [`make_room`] first. If this takes longer
-/// than the buckets last, the test ends as not checked.
+/// Makes this many buckets in TIME_WAIT, in turn 5000 with IPv4 and 5000 with IPv6. Call [`make_room`] first. If this takes more than
+/// [`kernel::SAFE_AGE`], the test ends as not checked, because the first buckets may have expired.
 #[track_caller]
 pub(crate) fn gather(count: usize) {
     let began = Instant::now();
@@ -59,8 +59,8 @@ pub(crate) fn gather(count: usize) {
     kernel::needs_life(began);
 }
 
-/// Makes one bucket. The server waits for the client's FIN before it closes. If both ends close at the same time, both get a
-/// bucket.
+/// Makes one bucket. The server waits for the client's FIN before it closes, because both ends would get a bucket if they closed at the
+/// same time.
 fn leave_bucket(server: &TcpListener) {
     let (client, mut accepted) = connect(server);
     drop(client);
@@ -75,11 +75,11 @@ fn connect(server: &TcpListener) -> (TcpStream, TcpStream) {
 /// The numbers of buckets that [`churn`] has made.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// Buckets in TIME_WAIT. SOCK_DESTROY removed each after 50 ms.
+    /// Buckets in TIME_WAIT, which SOCK_DESTROY removes after about 50 ms.
     pub(crate) destroyed: usize,
-    /// Buckets in FIN_WAIT_2. A RST from the other end removed each after 50 ms.
+    /// Buckets in FIN_WAIT_2, which a RST from the other end removes after about 50 ms.
     pub(crate) reset: usize,
-    /// Buckets in FIN_WAIT_2 that ended with their timer after 1 s.
+    /// Buckets in FIN_WAIT_2 whose timer ends after about 1 s.
     pub(crate) expired: usize,
     /// How long [`churn`] ran.
     pub(crate) took: Duration,
@@ -92,8 +92,8 @@ impl Traffic {
     }
 }
 
-/// Makes buckets until `stop` is true, at this rate, or as fast as possible if the machine is slower. Each bucket ends after
-/// 50 ms or 1 s. `made` counts the buckets.
+/// Makes buckets until `stop` is true, at this rate, or as fast as possible if the machine is slower. Each bucket ends after about
+/// 50 ms or 1 s, except the last ones, which still exist when this function returns. `made` counts the buckets.
 pub(crate) fn churn(per_second: usize, stop: &AtomicBool, made: &AtomicUsize) -> Traffic {
     const MOMENT: Duration = Duration::from_millis(50);
     const TURN: Duration = Duration::from_millis(5);
@@ -134,7 +134,7 @@ pub(crate) fn churn(per_second: usize, stop: &AtomicBool, made: &AtomicUsize) ->
         while to_reset.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > MOMENT) {
             to_reset.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
         }
-        // The buckets have expired. A plain close would send a FIN, which turns a bucket that still exists into TIME_WAIT.
+        // After 1.25 s, these buckets have usually expired. If one still exists, the FIN of a plain close would make it enter TIME_WAIT.
         while to_forget.front().is_some_and(|(since, _): &(Instant, _)| since.elapsed() > 25 * MOMENT) {
             to_forget.pop_front().into_iter().for_each(|(_, accepted)| reset(accepted));
         }

@@ -85,7 +85,7 @@ impl Sock {
         Self { kind: TCPDIAG_GETSOCK, state: TIME_WAIT, timer: 3, local, remote, expires_ms, interface: 0, cookie }
     }
 
-    /// `struct inet_diag_msg`.
+    /// The payload of the message, which is a `struct inet_diag_msg`.
     pub(crate) fn payload(&self) -> Vec<u8> {
         let family: u8 = if self.local.is_ipv4() { 2 } else { 10 };
         let addr = |addr: SocketAddr| match addr {

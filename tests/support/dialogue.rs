@@ -33,8 +33,8 @@ impl Dialogue {
         let program = File::from(terminal.slave);
         command.stdin(program.try_clone().expect("a copy")).stdout(Stdio::piped()).stderr(program);
         let child = command.spawn().expect("twtool can be started");
-        // The replaced values were this process's descriptors of the program's side of the terminal. Without them, read() reports
-        // the end when the child ends.
+        // This closes the descriptors that `command` had of the program's side of the terminal. While this process has them, read()
+        // does not report the end of the child.
         command.stdin(Stdio::null()).stderr(Stdio::null());
         Self { command, child, user: terminal.master.into(), screen: String::new(), asked: 0 }
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::records::text;
 use super::twtool::{Run, twtool};
 
-/// Every scenario, in the order in which they are listed.
+/// The names of all scenarios, in the order in which `twtool demo` lists them.
 pub(crate) const SCENARIOS: [&str; 8] =
     ["four-way", "lost-ack", "stale-segment", "assassination", "reuse", "exhaustion", "length", "port-zero"];
 
@@ -67,8 +67,8 @@ impl DemoRun {
     }
 
     /// The states of this side in the events of segments that arrived, in order and without repetitions. `gone` means that the side
-    /// has no socket. The sender's state is the one while the segment was under way, the receiver's the one after the segment arrived.
-    /// The state before the first segment is not included.
+    /// has no socket. An event has the state of the sender while the segment was under way, and the state of the receiver after the
+    /// segment arrived. The state before the first segment is not included.
     #[track_caller]
     pub(crate) fn states(&self, part: &str, side: &str) -> Vec<String> {
         let states = self.carried(part).into_iter().map(|event| event["states"][side].as_str().unwrap_or("gone"));

@@ -43,12 +43,12 @@ impl Resident {
         Self(child.unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
     }
 
-    /// Its process ID in the pid namespace of the test.
+    /// The process ID in the pid namespace of the test.
     pub(crate) fn pid(&self) -> String {
         self.0.id().to_string()
     }
 
-    /// Its process ID in its own pid namespace.
+    /// The process ID in the pid namespace of the process itself.
     pub(crate) fn inner_pid(&self) -> u32 {
         // The name of a process need not be UTF-8.
         let status = fs::read(format!("/proc/{}/status", self.0.id())).expect("it is there");
@@ -98,8 +98,8 @@ pub(crate) fn show_its_processes() -> bool {
     mount_proc("hidepid=0")
 }
 
-/// Mounts a /proc that also hides the processes of the island that the reader may not trace. It uses hidepid=4, because hidepid=2
-/// shows all processes to the group of root. Returns false if the kernel does not allow it.
+/// Mounts a /proc of the island that shows a reader only the processes that the reader is permitted to trace. It uses hidepid=4,
+/// because hidepid=2 shows all processes to the group of root. Returns false if the kernel does not allow it.
 #[must_use]
 pub(crate) fn hide_its_processes() -> bool {
     mount_proc("hidepid=4")

@@ -25,7 +25,7 @@ pub(crate) fn needs(can: bool, what: &str) {
     }
 }
 
-/// The age up to which a test relies on a bucket. A bucket lasts 60 s, so an older one may have expired.
+/// The age up to which a test relies on a bucket. A bucket lasts 60 s. The test needs the remaining 10 s to read it.
 pub(crate) const SAFE_AGE: Duration = Duration::from_secs(50);
 
 /// Whether buckets that were made at this time certainly still exist.
@@ -69,7 +69,7 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 sockopt_impl!(PortRange, SetOnly, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
 
-/// Whether sock_diag lists a socket that is bound and neither listens nor is connected (since about 6.8).
+/// Whether sock_diag lists a socket that is bound and neither listens nor is connected (since 6.8).
 pub(crate) fn lists_bound_sockets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! Takes capabilities away from the thread of a test, and makes its system calls fail with a seccomp filter. The children of the
-//! thread inherit both.
+//! Takes capabilities away from the thread of a test, and makes single system calls fail with a seccomp filter. The children of the
+//! thread inherit both limits.
 
 use std::collections::BTreeMap;
 

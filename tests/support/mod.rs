@@ -1,4 +1,4 @@
-//! Code that the tests share. It runs the binary, makes situations on the kernel, and reads the kernel without twtool's own code.
+//! Code that the tests share. It runs the binary, makes sockets on the kernel, and lists the kernel's sockets without twtool's own code.
 //!
 //! A test is a plain function whose name is a sentence. A file lists its tests once, with [`suite!`]. If a test is missing there,
 //! the compiler reports it as dead code.
@@ -102,7 +102,7 @@ fn checked(name: &str, test: impl FnOnce()) -> Completion {
 static GAPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static MEASURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes something that a test could not check here. The end of the run prints it.
+/// Notes something that a test could not check here. The harness prints the note at the end of the run.
 pub(crate) fn not_checked(what: impl Into<String>) {
     GAPS.lock().expect("no test panics while it notes a gap").push(what.into());
 }
@@ -112,7 +112,7 @@ pub(crate) fn gaps() -> Vec<String> {
     GAPS.lock().expect("no test panics while it notes a gap").clone()
 }
 
-/// Notes a count or a measurement of a test. The end of the run prints it.
+/// Notes a count or a measurement of a test. The harness prints the note at the end of the run.
 pub(crate) fn measured(what: impl Into<String>) {
     MEASURED.lock().expect("no test panics while it notes a number").push(what.into());
 }

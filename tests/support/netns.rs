@@ -1,7 +1,7 @@
 //! Runs each test on its own thread, with its own descriptor table and network namespace.
 //!
-//! CLONE_NEWNET moves only one thread into a new namespace. The children of the thread inherit the namespace. It ends with its
-//! processes and sockets.
+//! CLONE_NEWNET moves only one thread into a new namespace. The children of the thread inherit the namespace. The kernel removes the
+//! namespace when no process and no socket is in it.
 //!
 //! If tests shared the descriptor table, a child that another test spawns would have copies of this test's sockets until it executes
 //! its program. A dropped listener would still listen until then.
@@ -72,8 +72,8 @@ pub(crate) fn has_user(uid: u32) -> bool {
 /// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.
 pub(crate) fn alone(name: &str, test: impl FnOnce() + Send) {
     on_a_thread(name, || {
-        // If unshare() is forbidden, no test with sockets runs. Then the shared table has only pipes, and a copy of a pipe only
-        // delays the end of a run.
+        // If unshare() is forbidden, network namespaces are forbidden, too, so no test with sockets runs. Then the shared table has only
+        // pipes, and a copy of a pipe only delays the end of a run.
         let _ = unshare(CloneFlags::CLONE_FILES);
         test();
     });

@@ -42,7 +42,7 @@ pub(crate) struct Spec {
 pub(crate) enum Opened {
     /// The results of bind(), and of listen() if it was called: `ok`, or the name of the errno.
     Called(String, Option<String>),
-    /// The call or the option before bind() that failed.
+    /// The call or option before bind() that failed, as a part of its name (`FREEBIND`).
     Refused(String),
 }
 

@@ -1,5 +1,5 @@
 //! Clients whose port connect() chooses. The tests count how many calls of connect() really succeed, and compare the number with the
-//! answer of `twtool capacity`. This code is independent of twtool.
+//! answer of `twtool capacity`. The code of the clients is independent of twtool.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -22,7 +22,7 @@ pub(crate) fn make_bucket(server: &Server, server_end: &str, client_port: u16) {
         .expect("a bucket");
 }
 
-/// A namespace with a bucket on 127.0.0.1:8080, a process, and a listener as long as `server` is kept.
+/// A namespace with a bucket on 127.0.0.1:8080, a process, and a listener as long as `server` exists.
 pub(crate) struct Place {
     pub(crate) inode: u64,
     pub(crate) resident: Resident,
@@ -48,7 +48,7 @@ pub(crate) fn clients(records: &[Value]) -> Vec<(u64, u64)> {
     records.iter().map(|record| (number(record, "netns"), number(record, "remote_port"))).collect()
 }
 
-/// Makes /proc show only the processes of the island. Returns false, and notes the gap, if the kernel does not allow it.
+/// Makes /proc show only the processes of the island. If the kernel does not allow it, notes that as not checked and returns false.
 pub(crate) fn show_only_the_island(_: &Island) -> bool {
     let shown = island::show_its_processes();
     if !shown {

@@ -1,7 +1,7 @@
 //! Reads /proc/net/tcp and tcp6 (proc_pid_net(5)) with a parser that is independent of twtool. Tests compare its result with
 //! twtool's answers.
 //!
-//! The kernel formats the lines of buckets in get_timewait4_sock and get_timewait6_sock. An address is 32-bit words in host order.
+//! The kernel formats the lines of buckets in get_timewait4_sock and get_timewait6_sock. An address consists of 32-bit words in host order.
 //! `tr` is the kind of timer (03 for a timewait bucket). `tm->when` is the remaining time of the timer in units of 10 ms.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::procfs::{Entry, Identity};
 
-/// The keys of a record, in order; part of the contract.
+/// The keys of a record of `twtool list`, in the order of docs/json.md.
 pub(crate) const LIST_KEYS: [&str; 17] = [
     "netns",
     "netns_name",
@@ -25,7 +25,7 @@ pub(crate) const LIST_KEYS: [&str; 17] = [
     "cookie",
 ];
 
-/// The keys of every JSON document before its payload; part of the contract.
+/// The common keys, with which every JSON document begins, in the order of docs/json.md.
 pub(crate) const DOCUMENT_KEYS: [&str; 6] = ["schema", "taken_at", "kernel", "netns", "complete", "warnings"];
 
 /// The text under a key.

@@ -21,7 +21,7 @@ use super::kernel;
 use super::tracer::Outside;
 use super::twtool::PATH;
 
-/// A terminal of the given size, with a program on it.
+/// A terminal, and the program that runs on it.
 pub(crate) struct Screen {
     child: Child,
     /// The user's side of the terminal (the master side of pty(7)).
@@ -30,7 +30,7 @@ pub(crate) struct Screen {
     program: Option<PathBuf>,
     /// The kernel's modes of the terminal before the program started.
     before: Termios,
-    /// The characters of each line. The second column of a wide character is `None`.
+    /// The characters of each line. The model takes every character as one column wide.
     lines: Vec<Vec<Option<char>>>,
     /// The line and the column of the cursor, from 0.
     cursor: (usize, usize),

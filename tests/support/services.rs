@@ -1,4 +1,4 @@
-//! Reads the TCP entries of /etc/services, like getservbyport(3), with a parser that is independent of twtool's.
+//! Reads the TCP entries of /etc/services, like getservbyport(3), with a parser that is independent of twtool.
 
 /// A TCP entry.
 pub(crate) struct Service {

@@ -20,7 +20,7 @@ use super::kernel::{NotChecked, patience};
 use super::not_checked;
 use super::twtool::{PATH, Run, program};
 
-/// The input of the shell outside of the user namespace of the tests. The shell runs each line.
+/// The input of the shell outside of the user namespace of the tests. The shell runs each line as a command.
 static SHELL: Mutex<Option<ChildStdin>> = Mutex::new(None);
 
 /// Starts the shell. Call it before the tests enter a user namespace.

@@ -14,7 +14,7 @@ pub(crate) const PATH: &str = env!("CARGO_BIN_EXE_twtool");
 /// Environment variables that change the output of programs. They are removed unless a test sets them.
 const OUTPUT_VARIABLES: [&str; 5] = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "RUST_BACKTRACE"];
 
-/// The path of the program of this name, from the directories in `PATH`.
+/// The path of the program of this name, from the directories in the environment variable `PATH`.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())

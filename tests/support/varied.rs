@@ -10,8 +10,9 @@ use super::{addresses, procfs};
 
 /// The buckets in TIME_WAIT, each with its letter, local end and remote end.
 ///
-/// - `a`-`j` and `l` are IPv4, `k` is mapped, the others are IPv6.
-/// - `d`, `h`, `l`, `n`, `p` and `r` are on the client's end, because the client closed first. The others are on the server's end.
+/// - `a`-`j` and `l` are IPv4, `k` is mapped, and the other buckets are IPv6.
+/// - `d`, `h`, `l`, `n`, `p` and `r` are on the client's end, because the client closed first. The other buckets are on the
+///   server's end.
 /// - `g` and `r` are bound to lo.
 /// - `e` and `f` have the mark 0x13, `h` and `s` the mark 1.
 pub(crate) const BUCKETS: [(char, &str, &str); 20] = [

@@ -52,7 +52,7 @@ impl Watcher {
     }
 
     /// Waits for a sample with these numbers of buckets, and then for two more samples. The last sample began after all changes that
-    /// led to these numbers, so `events` then has all their events.
+    /// led to these numbers, so `events` then has the events of all these changes.
     #[track_caller]
     pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
         let patience = kernel::patience(Duration::from_secs(20));

@@ -50,7 +50,7 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
         }
         Some(options) => advice.push(set(options)),
-        // Buckets that do not look outbound were probably left by a server, so advice for the server is useful.
+        // If all buckets look outbound, a client probably left them, so advice for a server would not help.
         None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
             "For the next restart, set SO_REUSEADDR in the server before it binds. The connections that it accepts \

@@ -36,7 +36,7 @@ pub fn needed_options(with: ReuseOptions) -> String {
     format!("the bind works with {with}, and fails without {these}; for a server without {these}, use --with none")
 }
 
-/// A sentence that the test had a privilege that the server may lack.
+/// Warns that the test had a privilege that the server may lack.
 pub(super) fn plain_user(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, attempts, setup, .. } = evidence;
     let refused = |attempt: &Attempt| attempt.bind == CallResult::Failed(Errno::Access);

@@ -19,7 +19,8 @@ pub fn earlier_addresses<'a>(
     Some((earlier.join(" and "), failing))
 }
 
-/// Explains which sockets of a server conflict if it opens all its addresses at once, without options or with its own options.
+/// Explains which sockets of a server conflict if it opens all its addresses at once: with the options of `--with`, or, if these binds
+/// work, without options.
 pub(super) fn collision(evidence: &Evidence) -> Option<String> {
     let Evidence { facts, port, with, attempts, .. } = *evidence;
     let of = |options: ReuseOptions| attempts.iter().filter(move |attempt| attempt.options == options);

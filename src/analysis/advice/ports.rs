@@ -1,4 +1,4 @@
-//! Advice about the port itself: holders that the kernel does not list, the ephemeral range, and UDP.
+//! Advice about the port itself: sockets on the port that the kernel does not list, the ephemeral range, and UDP.
 
 use super::Evidence;
 
@@ -35,7 +35,7 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
     ))
 }
 
-/// A sentence that a UDP socket on the same port number does not matter.
+/// Explains that a UDP socket on the same port number does not matter.
 pub(super) fn udp(evidence: &Evidence) -> String {
     format!(
         "A UDP socket uses port {} too. That does not matter here, because TCP and UDP have separate ports.",

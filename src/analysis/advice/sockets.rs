@@ -18,7 +18,8 @@ pub const fn is_connection(state: TcpState) -> bool {
     !matches!(state, TcpState::Listen | TcpState::Closed | TcpState::BoundInactive)
 }
 
-/// Names the first few holders in one phrase. Processes choose their names, so the caller must escape the text.
+/// Names up to three owners of these sockets in one phrase, for example `nginx (pid 7)`. Processes choose their names, so the caller must
+/// escape the text.
 pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
@@ -70,7 +71,7 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// A sentence that buckets will still block the port when the other socket is gone.
+/// Explains that buckets will still block the port when the listener, connection or bound socket is gone.
 fn buckets_beside(evidence: &Evidence) -> Option<String> {
     let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
     let one = match buckets().count() {
@@ -120,7 +121,7 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
     })
 }
 
-/// A sentence that the port is free on other devices, if every blocking socket is bound to a device.
+/// Explains that the port is free on other devices, if every blocking socket is bound to a device.
 fn other_device(evidence: &Evidence) -> Option<String> {
     let devices: Option<Vec<String>> = blocking(evidence)
         .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
@@ -162,7 +163,7 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     }
     advice.push(format!("{holds} the port ({}): {}.", names.join(", "), who(connections())));
     let outbound = connections().filter(|holder| holder.direction == Direction::Outbound).count();
-    // `client::sentences` covers the other outbound connections.
+    // If `client::explained` is true, `client::sentences` has explained the outbound connections already.
     advice.extend((outbound > 0 && !client::explained(evidence)).then(|| {
         let opened = match (outbound, outbound == connections().count()) {
             (1, true) => "A client on this machine opened the connection (inferred)".to_owned(),
@@ -223,7 +224,7 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-/// A sentence that every process with the same socket must close it.
+/// Explains that the port becomes free only after all processes that share a socket have closed it.
 pub(super) fn shared(evidence: &Evidence) -> Option<String> {
     let sharing = |holder: &Holder| match &holder.owners {
         Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),

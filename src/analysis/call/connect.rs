@@ -94,7 +94,7 @@ fn ipv4_from_ipv6(to: &CalledAddr, socket: &CalledSocket) -> Option<String> {
     let ipv6_source =
         socket.local.map(|local| local.ip()).filter(|local| !local.is_unspecified() && local.to_canonical().is_ipv6());
     match ipv6_source {
-        // The kernel sets IPV6_V6ONLY when it binds an IPv6 address.
+        // The kernel sets IPV6_V6ONLY when it binds an IPv6 address other than :: and IPv4-mapped addresses.
         Some(source) => Some(format!("the socket is bound to the IPv6 address {source}")),
         None => socket.v6only.then(|| "the socket accepts IPv6 only (IPV6_V6ONLY)".into()),
     }

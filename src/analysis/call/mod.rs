@@ -2,7 +2,8 @@
 //! the program was stopped.
 //!
 //! The errno is certain, because the program received it. Whether another socket option would have helped is unknown, because
-//! twtool makes no bind of its own. So the advice contains a command that tests it, for example `twtool bind-test 8080`.
+//! twtool makes no bind of its own. If SO_REUSEADDR may help, the explanation contains a command that tests the option, for example
+//! `twtool bind-test 8080`.
 
 mod connect;
 
@@ -49,7 +50,7 @@ pub struct FailedCall<'a> {
 /// The ports left for a destination.
 #[derive(Clone, Copy, Debug)]
 pub enum PortsLeft<'a> {
-    /// The destinations and their conditions.
+    /// The destinations that match the call, with their free ports, and the conditions that are the same for all of them.
     Counted(&'a [Destination], Conditions<'a>),
     /// The kernel reports that no connection is possible, for this reason.
     Unreachable(&'a str),
@@ -100,7 +101,8 @@ pub fn is_explained(call: &SocketCall) -> bool {
     match (call.name, call.errno()) {
         (_, None) => false,
         (CallName::Bind | CallName::Listen, Some(_)) => true,
-        // Programs connect UDP sockets to find out which address they would use (RFC 6724).
+        // Programs connect UDP sockets only to find out which source address the kernel would use (RFC 6724). If such a call fails, they
+        // use another address.
         (CallName::Connect, Some(errno)) => {
             tcp && matches!(
                 errno,
@@ -162,7 +164,7 @@ struct Called<'a> {
 
 fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
     let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
-    // The addresses of a namespace are the same for every protocol.
+    // EADDRNOTAVAIL is also correct for other protocols, because the addresses of a namespace are the same for every protocol.
     if failed.call.name == CallName::Bind && failed.call.errno() == Some(Errno::AddrNotAvailable) {
         let headline = format!("{} is not an address of this network namespace, or not usable yet", addr.addr);
         return Explanation::new(Some(Verdict::Denied), CallCause::Port(Cause::AddressNotLocal), headline);
@@ -385,9 +387,9 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
     let help = &mut explanation.help;
     if cause == Cause::PrivilegedPort && has_privilege {
         help.advice.push(
-            "The capability counts in the user namespace that owns the network namespace (network_namespaces(7)). A process in \
-             another user namespace has it only for network namespaces that were made there. A security module can refuse \
-             the bind, too."
+            "The kernel requires the capability in the user namespace that owns the network namespace \
+             (network_namespaces(7)). A process in another user namespace has it only for network namespaces that were \
+             made there. A security module can refuse the bind, too."
                 .into(),
         );
     } else {

@@ -80,6 +80,8 @@ fn no_command_ends_the_watched_program() {
         Holder { owners, ..Holder::of(socket, Direction::Inbound, true) }
     };
     let of = |pid| Owners::Found(vec![Process { pid, comm: "server".into(), ..Process::default() }]);
+    // `itself` is true if the watched process (pid 7) has each socket open that has an owner. It is `None` if an owner is unknown, or if
+    // no socket is listed.
     for (owners, itself) in [
         (vec![of(7)], Some(true)),
         (vec![of(7), Owners::Nobody], Some(true)),

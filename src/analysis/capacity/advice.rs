@@ -9,7 +9,7 @@ use crate::model::facts::Facts;
 use crate::model::setting;
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
 
-/// A destination is short of ports if a smaller share of the pool than this is left for it, in percent.
+/// In percent of the pool: a destination with a smaller share of free ports is short of ports.
 const SHORT: u32 = 10;
 
 /// Without a shortage, the advice mentions explicitly bound or reserved ports only if they are at least this share of the range, in
@@ -82,7 +82,7 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
              chooses the port (ip(7))."
                 .into(),
         );
-        // Measured on Linux 6.18: a range outside ip_local_port_range is ignored.
+        // The kernel ignores a range of IP_LOCAL_PORT_RANGE outside ip_local_port_range (measured on Linux 6.18).
         let several = worst.established + worst.other > 0 && facts.kernel_since(6, 3) == Some(true);
         help.advice.extend(several.then(|| {
             "A client that sets IP_LOCAL_PORT_RANGE (Linux 6.3) uses only a part of the range, and leaves the rest to other \
@@ -121,8 +121,8 @@ fn reserved(pool: &Pool) -> String {
     )
 }
 
-/// The commands that set the widest range that the kernel accepts. That range begins at the first port that needs no privilege,
-/// because the kernel refuses a lower one (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c).
+/// The commands that set the widest useful range. It ends at 65535 and begins at the first port that needs no privilege, because the
+/// kernel refuses a lower one (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c). It never begins below [`LOWEST`].
 fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
     const NAME: &str = setting::IP_LOCAL_PORT_RANGE.name;
     let low = facts.unprivileged_port_start.unwrap_or(LOWEST).max(LOWEST);

@@ -20,8 +20,8 @@ const ENOUGH: usize = 10;
 /// The time over which the present rate of closes is measured, from the ages of the buckets in ms. It is the time since the first
 /// close, rounded up to whole seconds, and at most 10 s.
 ///
-/// With 10 s alone, traffic that began 2 s ago would seem five times slower than it is. Then the ports would run out long before
-/// the predicted time. The caller limits the result to the hold.
+/// If the period were always 10 s, traffic that began 2 s ago would seem five times slower than it is. Then the ports would run out
+/// long before the predicted time. The caller limits the result to the hold.
 #[must_use]
 pub fn period(ages_ms: &[u64]) -> Duration {
     let oldest = ages_ms.iter().max().copied().unwrap_or_default();

@@ -157,7 +157,7 @@ pub fn destinations(
         let any_interface = route.partition_point(|one| one.interface().is_none());
         for group in route.chunk_by(|a, b| a.interface() == b.interface()) {
             let ends = group[0].ends();
-            // Sockets that are bound to no interface take ports away from sockets that are bound to one. The opposite is not true.
+            // Sockets that are bound to no interface take ports away from sockets that are bound to an interface, but not vice versa.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
             if !wanted.takes(&ends) {
                 continue;
@@ -290,7 +290,7 @@ fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Optio
     };
     let mut holds: Vec<(Port, Option<u32>)> = connections.map(|one| (one.port(), expiry(one))).collect();
     holds.sort_unstable();
-    // On one port the longest hold counts.
+    // If several connections are on one port, the port is released when the last of them ends.
     let released = |port: &[(Port, Option<u32>)]| {
         port.iter().map(|(_, expiry)| *expiry).collect::<Option<Vec<_>>>()?.into_iter().max()
     };

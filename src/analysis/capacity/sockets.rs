@@ -284,11 +284,11 @@ pub(super) mod tests {
         let one = |local, remote| full("127.0.0.1", local, "127.0.0.2", remote, TcpState::Established);
         assert_eq!(ends(&[one(LOW, LOW + 1), one(LOW, LOW + 2)]), []);
         assert_eq!(ends(&[one(LOW + 1, LOW), one(LOW + 2, LOW)]), [(LOW + 1, LOW), (LOW + 2, LOW)]);
-        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "both directions are possible");
+        assert_eq!(ends(&[one(LOW, LOW + 1)]), [(LOW, LOW + 1)], "a single connection does not show a server");
         assert_eq!(
             ends(&[one(LOW, 443), one(LOW, 444)]),
             [(LOW, 443), (LOW, 444)],
-            "no ephemeral port at the other end"
+            "the remote ports are not ephemeral"
         );
     }
 }

@@ -130,8 +130,8 @@ fn a_port_that_is_also_bound_is_not_reusable() {
 }
 
 #[test]
-fn one_rate_covers_the_last_minute_and_the_other_the_last_seconds() {
-    // One close a second for 50 s, the last one 10 s ago; then 5 closes a second.
+fn closes_per_s_covers_the_last_minute_and_closes_per_s_now_the_last_10_s() {
+    // 50 closes, one per second, the last of them 10.5 s ago. Then 5 closes per second.
     let mut found: Vec<Socket> = (0..50).map(|i| bucket(LOW + i, 49_500 - u32::from(i) * 1000)).collect();
     found.extend((0..50).map(|i| bucket(LOW + 100 + i, 59_900 - u32::from(i) * 200)));
     let destination = one(1000, off(), &found);
@@ -180,7 +180,7 @@ fn the_destination_that_runs_out_first_comes_before_one_with_fewer_free_ports() 
 }
 
 #[test]
-fn the_fewest_free_come_first_and_the_requested_destination_is_always_included() {
+fn destinations_with_fewer_free_ports_come_first_and_the_requested_destination_is_always_included() {
     let other = |port, to_port| full(FROM, port, TO.0, to_port, TcpState::Established);
     let found = [other(LOW, 1), other(LOW, 2), other(LOW + 1, 2), other(LOW + 2, 2), other(LOW + 1, 1), other(LOW, 3)];
     let ports = |all: &[Destination]| all.iter().map(|one| (one.ends.remote_port.0, one.free)).collect::<Vec<_>>();
@@ -207,7 +207,7 @@ fn a_minimum_is_a_number_or_a_share_of_the_pool() {
 }
 
 #[test]
-fn advice_depends_on_the_numbers() {
+fn advice_names_what_uses_the_ports_and_the_settings_that_help() {
     let found: Vec<Socket> = (0..15).map(|i| bucket(LOW + i, 1000)).collect();
     let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
     let advice = |found: &[Socket], bound: &[u16], reuse: TwReuse| {

@@ -11,7 +11,7 @@ use crate::model::command::{Help, Privilege, Shell, Step};
 use crate::model::port::Port;
 use crate::model::socket::Socket;
 
-/// The error message of the C library for an errno, which programs print.
+/// The text of strerror(3) for an errno. Programs usually print this text and not the name.
 const fn message(errno: Errno) -> Option<&'static str> {
     Some(match errno.name().as_bytes() {
         b"EADDRINUSE" => "Address already in use",
@@ -31,7 +31,8 @@ fn named(errno: Errno) -> String {
     message(errno).map_or_else(|| errno.name().into(), |text| format!("{} ({text})", errno.name()))
 }
 
-/// The result in a few words, which follow the verdict. It contains process names, so the caller must escape it.
+/// The words that follow the verdict, for example `: bind() fails with ...`. They can contain process names, so the caller must escape
+/// them.
 #[must_use]
 pub fn headline(situation: &Situation, conclusion: &ConnectConclusion) -> String {
     let fails = conclusion.failure.map(|(call, errno)| format!("{}() fails with {}", call.name(), named(errno)));
@@ -96,9 +97,9 @@ fn none_left(situation: &Situation) -> String {
     }
 }
 
-/// Whether the call fails because its link-local address has no scope. If bind() got an address with a scope, the kernel bound the
-/// socket to that interface, and connect() needs no scope (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in
-/// net/ipv6/tcp_ipv6.c).
+/// Whether the call fails because its link-local address has no scope, which is the interface in an address like `fe80::1%eth0`. If
+/// bind() got an address with a scope, the kernel bound the socket to this interface, and connect() needs no scope (`__inet6_bind` in
+/// net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
 fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion) -> bool {
     match conclusion.failure {
         Some((FailingCall::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
@@ -226,7 +227,7 @@ fn bind_steps(
     ends_orphans: Option<bool>,
 ) -> Vec<Step> {
     let mut steps = vec![];
-    // bind() works with the option, but connect() may still fail.
+    // Even if bind() works with SO_REUSEADDR, connect() may fail. So the verdict about both calls selects the purpose.
     let purpose = match situation.with_reuseaddr().map(|conclusion| conclusion.verdict) {
         Some(ConnectVerdict::Free) => Some("test a client that sets SO_REUSEADDR before bind(), which works now"),
         Some(ConnectVerdict::Unknown) => Some(
@@ -387,7 +388,8 @@ fn timers(situation: &Situation) -> Option<String> {
          kernel."
             .into()
     } else if blocking(situation).next().is_some() {
-        "These timers can end some seconds late, and a retransmitted FIN restarts the timer of its socket (RFC 9293, section 3.10.7.4)."
+        "The timer of a TIME_WAIT socket can end some seconds late, and a retransmitted FIN restarts it (RFC 9293, \
+         section 3.10.7.4)."
             .into()
     } else {
         return None;

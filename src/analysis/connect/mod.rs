@@ -3,15 +3,15 @@
 //!
 //! 1. bind(), if the client binds an address or a port. twtool makes a real bind. Without a port, bind() chooses one that no
 //!    socket on the address has. With IP_BIND_ADDRESS_NO_PORT, it leaves the choice to connect().
-//! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). twtool finds it with a UDP
-//!    socket.
+//! 2. The route, which also gives the local address (`tcp_v4_connect` in net/ipv4/tcp_ipv4.c). twtool finds both with
+//!    connect() of a UDP socket, which sends nothing.
 //! 3. The port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c):
 //!    - A fixed port fails only if a socket with the same *four values* exists (both addresses and both ports). If this socket is a
 //!      bucket, connect() takes it over if the old connection had TCP timestamps, whatever `tcp_tw_reuse` is. The kernel does not
 //!      report whether the old connection had timestamps.
 //!    - Without a fixed port, connect() searches the ephemeral range. [`super::capacity`] repeats that search.
 //!
-//! No step uses connect() of a TCP socket. Even a connect() that sends nothing destroys the bucket that it takes over.
+//! No step calls connect() of a TCP socket to the destination. Even a connect() that sends nothing destroys the bucket that it takes over.
 
 pub mod advice;
 
@@ -55,7 +55,7 @@ impl ConnectVerdict {
     }
 }
 
-/// The reason of the verdict.
+/// The reason of a [`ConnectVerdict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectCause {
     /// Nothing blocks connect().
@@ -74,7 +74,7 @@ pub enum ConnectCause {
     NoRoute,
     /// The source port needs CAP_NET_BIND_SERVICE.
     PrivilegedPort,
-    /// Sockets of the family cannot be created.
+    /// The kernel cannot create sockets of the address family, which is IPv6.
     FamilyUnsupported,
     /// No listed socket explains the failure, or the number of free ports is uncertain.
     Unknown,
@@ -99,7 +99,7 @@ impl ConnectCause {
     }
 }
 
-/// The call that fails.
+/// The system call that fails in a connect test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names of the system calls")]
 pub enum FailingCall {
@@ -120,14 +120,14 @@ impl FailingCall {
     }
 }
 
-/// The ports that connect() may choose from, and those left for this destination.
+/// The ports that connect() may choose from, and the ports that are left for one destination.
 #[derive(Clone, Debug)]
 pub struct PortChoice {
     /// The ports that connect() may choose from, whatever the destination.
     pub pool: Pool,
     /// How long TIME_WAIT lasts.
     pub length: Length,
-    /// The destination, from the local address that the connection would have.
+    /// The destination, seen from the local address that the connection would have.
     pub destination: Destination,
 }
 
@@ -136,7 +136,7 @@ pub struct PortChoice {
 pub struct Situation {
     /// The facts of the network namespace.
     pub facts: Facts,
-    /// The remote address. An IPv4-mapped address is for an `AF_INET6` socket.
+    /// The remote address. An IPv4-mapped address means that the client uses an `AF_INET6` socket.
     pub to: BindAddr,
     /// The remote port.
     pub to_port: Port,
@@ -160,25 +160,27 @@ pub struct Situation {
     pub reuse: TwReuse,
     /// The ports that connect() may choose, if the client fixes none and there is a route.
     pub choice: Option<PortChoice>,
-    /// The effective user of twtool.
+    /// The effective user ID of twtool.
     pub uid: u32,
 }
 
-/// The verdict and what it depends on.
+/// The result of a connect test: the verdict, its reason, and the numbers that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectConclusion {
     /// The verdict.
     pub verdict: ConnectVerdict,
-    /// Its reason.
+    /// The reason of the verdict.
     pub cause: ConnectCause,
     /// The call that fails, and its errno. With [`ConnectVerdict::Unknown`]: the failure that is possible.
     pub failure: Option<(FailingCall, Errno)>,
-    /// If the verdict is unknown: the probable one, inferred from `net.ipv4.tcp_timestamps`.
+    /// If the verdict is unknown: the probable verdict. With a fixed source port, twtool infers it from `net.ipv4.tcp_timestamps`.
+    /// Without one, the verdict is probably free if connect() may take over a bucket.
     pub inferred: Option<ConnectVerdict>,
     /// The ports that connect() may choose for this destination; `None` with a fixed source port, or if these ports were not
     /// counted.
     pub free: Option<u32>,
-    /// The time until the blocking sockets end by themselves, if only buckets block.
+    /// The time until the blocking sockets end by themselves, if only buckets block. If no port is left: the time until the first
+    /// bucket releases a port.
     pub free_in: Option<Duration>,
 }
 
@@ -244,12 +246,12 @@ impl Situation {
         verdict::cause(&self.facts, self.from_port.unwrap_or(Port(0)), own, &self.holders, self.reuseaddr_helps())
     }
 
-    /// Whether bind() of the address alone finds no port, while connect() may find one.
+    /// Whether bind() of an address without a port fails because it finds no port. connect() may still find one.
     fn bind_finds_no_port(&self) -> bool {
         self.from_port.is_none() && self.bind() == Some(CallResult::Failed(Errno::AddrInUse))
     }
 
-    /// Whether bind() chooses the port of a client that fixes none.
+    /// Whether bind() chooses the port: the client binds an address without a port, and without IP_BIND_ADDRESS_NO_PORT.
     fn bind_chooses(&self) -> bool {
         self.from_port.is_none() && self.from.is_some() && !self.bind_address_no_port
     }
@@ -277,7 +279,7 @@ impl Situation {
         if self.bind_chooses() { ConnectConclusion { free: chosen.free, ..ConnectConclusion::FREE } } else { chosen }
     }
 
-    /// The conclusion for a client that lets connect() choose the port.
+    /// The conclusion for a client that lets connect() choose the port; unknown if the ports were not counted.
     fn chosen_by_connect(&self) -> ConnectConclusion {
         self.choice.as_ref().map_or(ConnectConclusion::UNKNOWN, with_chosen_port)
     }
@@ -324,7 +326,7 @@ impl Situation {
     }
 }
 
-/// The conclusion for a client that lets connect() choose the port.
+/// The conclusion from the counted ports, for a client that lets connect() choose the port.
 fn with_chosen_port(choice: &PortChoice) -> ConnectConclusion {
     let one = &choice.destination;
     let none_left = ConnectConclusion::fails(

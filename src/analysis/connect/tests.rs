@@ -80,7 +80,7 @@ fn bind_decides_before_the_route_and_the_route_before_the_port() {
 }
 
 #[test]
-fn timestamps_decide_about_a_bucket_with_the_same_addresses_and_ports() {
+fn timestamps_decide_the_inferred_verdict_about_a_bucket_of_the_same_connection() {
     for (timestamps, inferred) in
         [(Some(true), Some(ConnectVerdict::Free)), (Some(false), Some(ConnectVerdict::Blocked)), (None, None)]
     {
@@ -153,7 +153,8 @@ fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> ConnectConclusion
     Situation { from: None, from_port: None, attempts: vec![], choice, ..situation() }.conclude()
 }
 
-/// Ports for connect(). `reusable` of the `free` ports have a bucket.
+/// A pool of 8 ports. `free` of them are left for the destination. Of the free ports, `reusable` have a bucket that connect() may take
+/// over, and `uncertain` may not be usable.
 fn choice(free: u32, uncertain: u32, reusable: Option<u32>) -> PortChoice {
     let ports = PortRange::new(Port(40_000), Port(40_007)).expect("forwards");
     let ends = super::super::capacity::sockets::ConnectionEnds {
@@ -203,7 +204,7 @@ fn the_verdict_is_free_only_if_a_port_is_certainly_left() {
 }
 
 #[test]
-fn bind_decides_for_a_client_that_binds_an_address_without_a_port() {
+fn for_an_address_without_a_port_the_call_that_chooses_the_port_decides() {
     let full = choice(3, 0, Some(0));
     let none = choice(0, 0, Some(0));
     let conclude = |bind: CallResult, bind_address_no_port, choice: &PortChoice| {

@@ -6,13 +6,13 @@ use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 
-/// The maximum number of destinations that the finding names. The evidence has more.
+/// The maximum number of destinations that the finding names. The evidence names up to [`SHOWN`].
 const NAMED: usize = 3;
 
 /// The maximum number of destinations in the evidence. `twtool capacity` lists all of them.
 const SHOWN: usize = 20;
 
-/// The outbound connections by destination, and the conditions that decide how many ports they can use.
+/// The outbound connections by destination, and the conditions that decide how many ports a destination can use.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound<'a> {
     /// The destinations, the most urgent one first.

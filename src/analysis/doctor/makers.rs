@@ -1,5 +1,5 @@
-//! The check that names the programs that made the TIME_WAIT buckets (their *makers*): each program closed the connections that the
-//! buckets belong to. A tracer must have recorded the closes.
+//! The check that names the *makers* of the TIME_WAIT buckets: the programs that closed the connections. It knows only the closes that a
+//! tracer has recorded.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use super::{Check, Datum, Status, Subject};
 use crate::analysis::makers::{Key, ProcessKey};
 use crate::model::close::{MakerFacts, Role};
 
-/// The maximum number of programs that the finding names. The evidence has more.
+/// The maximum number of programs that the finding names. The evidence names up to [`SHOWN`].
 const NAMED: usize = 3;
 
 /// The maximum number of programs in the evidence. `twtool summary --by owner` lists all of them.
 const SHOWN: usize = 20;
 
-/// The advice names a client if at least this share of a server's buckets, in percent, has the address of the client.
+/// The advice names a client if the client is the remote end of at least this share of a server's buckets, in percent.
 const MOST_OF: u64 = 90;
 
 /// The advice names a client only if the server has at least this number of buckets.
@@ -70,8 +70,9 @@ impl MadeBuckets {
 pub(super) fn check(made: &MadeBuckets) -> Check {
     let subject = Subject {
         id: "time_wait_makers",
-        does: "Names the programs that made the most TIME_WAIT sockets, and their role: the end that closes first gets the TIME_WAIT \
-               socket. A running tracer (twtool trace --serve) has recorded the closes of the last two minutes.",
+        does: "Names the programs that made the most TIME_WAIT sockets, and whether they accepted or opened the connections. The end \
+               that closes first gets the TIME_WAIT socket. A running tracer (twtool trace --serve) has recorded the closes of \
+               the last two minutes.",
         does_not: "A TIME_WAIT socket is not a fault, and no process owns it. If no maker is recorded, the connection was closed \
                    before the tracer started or while doctor ran, or the kernel did not show the process.",
         sources: &["RFC 9293, section 3.6", "net/ipv4/tcp_minisocks.c, tcp_time_wait()", "twtool-trace(1)"],

@@ -1,8 +1,8 @@
-//! The checks of `twtool doctor`: one for each setting, counter and kind of socket. A check explains its subject, and reports
-//! a finding if the evidence supports one.
+//! The checks of `twtool doctor`. A check examines a setting, a counter, a kind of socket, or what twtool itself needs. It explains
+//! its subject, and reports a finding if the evidence supports one.
 //!
 //! A setting that differs from the kernel's default is not a fault. A warning means that something fails now, has failed, or
-//! will fail when a program starts again. Each warning contains the number that proves it.
+//! will probably fail: soon, or when a program starts again. Each warning comes with the numbers behind it.
 
 mod caller;
 mod conntrack;
@@ -25,7 +25,7 @@ pub use makers::MadeBuckets;
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// Something fails, has failed, or will fail.
+    /// Something fails, has failed, or will probably fail.
     Warning,
     /// Something that the check needs could not be read.
     Unknown,
@@ -51,7 +51,7 @@ impl Status {
     }
 }
 
-/// A value or a piece of evidence, in the forms that JSON has.
+/// A value or a piece of evidence, in a form that JSON can represent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Datum {
     /// The value is unknown, or there is none.
@@ -112,7 +112,8 @@ pub struct Check {
     pub subject: Subject,
     /// The result.
     pub status: Status,
-    /// The value of the setting, the value of the counter, or the number of sockets.
+    /// The value of the setting or counter, the number of sockets or destinations, or another fact: the source of the sockets, the
+    /// capabilities of the caller.
     pub value: Datum,
     /// The kernel's default; unknown if there is none or it cannot be computed.
     pub default: Datum,

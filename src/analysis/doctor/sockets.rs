@@ -211,7 +211,7 @@ impl CloseWaitOwner {
     }
 }
 
-/// The numbers of an owner's sockets in CLOSE_WAIT, and the time of the oldest one.
+/// How many sockets in CLOSE_WAIT an owner has, how many of them are silent, and the longest time since the last ACK of a peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct CloseWaitCounts {
     sockets: usize,

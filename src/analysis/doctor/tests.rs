@@ -167,7 +167,7 @@ fn the_cases_cover_every_status() {
     }
 }
 
-/// Checks that no advice contains a common wrong remedy. Some words are allowed in certain checks only.
+/// Checks that no text of a check contains a common wrong remedy. `ONLY_IN` has words that are right in the named checks only.
 #[test]
 fn no_check_gives_a_common_wrong_remedy() {
     const NEVER: [&str; 20] = [
@@ -214,6 +214,7 @@ fn no_check_gives_a_common_wrong_remedy() {
         for (words, fit) in ONLY_IN {
             assert!(!text.contains(words) || fit.contains(&id), "{id} says {words:?}: {text}");
         }
+        // A text may mention a lower setting only together with the protection that is lost.
         assert!(!text.split(' ').any(|word| word == "lower") || text.contains("removes protection"), "{text}");
         assert!(!sources.is_empty() && !does.is_empty() && !does_not.is_empty(), "{id}");
     }

@@ -22,7 +22,7 @@ fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &She
         }
         None => check.advising(
             "Set net.ipv4.tcp_max_tw_buckets to the kernel's default: half of the number that dmesg shows as 'TCP established \
-             hash table entries'. twtool does not know that number, because this kernel does not have \
+             hash table entries'. twtool could not compute that number, because it could not read \
              net.ipv4.tcp_ehash_entries.",
         ),
     }

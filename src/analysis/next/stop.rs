@@ -1,4 +1,4 @@
-//! The commands that stop the holders of a port: processes, services, containers, and orphans.
+//! The commands that stop the processes, services and containers that have sockets on a port, and that end orphans there.
 
 use std::collections::BTreeSet;
 
@@ -76,13 +76,13 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
     steps
 }
 
-/// The maximum number of commands about processes and orphans.
+/// The maximum number of commands that stop processes.
 const SHOWN: usize = 4;
 
 /// The command that stops a process, or that shows what to stop. `None` if ending the process does not free the port.
 fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process: &Process) -> Option<Step> {
     if process.forwards_to().is_some() {
-        // When docker-proxy ends, the container and its network stay.
+        // The process is docker-proxy, which forwards the port to a container. The container continues when docker-proxy ends.
         let published = format!("publish={}", failure.port);
         return Some(Step::new(
             shell.run(privilege_of_owner(failure, process)?, &["docker", "ps", "--filter", &published]),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_stopped_by_its_service_manager_or_container_runtime() {
+    fn a_process_is_stopped_by_its_service_manager_or_container_runtime_if_the_user_can_use_it() {
         let id = "0123456789abcdef".repeat(4);
         let process = |pid, comm: &str, cgroup: &str| Process {
             pid,

@@ -5,8 +5,9 @@
 //!
 //! 1. Bind once on every address. If that works, the wait ends.
 //! 2. List the sockets that block the bind.
-//! 3. Look up each of them by cookie, ten times a second. The remaining time of a bucket is not enough: a bucket can end later (the
-//!    kernel's timer wheel is coarse) or earlier (SOCK_DESTROY), and a retransmitted FIN restarts the timer.
+//! 3. Look up these sockets by cookie, ten times a second. Each pass is a *round* of at most 64 look-ups. The remaining
+//!    time of a bucket is not enough: a bucket can end later (the kernel's timer wheel is coarse) or earlier (SOCK_DESTROY), and a
+//!    retransmitted FIN restarts the timer.
 //! 4. If a look-up cannot find some of them, list all sockets again about once a second.
 //! 5. When a blocking socket is gone, bind again.
 //!
@@ -75,7 +76,7 @@ pub enum Ended {
     Denied,
 }
 
-/// The worst result of a round of binds over the addresses.
+/// The worst result of the binds in one [`WaitStep::Bind`], one bind per address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
     /// Every bind worked.
@@ -255,7 +256,7 @@ impl Waiting {
         }
     }
 
-    /// Reports a round of binds: the worst result, and the number of binds.
+    /// Reports the result of [`WaitStep::Bind`]: the worst result, and the number of binds.
     pub fn bound(&mut self, bound: Bound, binds: u32, now: Duration) {
         self.binds = self.binds.saturating_add(binds);
         self.first_binds.get_or_insert(self.binds);
@@ -290,7 +291,7 @@ impl Waiting {
             gone: false,
         };
         let mut known: Vec<Known> = sockets.iter().map(known).collect();
-        // The end of a listener or a connection cannot be predicted.
+        // The end of a listener or a connection cannot be predicted, so these sockets come first.
         known.sort_by_key(|known| std::cmp::Reverse(known.remaining(now).unwrap_or(Duration::MAX)));
         self.replace(known);
         let Todo::List { after_bind } = self.todo else { return };
@@ -368,7 +369,7 @@ impl Waiting {
     fn next_list(&self, now: Duration) -> Option<Duration> {
         let alone = self.known.iter().find(|known| !(self.looks_up && known.can_be_looked_up()));
         let crowd = !self.plain && self.look_up_candidates().nth(LOOK_UPS_PER_ROUND).is_some();
-        // A plain bind fails while one socket that can be looked up exists, whatever happens to the others.
+        // A plain bind fails while one socket that can be looked up exists, whatever happens to other sockets.
         let needed = alone.is_some() && !(self.plain && self.look_up_candidates().next().is_some());
         let due = |known: &Known| known.remaining(now) == Some(Duration::ZERO);
         let every = if needed && self.known.iter().any(due) {

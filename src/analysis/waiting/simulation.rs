@@ -204,7 +204,7 @@ fn sockets_without_look_up_are_listed_once_a_second_and_less_often_if_listing_is
 }
 
 #[test]
-fn an_unlisted_holder_causes_one_bind_a_second() {
+fn a_blocking_socket_that_is_not_listed_causes_one_bind_a_second() {
     let mut waiting = Waiting::new(false, true, ms(10_000));
     let mut now = Duration::ZERO;
     loop {

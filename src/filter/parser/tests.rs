@@ -173,6 +173,7 @@ fn a_mistake_is_shown_in_an_expression_of_any_length() {
         let last = message(&format!("{}nosuch", "sport = 1 or ".repeat(length / 12)));
         assert!(last.ends_with(" ^^^^^^"));
     }
+    // A wide character needs two carets, and each hidden character becomes one blank.
     let wide = message("dev 中文 and\u{202e}\n nosuch");
     assert!(wide.ends_with("\n  dev 中文 and   nosuch\n      ^^^^"), "{wide}");
 }
@@ -188,7 +189,7 @@ fn an_expression_that_is_nested_too_deeply_is_refused() {
     assert!(parse(&format!("mapped{}", " or mapped".repeat(50_000)), &facts()).is_ok());
 }
 
-/// Generates expressions.
+/// Generates valid filter expressions.
 pub(crate) fn expression() -> impl Strategy<Value = String> {
     let primary = prop_oneof![
         (prop_oneof!["sport", "dport"], prop_oneof!["=", "!=", "<", "<=", ">", ">="], any::<u16>())

@@ -2,11 +2,11 @@
 
 use crate::model::socket::Cookie;
 
-/// The number of bits of the number in each byte. The highest bit of a byte is set if more bytes follow.
+/// How many bits of a difference one byte contains. The highest bit of a byte is set if more bytes of the same difference follow.
 const BITS: u32 = 7;
 
 /// Cookies in the order in which they were added. Most sockets get their cookie when they are first listed, so most cookies are
-/// slightly larger than the one before them. The list keeps the differences, most of which take one byte.
+/// slightly larger than the previous cookie. The list keeps the differences, most of which take one byte.
 #[derive(Default)]
 pub(super) struct CookieList {
     bytes: Vec<u8>,

@@ -9,7 +9,8 @@ use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 use super::error::DumpError;
 use crate::sock_diag::request::{SEQUENCE, TCPDIAG_GETSOCK};
 
-/// Whether the reader stops in this datagram, because it contains NLMSG_DONE, an errno, or malformed bytes.
+/// Whether the reader stops in this datagram, because the datagram contains NLMSG_DONE, an errno, or an unexpected message, or
+/// because it is empty.
 pub(super) fn is_last(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while !rest.is_empty() {

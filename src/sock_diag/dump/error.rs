@@ -24,7 +24,7 @@ pub enum DumpError {
         /// The reason.
         source: io::Error,
     },
-    /// NLMSG_ERROR before any socket: the kernel refuses the request.
+    /// NLMSG_ERROR or NLMSG_DONE with an errno before the first socket: the kernel refuses the request.
     #[error("the kernel refuses to list {walk} sockets: {errno}")]
     Refused {
         /// The requested walk.
@@ -49,7 +49,7 @@ pub enum DumpError {
     /// A datagram that did not fit into the buffer.
     #[error("the kernel sent a datagram of {length} bytes, of which only {room} were received")]
     Truncated {
-        /// Its length.
+        /// The length of the datagram.
         length: usize,
         /// The length of the buffer.
         room: usize,
@@ -63,8 +63,8 @@ pub enum DumpError {
 }
 
 impl DumpError {
-    /// Converts an error of the second dump. The caller has received sockets by then, so it must not fall back to
-    /// another source, which would repeat them.
+    /// Converts an error of the second dump to an error after which the source does not fall back to procfs. A fallback would repeat
+    /// the sockets of the first dump, which the caller has already received.
     pub(super) fn of_second_dump(self) -> Self {
         match self {
             Self::Send { walk, source } => Self::Recv { walk, source },

@@ -1,4 +1,4 @@
-//! A netlink dump (netlink(7)): lists all sockets of a request, and detects lost and repeated ones.
+//! A netlink dump (netlink(7)): lists all sockets of a request, and detects lost and repeated sockets.
 //!
 //! A dump is not a snapshot. The kernel walks its hash table chain by chain and fills one datagram at a time. Between two
 //! datagrams it keeps its position as two numbers: the chain, and how many sockets of that chain are done (`cb->args` in
@@ -15,14 +15,14 @@
 //!
 //! 1. It drops a socket whose cookie was at the end of the previous datagram (`repeats`).
 //! 2. It keeps the cookies of all sockets (`cookie_list`).
-//! 3. Near the start and at the end of a long dump, it reads counts of the kernel's tables. They give an upper bound of the sockets
-//!    that were removed from the tables in between ([`TableCounts`](crate::sys::counts::TableCounts)).
-//! 4. If more than one socket was removed for every 1,000 hash chains (`CHAINS_PER_REMOVAL`), or if the number is unknown, it reads a
-//!    second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in
+//! 3. Near the start and at the end of a long dump, it reads counts of the kernel's tables. They give an upper bound of the number of
+//!    sockets that were removed from the tables in between ([`TableCounts`](crate::sys::counts::TableCounts)).
+//! 4. If more than one socket was removed for every 1,000 hash chains (`CHAINS_PER_REMOVAL`), or if this cannot be determined, it reads
+//!    a second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in
 //!    the result.
 //!
-//! The counts are necessary, because the cookies of a dump do not show every removal. The position also counts sockets that the request
-//! excludes, such as connections in a dump of buckets.
+//! The counts are necessary, because the position also counts sockets that the request excludes, such as connections in a dump of
+//! buckets. The cookies of a dump do not show the removal of such a socket.
 //!
 //! A socket can still be lost:
 //! - if both dumps lose the same socket;

@@ -73,7 +73,7 @@ impl Reader {
         }
         let datagram = &*self.repeats.removed_from(datagram);
         let mut rest = datagram;
-        // The payloads of the last sockets, as a ring.
+        // The payloads of the last sockets, as a ring buffer.
         let (mut last, mut count) = ([&[][..]; repeats::MOST], 0);
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;

@@ -9,8 +9,8 @@ use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::Transport;
 use crate::sys::counts::{Reading, TableCounts};
 
-/// A length in bytes. A dump is long if one of its datagrams is longer than this, or if it has three datagrams with sockets. If the
-/// kernel has enough memory, it fills all datagrams except the first and the last to about 32 KiB (`netlink_dump`).
+/// A length in bytes. A dump is long if one of its datagrams is longer than this, or if it does not end within three datagrams. If
+/// the kernel has enough memory, it fills all datagrams except the first and the last to about 32 KiB (`netlink_dump`).
 const LONG: usize = 16 * 1024;
 
 /// Receives the response to one request.

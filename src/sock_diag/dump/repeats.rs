@@ -7,7 +7,7 @@ use super::datagram::sockets;
 use crate::model::socket::Cookie;
 use crate::sock_diag::response;
 
-/// The number of sockets at the end of a datagram that may be repeated. Only rare chains have as many sockets.
+/// The maximum number of sockets at the end of a datagram that may be repeated. A chain rarely has more sockets.
 pub(super) const MOST: usize = 16;
 
 /// The cookies of the sockets that the next datagram may repeat.

@@ -43,6 +43,7 @@ fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
 
 fn bucket(port: u16) -> Vec<u8> {
     let mut m = vec![0; response::LENGTH];
+    // AF_INET, TIME_WAIT, timer 3, no retransmissions.
     m[..4].copy_from_slice(&[2, 6, 3, 0]);
     m[4..6].copy_from_slice(&port.to_be_bytes());
     message(SOCK_DIAG_BY_FAMILY, 2, SEQUENCE, &m)
@@ -132,9 +133,10 @@ fn a_worker_reads_the_received_datagrams_in_order() {
 }
 
 #[test]
-fn an_interruption_flag_on_a_socket_or_on_the_end_counts() {
+fn the_interruption_flag_of_a_socket_or_of_the_end_marks_the_dump_as_interrupted() {
     for flagged in [0, 1] {
         let mut messages = [bucket(1), done(0)];
+        // NLM_F_DUMP_INTR.
         messages[flagged][6] |= 16;
         assert!(dump(vec![Ok(messages.concat())]).1.expect("done").interrupted);
     }
@@ -235,6 +237,7 @@ proptest! {
     #[test]
     fn arbitrary_datagrams_end_the_dump_without_a_panic(datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..4)) {
         let mut datagrams: Vec<_> = datagrams.into_iter().map(Ok).collect();
+        // ENOBUFS.
         datagrams.push(Err(io::Error::from_raw_os_error(105)));
         let _ = dump(datagrams);
     }

@@ -28,7 +28,8 @@ pub struct RecordedSample {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// The occupant of the ends of each missing bucket, by the cookie of the bucket. A missing entry means [`Occupant::Nobody`].
+    /// The occupants of the ends of buckets that the walk did not list any more, by the cookies of these buckets. The occupant of a bucket
+    /// that is not in this map is [`Occupant::Nobody`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
 }
@@ -102,7 +103,7 @@ impl SeriesReader {
     /// Opens the file.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
         Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), samples: 0, is_series: false })

@@ -26,8 +26,8 @@ const NAMED_PROCESSES: usize = 8;
 /// The network namespaces that [`all`] found, and what it could not read.
 #[derive(Debug)]
 pub struct NetnsList {
-    /// Each namespace once: first the caller's own, then namespaces with a name of ip-netns(8) in the order of the
-    /// names, then the others in the order of their first processes.
+    /// Each namespace once, in this order: the namespace of the caller, namespaces with a name of ip-netns(8) (sorted by name),
+    /// namespaces that are named after a process (sorted by pid), and namespaces without a name.
     pub namespaces: Vec<OpenNetns>,
     /// Sentences that say what could not be read, and why. If there are none, the list is complete.
     pub unseen: Vec<String>,

@@ -4,7 +4,7 @@
 //! namespace. On that thread, new sockets, /proc/thread-self/net and /proc/sys/net belong to the other namespace. The calling thread
 //! stays in its own namespace.
 //!
-//! | file | owns |
+//! | file | purpose |
 //! |---|---|
 //! | `error` | the errors that say why a namespace cannot be opened or entered |
 //! | `names` | identities, and the names of /run/netns |

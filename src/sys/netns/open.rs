@@ -1,4 +1,4 @@
-//! Opens the network namespace that an argument selects, and opens a known namespace again.
+//! Opens the network namespace that an argument selects, and reopens a namespace that `all` has found.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

@@ -21,7 +21,7 @@ pub(super) fn comm(pid: u32) -> io::Result<String> {
     Ok(text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)))
 }
 
-/// Whether `flags` in proc_pid_stat(5) contains PF_KTHREAD (include/linux/sched.h).
+/// Whether a process is a thread of the kernel: `flags` in proc_pid_stat(5) contains PF_KTHREAD (include/linux/sched.h).
 pub(super) fn is_kernel_thread(pid: u32) -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
     let stat = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());

@@ -1,4 +1,4 @@
-//! Lists the numbers of the watched system calls for each architecture whose programs a kernel can run.
+//! Lists the numbers of the watched system calls for each architecture that twtool supports.
 
 /// The numbers of the watched calls in one architecture.
 pub(super) struct Arch {
@@ -13,7 +13,7 @@ pub(super) struct Arch {
     pub(super) socketcall: Option<u32>,
 }
 
-/// The number of io_uring_setup(2). It is the same in all architectures, which share new numbers since Linux 5.1.
+/// The number of io_uring_setup(2). It is the same in all architectures of [`ALL`], which share new numbers since Linux 5.1.
 pub(super) const IO_URING_SETUP: u32 = 425;
 
 /// Values of the first argument of socketcall (linux/net.h).
@@ -24,7 +24,7 @@ pub(super) const SOCKETCALL_LISTEN: u32 = 4;
 /// `__X32_SYSCALL_BIT` of asm/unistd.h.
 const X32: u32 = 0x4000_0000;
 
-/// Each architecture, and the 32-bit architectures whose programs its kernels also run.
+/// The architectures that twtool supports, and i386 and arm, whose programs the kernels of x86-64 and aarch64 also run.
 pub(super) const ALL: [Arch; 5] = [
     // x86-64 and x32.
     Arch { audit: 0xc000_003e, ignored_bit: X32, bind: 49, listen: 50, connect: 42, socketcall: None },

@@ -71,7 +71,7 @@ pub enum ProgramEvent<'a> {
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchEnd {
-    /// The command and all processes that it had started have ended.
+    /// The command has ended, and no other process is watched any more.
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
     NotStarted(ProgramEnd),

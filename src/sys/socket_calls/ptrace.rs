@@ -19,7 +19,7 @@ pub(super) enum TraceRequest {
     Seize,
     /// Stops a seized thread.
     Interrupt,
-    /// Leaves a stopped thread stopped, and waits for SIGCONT.
+    /// Leaves a stopped thread stopped until it gets SIGCONT. The request itself does not wait.
     Listen,
     /// Resumes a thread. The number is a signal to deliver, or 0.
     Cont,
@@ -61,7 +61,8 @@ fn fill<const WORDS: usize>(request: libc::c_uint, tid: i32, addr: usize) -> io:
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(words) }
 }
 
-/// Reads the number of an event: for exec, the tid of the thread that called it; for fork, vfork and clone, the tid of the new thread.
+/// Reads the number of an event: for exec, the tid that the thread had when it called execve(2); for fork, vfork and clone, the tid of
+/// the new thread.
 pub(super) fn event_message(tid: i32) -> io::Result<i32> {
     const GETEVENTMSG: libc::c_uint = 0x4201;
     // The kernel writes one unsigned long.

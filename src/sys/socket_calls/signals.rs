@@ -1,4 +1,4 @@
-//! Passes the signals that twtool gets while it watches a command to this command.
+//! While twtool watches a command, this module passes the signals of twtool on to that command.
 //!
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
 //! 2. A signal that a process sent is passed on. But if the sender signalled the whole process group, the command got its own copy.

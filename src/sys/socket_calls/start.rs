@@ -14,8 +14,8 @@ use super::{WatchError, failed, stub, target};
 use crate::model::call::{SlowReason, Unwatchable};
 use crate::sys::folder;
 
-/// Options of ptrace(2). The kernel then also attaches twtool to each process and thread that a traced one starts, and sets a flag in
-/// each stop that a system call causes (`PTRACE_O_TRACESYSGOOD`).
+/// Options of ptrace(2). With them, the kernel also attaches twtool to each process and thread that a traced thread starts, and sets a
+/// flag in each stop that a system call causes (`PTRACE_O_TRACESYSGOOD`).
 const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACECLONE

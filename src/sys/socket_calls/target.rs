@@ -179,7 +179,7 @@ pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "Seccomp_filters:")
 }
 
-/// The reason why no process can trace this process; `None` if there is no such reason.
+/// The reason why twtool cannot trace this process with any privilege; `None` if there is no such reason.
 pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
     let status = status(pid);
     let state = capabilities::field(&status, "State:")?;
@@ -254,6 +254,7 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
 /// A program that runs without the privilege that its file has.
 pub(super) struct LostPrivilege {
     pub(super) program: String,
+    /// Whether the process lacks the capabilities of the file. If false, it lacks only the user or the group of the file.
     pub(super) capabilities: bool,
 }
 

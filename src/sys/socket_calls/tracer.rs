@@ -138,7 +138,8 @@ impl<'a> Tracer<'a> {
             self.signals.wait(until_detach.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
-                    // A signal to the whole process group has reached the command by now, too: read its stop first.
+                    // A signal to the whole process group has reached the command by now, too. Its stop at this signal must be read
+                    // first, because `pass_on` depends on it.
                     while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
                         self.changed(tid, status);
                     }
@@ -262,7 +263,8 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// Continues a thread: to the end of a watched call, or to the next call to watch.
+    /// Continues a thread: to the end of a watched call, or to the next watched call. If `slow` is set, the next system call stops the
+    /// thread, even if it is not watched.
     fn resume(&mut self, tid: i32, signal: i32) {
         let in_call = self.threads.get(&tid).is_some_and(|thread| thread.call.is_some());
         let how = if self.slow || in_call { TraceRequest::Syscall } else { TraceRequest::Cont };
@@ -325,7 +327,8 @@ impl<'a> Tracer<'a> {
         target::copy_descriptor(tid, process, fd)
     }
 
-    /// Reads the call that begins; `None` if the call is not about an Internet socket.
+    /// Reads the call that begins. `None` if there is nothing to report at its end: the call is not about an Internet socket, or its
+    /// address or descriptor does not exist.
     fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<Begun> {
         let (name, fd, place) = match call {
             WatchedCall::Bind { fd, addr, length } => (CallName::Bind, fd, Some((addr, length))),

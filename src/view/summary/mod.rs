@@ -31,7 +31,7 @@ const USUAL_WIDTH: usize = 80;
 /// The number of spaces between two tables side by side.
 const GAP: usize = 3;
 
-/// A summary, with the facts that name its entries.
+/// A summary to print, with the facts that contain the names of services and network namespaces.
 #[derive(Clone, Copy)]
 pub struct Content<'a> {
     /// The counts.
@@ -184,7 +184,7 @@ fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Resul
     chart.write(out, style)
 }
 
-/// A small table as lines, to be printed beside others.
+/// A small table as lines, to be printed beside other tables.
 struct Block {
     lines: Vec<String>,
     width: usize,
@@ -216,14 +216,15 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     };
     let due = ("due".to_owned(), times.due());
     let mut rows: Vec<(String, u64)> = std::iter::once(due).chain(SPANS.iter().map(span)).collect();
-    // Mainline kernels have no bucket with more than 60 s left, so that row is left out if it is empty.
+    // Mainline kernels have no bucket with more than 60 s left, so the row `over 60 s` is left out if it counts no bucket.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
     Block::new("REMAINING", &[], &rows, style)
 }
 
 fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
-    // If some keys are left out, keys with one bucket are not shown. They would be an arbitrary selection of many such keys.
+    // If the ranking leaves out some keys, keys with one bucket are not shown either, because they would be an arbitrary selection of
+    // many such keys.
     let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
     let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
     let line = |(key, count): &&(Key, Count)| match *key {
@@ -266,8 +267,8 @@ pub const fn title(by: By) -> &'static str {
     }
 }
 
-/// The text of a key. `facts` names services, and `namespaces` has the facts of each network namespace. The names of owners are in
-/// their ranking.
+/// The text of a key. `facts` names services, and `namespaces` has the facts of each network namespace. A key of an owner gives
+/// `unknown`, because only [`Ranking::owners`] has the names of owners.
 #[must_use]
 pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
     let named = |text: String, port: Port| match facts.services.name(port) {
@@ -348,7 +349,8 @@ mod tests {
     use crate::model::row::tests::row;
     use proptest::prelude::*;
 
-    /// A summary of 500 closes in 50 s: 400 of clients of the local port 80 (`http`), and 100 to one IPv6 destination.
+    /// A summary of 500 closes in 50 s: 400 connections of clients to the local port 80 (`http`), and 100 connections to one IPv6
+    /// destination.
     fn summary(limit: usize) -> Summary {
         let kernel = BucketFacts {
             max_tw_buckets: Some(262_144),
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_one_bucket_each_are_not_listed_unless_there_are_no_others() {
+    fn keys_with_one_bucket_each_are_listed_only_if_no_key_is_left_out() {
         let lines = drawn(&summary(1000), Some(120), true);
         assert!(lines.iter().any(|line| line.contains("198.51.100.77:33001")));
         let lines = drawn(&summary(20), Some(120), true);

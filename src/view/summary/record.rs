@@ -69,7 +69,7 @@ struct GroupRecord<'a> {
     distinct: usize,
 }
 
-/// An entry of a group. Its JSON keys have the same names as in a record of `twtool list`.
+/// A row of a group. A value that `twtool list` also has, for example `local_port`, has the same JSON key here.
 struct LineRecord<'a> {
     key: Key,
     count: Count,

@@ -1,4 +1,4 @@
-//! Carries out the keys that need more than the state of the screen: details, commands, recordings, and a stop.
+//! Carries out the keys that need more than the state of the screen, for example details, commands and recordings.
 
 use std::io::{self, Write as _};
 use std::process::Command;
@@ -134,7 +134,7 @@ impl Screen {
         Ok(ending)
     }
 
-    /// Stops the program, as Ctrl-Z does.
+    /// Stops twtool until SIGCONT, as Ctrl-Z stops other programs.
     pub(super) fn stop(&mut self) -> Result<(), ScreenError> {
         self.guard.give_back()?;
         self.input.let_through(HeldSignal::STOP)?;

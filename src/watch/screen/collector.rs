@@ -74,7 +74,7 @@ struct Work {
     sampler: Sampler,
     namespaces: Option<FindNamespaces>,
     feed: Option<OwnerFeed>,
-    /// The owners of the feed.
+    /// The owners of buckets, which the feed updates.
     owners: SharedOwners,
     /// When the last sample began, from the start of the first one.
     last: Option<Duration>,

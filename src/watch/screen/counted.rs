@@ -19,11 +19,11 @@ pub(super) struct Counted {
     makers: Vec<MakerCount>,
 }
 
-/// The buckets that one process made.
+/// How many buckets one process made, and how many closes per second.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct MakerCount {
     pub(super) group: OwnerGroup,
-    /// Its closes per second since the last sample; `None` if they are unknown.
+    /// The closes of the process per second since the last sample; `None` if they are unknown.
     pub(super) per_second: Option<f64>,
 }
 

@@ -61,8 +61,8 @@ impl Place<'_> {
         Some(Shell { netns: Some(netns), caller: self.shell.caller.clone() })
     }
 
-    /// The arguments that select the sockets of a group. Without a filter of the screen: `option`. Otherwise: an expression of the
-    /// filter and `test`.
+    /// The arguments that select the sockets of a group. If the screen has no filter, they are `option`. Otherwise they are one expression
+    /// that combines the filter of the screen with `test`.
     fn narrowed(&self, option: [&str; 2], test: &str, facts: &Facts) -> Vec<String> {
         match self.selection.resolve(facts) {
             Ok((filter, _)) if filter != Filter::TRUE => vec![format!("({filter}) and {test}")],
@@ -71,7 +71,8 @@ impl Place<'_> {
     }
 }
 
-/// The facts of a row's namespace. A group of ports or addresses has rows of all namespaces, so it uses the facts of the first one.
+/// The facts of a row's namespace. A group of buckets with the same port, address or maker can have buckets of all namespaces, so this
+/// function returns the facts of the first namespace for it.
 fn facts_of<'a>(selected: &'a Selected, first: &'a Facts) -> &'a Facts {
     match selected {
         Selected::Socket(_, facts) | Selected::Netns(facts, _) => facts,
@@ -277,14 +278,16 @@ fn about_maker(key: &makers::Key, latest: &Latest) -> Vec<String> {
 const fn meaning(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Entered => "This end has closed the connection first.",
-        EventKind::BecameTimeWait => "The peer has closed too, so the timer starts with a fresh minute.",
-        EventKind::Expired => "Its timer ended. It no longer holds its port.",
+        EventKind::BecameTimeWait => "The peer has closed too, so the timer has started again with its full length.",
+        EventKind::Expired => "The timer ended. The bucket no longer holds its port.",
         EventKind::Restarted => {
             "The peer has sent its FIN again, or another segment with an ACK. It may not have received the last ACK."
         }
-        EventKind::Destroyed => "SOCK_DESTROY removed it, as 'twtool kill' and 'ss -K' do.",
-        EventKind::TakenOver => "A new connection between the same ends has taken its place.",
+        EventKind::Destroyed => "SOCK_DESTROY removed the bucket, as 'twtool kill' and 'ss -K' do.",
+        EventKind::TakenOver => "A new connection between the same ends has replaced the bucket.",
         EventKind::Reset => "The peer has sent a RST.",
-        EventKind::Gone => "It ended before its time. A RST, a new connection or SOCK_DESTROY may have removed it.",
+        EventKind::Gone => {
+            "The bucket ended before its time. A RST, a new connection or SOCK_DESTROY may have removed it."
+        }
     }
 }

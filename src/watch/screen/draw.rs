@@ -1,4 +1,4 @@
-//! Draws the screen from the state and the last sample. It changes only the frame and the widths of the columns.
+//! Draws the screen from the state and the last sample. This module changes only the frame and the widths of the columns.
 //!
 //! From top to bottom: the head (namespace, totals, rate of closes, the first warning), the chart, the names of the tables, the
 //! table, and the last line (keys, a message, or the filter that is being typed, with its mistake below it).
@@ -20,11 +20,11 @@ use crate::view::style::{Meaning, TextStyle};
 use crate::view::table;
 use crate::watch::History;
 
-/// The lines below the bars: the axis, and its labels.
+/// The number of lines below the bars: the axis, and its labels.
 const AXIS: u16 = 2;
 
-/// The seconds that the chart can cover. Each has many divisors, so a bar covers a whole number of seconds at any usual
-/// width.
+/// The numbers of seconds that the chart can cover. Each number has many divisors. So for nearly every width, there is a whole number of
+/// seconds per bar with which the bars fill most of the width.
 const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
 
 /// Everything that a frame shows in addition to the state.
@@ -136,7 +136,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, shown: &Shown, widths: &mut
     }
 }
 
-/// The style of a meaning. Without colours, only bold and reverse remain.
+/// The style of a meaning. Without colours, only bold and dim remain.
 fn style_of(meaning: Meaning, style: TextStyle) -> Style {
     let colored = |color| if style.color { Style::new().fg(color) } else { Style::new() };
     match meaning {
@@ -226,7 +226,7 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &Shown) {
         return;
     }
     let all = shown.history.closes();
-    // The chart covers the longest of these spans that the history fills, so it has no empty part.
+    // The chart covers the longest of the SPANS that the history fills, so the chart has no empty part.
     let span = SPANS.into_iter().rfind(|span| *span <= all.len()).unwrap_or(all.len());
     let skipped = all.len() - span;
     let seconds: Vec<Option<u64>> = all.skip(skipped).collect();

@@ -17,7 +17,7 @@ use crate::watch::{NetnsSample, Sample};
 #[derive(Debug)]
 pub(super) struct Latest {
     pub(super) sample: Sample,
-    /// The rows of the tables of ports and addresses.
+    /// The rows of the tables of local ports, peers and makers.
     pub(super) counted: Counted,
     /// The capacity of each namespace, if the table of destinations was on the screen.
     pub(super) capacity: Vec<Answer<Capacity>>,
@@ -42,7 +42,7 @@ impl Latest {
         self.namespaces().len() > 1
     }
 
-    /// Locks and returns the owners of buckets. The caller must not keep the lock.
+    /// Locks and returns the owners of buckets. The caller must release the lock soon, because the collector waits for it.
     pub(super) fn owners(&self) -> RwLockReadGuard<'_, Traced> {
         self.owners.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -72,7 +72,7 @@ pub struct Options {
     pub style: TextStyle,
     /// The shell in which the user runs commands.
     pub shell: Shell,
-    /// Whether the screen can show several namespaces, so that commands about a row need its own `--netns`.
+    /// Whether the screen can show several namespaces, so that commands about a row need the `--netns` of the row's namespace.
     pub several: bool,
     /// Finds the namespaces; `None` for a recorded series.
     pub namespaces: Option<FindNamespaces>,
@@ -225,7 +225,7 @@ fn first_sample(
 struct Wanted {
     /// Whether to take a sample now, unless the screen is paused.
     now: bool,
-    /// Another filter.
+    /// The filter that the next request applies.
     filter: Option<String>,
     /// The filter of the request that is under way.
     filter_asked: Option<String>,
@@ -344,7 +344,7 @@ impl Screen {
         !self.state.paused && !self.ended
     }
 
-    /// The time between two samples. It is longer than the chosen one if sampling takes too long.
+    /// The time between two samples. It is longer than the time that the user chose if a sample takes much processor time.
     fn interval(&self) -> Duration {
         let Sample { interval, processor_time, .. } = self.latest.sample;
         // A recording has its own interval.

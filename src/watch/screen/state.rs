@@ -17,7 +17,7 @@ pub(super) const WHEEL: isize = 3;
 pub(super) const KEYS: [(&str, &str); 19] = [
     ("1-7, Tab", "choose the table"),
     ("Up, Down", "select a row; the selection follows its row"),
-    ("PgUp, PgDn", "scroll by a page; the mouse wheel scrolls by 3 rows"),
+    ("PgUp, PgDn", "move the selection by a page; the mouse wheel scrolls by 3 rows"),
     ("Home, End", "go to the first or last row; Home also ends the selection"),
     ("Enter", "show the selected row in full, with advice"),
     ("/", "filter rows in the language of 'twtool list'; an empty filter shows all"),

@@ -1,6 +1,6 @@
 //! The tables of the screen: the rows of each table, their order, and the cells of a row.
 //!
-//! 1. [`Listing::new`] selects the rows after each sample, and after a key that changes the selection or the order.
+//! 1. [`Listing::new`] builds the list of rows after each sample, and after a key that changes the table, the order or the filter.
 //! 2. Only the visible sockets are sorted: [`Listing::at`] sorts a window of sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
@@ -129,13 +129,13 @@ enum Items {
     Sockets(RefCell<Sockets>),
     /// The indices of the namespace and of the destination.
     Destinations(Vec<(usize, usize)>),
-    /// Indices of the counts.
+    /// Indices of the counts that `Counted::by` returns.
     Groups(By, Vec<u32>),
     /// Indices of the namespaces.
     Namespaces(Vec<usize>),
     /// The number of rows, and whether the oldest comes first. Events have one order only.
     Events(usize, bool),
-    /// Indices of the counts.
+    /// Indices of the counts that `Counted::makers` returns.
     Makers(Vec<usize>),
 }
 
@@ -408,7 +408,7 @@ impl Listing {
     pub(super) fn none(&self, filtered: bool, latest: &Latest) -> &'static str {
         match &self.0 {
             Items::Destinations(_) if latest.capacity.is_empty() => {
-                "free ports are unknown: not read yet, paused, or a recording"
+                "free ports are unknown: not read yet, screen paused, or a recording"
             }
             Items::Destinations(_) => "no outbound connections on the ephemeral ports",
             Items::Events(..) => "no events since the first read",

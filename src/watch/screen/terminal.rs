@@ -17,8 +17,8 @@ use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, d
 
 use crate::sys::screen_output::{ScreenOutput, write_within};
 
-/// Makes the terminal report buttons and the wheel (1000) in the extended form (1006). It reports no movements, because they would
-/// load a slow line.
+/// Makes the terminal report buttons and the wheel (1000) in the extended form (1006). Reports of movements stay off, because they
+/// would load a slow line.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1000l";
 
@@ -75,7 +75,7 @@ impl Guard {
         write_within(PATIENCE, &text)
     }
 
-    /// Gives the terminal back for some time.
+    /// Restores the previous modes of the terminal until [`Self::take_again`].
     ///
     /// # Errors
     /// The terminal cannot be written to.

@@ -1,4 +1,4 @@
-//! Screens that are drawn into memory.
+//! Tests of the live screen, which they draw into memory.
 
 mod keys;
 mod makers;
@@ -135,7 +135,7 @@ impl Screen {
         text.chars().filter_map(|letter| self.press(KeyCode::Char(letter))).last()
     }
 
-    /// The next sample.
+    /// Replaces the sample on the screen by the next one.
     fn sample(&mut self, rows: Vec<Row>, elapsed: u64, events: Vec<Event>) {
         self.latest = latest(sample(rows, elapsed, events, &self.latest.namespaces()[0].facts.clone()));
         self.history.add(&self.latest.sample);
@@ -230,7 +230,7 @@ fn the_selected_row_stays_selected_on_the_same_line_of_the_screen() {
 
 #[test]
 fn each_row_has_the_same_place_as_in_a_full_sort() {
-    // Equal remaining times, and more rows than one window.
+    // Many rows have equal remaining times, and there are more rows than one sorted window has (256).
     let rows: Vec<Row> = (1..=2000).map(|cookie| client(cookie, u32::from(cookie) * 7919 % 97 * 10)).collect();
     let screen = Screen::of(rows.clone(), (80, 24));
     let mut sorted = rows;

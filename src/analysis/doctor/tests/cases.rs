@@ -113,6 +113,7 @@ pub(super) fn timewait_cases() -> Vec<Case> {
         case("tcp_tw_recycle", set("ipv4.tcp_tw_recycle", "0"), Ok, "Off"),
         case("tcp_tw_recycle", set("ipv4.tcp_tw_recycle", "1"), Warning, "NAT").advises("tcp_tw_recycle=0"),
         case("tcp_tw_timeout", set("ipv4.tcp_tw_timeout", "20"), Note, "20: only kernels of some vendors"),
+        // 90 % of the limit of the healthy machine, 131072, is 117964.8.
         case("tcp_max_tw_buckets", buckets(117_964), Ok, "117964 buckets"),
         case("tcp_max_tw_buckets", buckets(117_965), Warning, "117965 buckets").advises("tcp_max_tw_buckets=262144"),
         case(

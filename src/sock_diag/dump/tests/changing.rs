@@ -18,7 +18,7 @@ const FIRST: u64 = 700;
 /// Larger cookies belong to listeners.
 const LISTENERS: u64 = 2000;
 
-/// A change of the table: a new socket at the head of a chain, or the removal of the socket with a cookie.
+/// A change of the table: a new socket at the head of the chain with this index, or the removal of the socket with this cookie.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Add(usize),
@@ -77,7 +77,7 @@ impl ChangingKernel {
         m
     }
 
-    /// A datagram that is as long as those of a long dump.
+    /// A datagram that makes the dump a long one (`receiver::LONG`).
     fn datagram(records: &[Vec<u8>]) -> Vec<u8> {
         let rest = message(NLMSG_NOOP, 0, SEQUENCE, &vec![0; 20_000]);
         [records.concat(), rest].concat()
@@ -120,7 +120,7 @@ impl ChangingKernel {
         }
     }
 
-    /// Returns the cookies in the order of the dump, and its end. The first change happens with the third datagram.
+    /// Returns the cookies in the order of the dump, and its end. The first change happens after the third datagram.
     fn read(&mut self) -> (Vec<u64>, DumpEnd) {
         let first = FIRST..FIRST + 2 * self.per_datagram as u64;
         self.chains.insert(0, first.clone().collect());

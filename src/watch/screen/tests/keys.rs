@@ -1,4 +1,4 @@
-//! What each key does.
+//! Tests of what each key does.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn a_filter_is_typed_checked_and_cleared() {
 }
 
 #[test]
-fn an_open_overlay_takes_the_keys() {
+fn keys_go_to_an_open_overlay_and_not_to_the_table() {
     let mut screen = Screen::of(clients(3), (80, 30));
     screen.press(KeyCode::Char('?'));
     assert!(screen.shows("propose 'twtool kill'"));

@@ -1,4 +1,4 @@
-//! The owners of sockets and the table of makers, with and without a tracer.
+//! Tests of the owners of sockets and of the table of makers, with and without a tracer.
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};

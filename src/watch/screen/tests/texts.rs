@@ -1,4 +1,4 @@
-//! Texts that are longer than the screen: help, proposals, filters, messages and warnings.
+//! Tests of texts that are longer than the screen: help, proposals, filters, messages and warnings.
 
 use std::time::Duration;
 
