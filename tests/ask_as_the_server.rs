@@ -9,7 +9,7 @@ use twtool::model::bind::ReuseOptions;
 
 use crate::support::bind::OPTION_SETS;
 use crate::support::commands;
-use crate::support::netns::{elsewhere, has_user};
+use crate::support::netns::{has_user, in_another_namespace};
 use crate::support::opener::{self, Opened, Spec};
 use crate::support::random::Random;
 use crate::support::situations::{addr, bucket_of_server};
@@ -117,7 +117,7 @@ enum Before {
 }
 
 /// Makes the sockets in this order. A socket that cannot be made is left out, in the situation and in each copy of it.
-fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Kept> {
+fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::OpenSockets> {
     let has = |one: &Before| matches!(one, Before::Open(_, spec) if spec.dev.as_deref() == Some(SECOND));
     if *dev == Some(SECOND) || before.iter().any(has) {
         second_device();
@@ -226,7 +226,7 @@ impl Choices {
 /// The results of bind() and listen() for each attempt, in the order of twtool. The error is an option that the kernel refuses.
 fn independent(before: &[Before], asked: &Asked) -> Result<Vec<(String, Option<String>)>, String> {
     let in_a_copy = |open: &Opening| {
-        elsewhere(|| {
+        in_another_namespace(|| {
             let _kept = make(before, asked);
             open()
         })
@@ -273,7 +273,7 @@ fn in_random_situations_the_answer_equals_independent_binds() {
         let (before, asked) = choices.situation(&mut random);
         let what = format!("TWTOOL_SEED={seed}, situation {number}: {asked:?} beside {before:?}");
         let expected = independent(&before, &asked);
-        let (run, wait) = elsewhere(|| {
+        let (run, wait) = in_another_namespace(|| {
             let _kept = make(&before, &asked);
             let words = asked.arguments();
             let run = twtool(["bind-test".into(), "--json".into()].into_iter().chain(words.clone()));
@@ -340,7 +340,7 @@ fn answer(words: &str) -> Run {
     twtool(["bind-test", "--json"].into_iter().chain(words.split(' ')))
 }
 
-fn hold(at: &str) -> opener::Kept {
+fn hold(at: &str) -> opener::OpenSockets {
     let (opened, kept) = opener::open(0, &[Spec { at: at.into(), listen: true, ..Spec::default() }]);
     assert_eq!(opened, [Opened::Called("ok".into(), Some("ok".into()))]);
     kept

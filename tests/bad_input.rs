@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use twtool::model::name::is_hidden;
 
-use crate::support::island;
+use crate::support::private_proc;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::suite;
 use crate::support::twtool::{Run, twtool};
@@ -30,7 +30,7 @@ suite! {
 }
 
 fn names_of_any_length_are_shown() {
-    island::folders();
+    private_proc::folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     // Rust stores the width of a format string in 16 bits, so twtool must not pad a longer name with such a width.
@@ -48,10 +48,10 @@ fn names_of_any_length_are_shown() {
 }
 
 fn a_fifo_instead_of_the_services_file_does_not_block() {
-    island::folders();
+    private_proc::folders();
     fs::remove_file("/etc/services").expect("it was there");
     fs::create_dir("/etc/netns/web").expect("a folder");
-    island::name("web");
+    private_proc::name("web");
     for fifo in ["/etc/services", "/etc/netns/web/services"] {
         mkfifo(fifo, Mode::S_IRWXU).expect("a FIFO");
         for args in

@@ -5,7 +5,7 @@ use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
 use twtool::model::bind::ReuseOptions;
 
-use crate::support::bind::{Kept, OPTION_SETS, bind};
+use crate::support::bind::{OPTION_SETS, OpenSockets, bind};
 use crate::support::situations::{addr, connect, half_closed};
 use crate::support::suite;
 use crate::support::twtool::{Run, twtool};
@@ -22,7 +22,7 @@ const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
 /// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of another address. The socket that left the bucket
 /// had these options.
-fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> Kept {
+fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> OpenSockets {
     let mut open = vec![];
     for (last, old) in (1..).zip(olds) {
         let at = format!("127.0.0.{last}:8080");
@@ -45,12 +45,12 @@ fn the_cause_of_bind_test_is_the_same_for_every_value_of_with() {
             let situation = || leave(olds, fin_wait_2);
             // A bind with SO_REUSEPORT changes the result of the next bind, so each bind has its own situation.
             let works = OPTION_SETS.map(|options| {
-                crate::support::netns::elsewhere(|| {
+                crate::support::netns::in_another_namespace(|| {
                     let _kept = situation();
                     bind("0.0.0.0", 8080, options, false).0 == "ok"
                 })
             });
-            crate::support::netns::elsewhere(|| {
+            crate::support::netns::in_another_namespace(|| {
                 let _kept = situation();
                 check(works, &format!("old sockets {olds:?}, FIN_WAIT_2 {fin_wait_2}"));
             });

@@ -10,8 +10,8 @@ use twtool::lab::{ActiveCloser, Server};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
-use crate::support::bind::{Kept, bind};
-use crate::support::netns::elsewhere;
+use crate::support::bind::{OpenSockets, bind};
+use crate::support::netns::in_another_namespace;
 use crate::support::random::Random;
 use crate::support::records::number;
 use crate::support::situations::{addr, connect, half_closed};
@@ -59,7 +59,7 @@ impl Kind {
     }
 
     /// Leaves a FIN_WAIT_2 bucket that lasts this number of seconds. The caller must keep the returned client that long.
-    fn leave(self, seconds: u32) -> Kept {
+    fn leave(self, seconds: u32) -> OpenSockets {
         sysctl::write("ipv4.tcp_fin_timeout", &seconds.to_string()).expect("the namespace is ours");
         let server = self.server();
         Box::new(half_closed(&server, self.client(), ActiveCloser::Server))
@@ -100,7 +100,7 @@ fn no_bind_works_before_free_in_has_passed() {
                 // Each thread has its own table of descriptors. Otherwise a child that another thread starts would hold copies of the
                 // listeners of this thread for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
-                elsewhere(|| check(situation, &ADDRS));
+                in_another_namespace(|| check(situation, &ADDRS));
             });
         }
     });
@@ -110,7 +110,7 @@ fn no_bind_works_before_free_in_has_passed() {
 fn check(situation: &[(Kind, u32)], addrs: &[&'static str]) {
     // A timer of the kernel ends at a whole jiffy, which lasts at most 10 ms.
     const JIFFY: Duration = Duration::from_millis(10);
-    let _kept: Vec<Kept> = situation.iter().map(|(kind, seconds)| kind.leave(*seconds)).collect();
+    let _kept: Vec<OpenSockets> = situation.iter().map(|(kind, seconds)| kind.leave(*seconds)).collect();
     let ask = |at: &&'static str| {
         let asked = Instant::now();
         (*at, asked, answer(&[*at]))

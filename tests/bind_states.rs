@@ -9,7 +9,7 @@ use twtool::lab::Server;
 use twtool::model::bind::ReuseOptions;
 
 use crate::next_steps::run_and_agree;
-use crate::support::bind::{Kept, bind, check_all, situation};
+use crate::support::bind::{OpenSockets, bind, bind_case, check_all};
 use crate::support::situations::{addr, connect};
 use crate::support::twtool::twtool;
 use crate::support::{kernel, not_checked, procfs, suite};
@@ -42,7 +42,7 @@ fn full_connection() -> (Socket, Socket) {
 }
 
 /// Waits until a socket on port 8080 has this state (the number of net/tcp_states.h). Returns `kept`.
-fn wait_for_state(state: u8, kept: impl Any) -> Kept {
+fn wait_for_state(state: u8, kept: impl Any) -> OpenSockets {
     let has_it = |entry: &procfs::Entry| entry.local.1 == 8080 && entry.state == state;
     while !procfs::sockets().iter().any(has_it) {
         std::thread::yield_now();
@@ -50,19 +50,19 @@ fn wait_for_state(state: u8, kept: impl Any) -> Kept {
     Box::new(kept)
 }
 
-fn fin_wait_1_orphan() -> Kept {
+fn fin_wait_1_orphan() -> OpenSockets {
     let (server, client) = full_connection();
     drop(server);
     wait_for_state(4, client)
 }
 
-fn fin_wait_1() -> Kept {
+fn fin_wait_1() -> OpenSockets {
     let (server, client) = full_connection();
     server.shutdown(Shutdown::Write).expect("shutdown");
     wait_for_state(4, (server, client))
 }
 
-fn fin_wait_2() -> Kept {
+fn fin_wait_2() -> OpenSockets {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");
     open.server.shutdown(Shutdown::Write).expect("shutdown");
@@ -70,7 +70,7 @@ fn fin_wait_2() -> Kept {
 }
 
 /// Both ends have called shutdown(). The server receives the FIN of the client while its own FIN waits behind unsent data.
-fn closing() -> Kept {
+fn closing() -> OpenSockets {
     let (server, client) = full_connection();
     server.shutdown(Shutdown::Write).expect("shutdown");
     client.shutdown(Shutdown::Write).expect("shutdown");
@@ -78,7 +78,7 @@ fn closing() -> Kept {
 }
 
 /// The client has sent its FIN first. The FIN of the server waits behind unsent data.
-fn last_ack() -> Kept {
+fn last_ack() -> OpenSockets {
     let (server, client) = full_connection();
     client.shutdown(Shutdown::Write).expect("shutdown");
     drop(server);
@@ -86,7 +86,7 @@ fn last_ack() -> Kept {
 }
 
 fn each_closing_state_is_explained() {
-    let blocked = |name, make, state| situation(name, make, "8080").is("blocked", "connection").held(state, true);
+    let blocked = |name, make, state| bind_case(name, make, "8080").is("blocked", "connection").held(state, true);
     check_all(&[
         blocked("FIN_WAIT_1 without a process", fin_wait_1_orphan, "fin-wait-1")
             .advises("fin-wait-1 without a process")

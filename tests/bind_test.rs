@@ -13,7 +13,7 @@ use twtool::lab::{ActiveCloser, Connection, Server};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
-use crate::support::bind::{KEYS, Kept, Situation, bind, check_all, situation};
+use crate::support::bind::{BindCase, KEYS, OpenSockets, bind, bind_case, check_all};
 use crate::support::commands;
 use crate::support::limits::{drop_capability, refuse_ipv6};
 use crate::support::records::{number, text};
@@ -73,7 +73,7 @@ fn an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard() {
     );
 }
 
-fn nothing() -> Kept {
+fn nothing() -> OpenSockets {
     Box::new(())
 }
 
@@ -88,7 +88,7 @@ fn server(at: &str, options: ReuseOptions) -> Server {
 
 /// Leaves the bucket of a server that had these options, closed a connection first, and ended.
 #[track_caller]
-fn left_by(at: &str, options: ReuseOptions) -> Kept {
+fn left_by(at: &str, options: ReuseOptions) -> OpenSockets {
     let server = server(at, options);
     connect(&server, at).close(ActiveCloser::Server).expect("a bucket");
     drop(server);
@@ -110,7 +110,7 @@ fn v6only_listener(at: &str) -> Server {
 }
 
 /// A connection that stays open after its listener is closed.
-fn connection(at: &str, options: ReuseOptions) -> Kept {
+fn connection(at: &str, options: ReuseOptions) -> OpenSockets {
     let server = server(at, options);
     let connection = connect(&server, at);
     drop(server);
@@ -118,22 +118,22 @@ fn connection(at: &str, options: ReuseOptions) -> Kept {
 }
 
 fn the_bucket_of_a_server_is_reusable_if_the_old_and_the_new_socket_share_an_option() {
-    let reusable = |name, make, args| situation(name, make, args).is("reusable", "time-wait").held("time-wait", true);
+    let reusable = |name, make, args| bind_case(name, make, args).is("reusable", "time-wait").held("time-wait", true);
     let blocked = |name, make, args| {
-        situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
+        bind_case(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
     // The cause depends on the result with SO_REUSEADDR, whatever the value of --with is.
-    let avoidable = |name, make, args| situation(name, make, args).is("blocked", "time-wait").held("time-wait", true);
+    let avoidable = |name, make, args| bind_case(name, make, args).is("blocked", "time-wait").held("time-wait", true);
     let shared = |name, make, args| {
-        situation(name, make, args).is("reusable", "time-wait-without-reuseaddr").held("time-wait", true)
+        bind_case(name, make, args).is("reusable", "time-wait-without-reuseaddr").held("time-wait", true)
     };
-    let plain: fn() -> Kept = || left_by("127.0.0.1:8080", NONE);
-    let reuseaddr: fn() -> Kept = || left_by("127.0.0.1:8080", REUSEADDR);
-    let reuseport: fn() -> Kept = || left_by("127.0.0.1:8080", REUSEPORT);
-    let both: fn() -> Kept = || left_by("127.0.0.1:8080", BOTH);
+    let plain: fn() -> OpenSockets = || left_by("127.0.0.1:8080", NONE);
+    let reuseaddr: fn() -> OpenSockets = || left_by("127.0.0.1:8080", REUSEADDR);
+    let reuseport: fn() -> OpenSockets = || left_by("127.0.0.1:8080", REUSEPORT);
+    let both: fn() -> OpenSockets = || left_by("127.0.0.1:8080", BOTH);
     check_all(&[
-        situation("no socket on the port", nothing, "8080"),
-        situation("no socket on the port, and listen()", nothing, "8080 --listen"),
+        bind_case("no socket on the port", nothing, "8080"),
+        bind_case("no socket on the port, and listen()", nothing, "8080 --listen"),
         reusable("old server with SO_REUSEADDR", reuseaddr, "8080").advises("SO_REUSEADDR"),
         reusable("old server with SO_REUSEADDR, and listen()", reuseaddr, "8080 --listen").advises("SO_REUSEADDR"),
         reusable("old SO_REUSEADDR, new both", reuseaddr, "8080 --with both"),
@@ -155,19 +155,19 @@ fn the_bucket_of_a_server_is_reusable_if_the_old_and_the_new_socket_share_an_opt
         reusable("the option set late, on the accepted socket alone", set_late, "8080").advises("SO_REUSEADDR"),
         reusable("IPv6", || left_by("[::1]:8080", REUSEADDR), "8080"),
         blocked("IPv6 without options", || left_by("[::1]:8080", NONE), "8080"),
-        situation("IPv6 beside IPv4", || left_by("[::1]:8080", NONE), "8080 --addr 0.0.0.0").held("time-wait", false),
-        situation("IPv4 beside IPv6", plain, "8080 --addr ::1").held("time-wait", false),
+        bind_case("IPv6 beside IPv4", || left_by("[::1]:8080", NONE), "8080 --addr 0.0.0.0").held("time-wait", false),
+        bind_case("IPv4 beside IPv6", plain, "8080 --addr ::1").held("time-wait", false),
         reusable("IPv4-mapped", || mapped(REUSEADDR), "8080"),
         blocked("IPv4-mapped without options", || mapped(NONE), "8080 --addr 127.0.0.1"),
         blocked("IPv4 against a mapped address", plain, "8080 --addr ::ffff:127.0.0.1"),
         reusable("a wildcard against a specific address", reuseaddr, "8080 --addr 0.0.0.0"),
-        situation("another specific address", plain, "8080 --addr 127.0.0.2").held("time-wait", false),
+        bind_case("another specific address", plain, "8080 --addr 127.0.0.2").held("time-wait", false),
         blocked("one bucket with the option and one without", with_and_without, "8080").held("time-wait", true),
-        situation("a bucket on another port", || left_by("127.0.0.1:8081", NONE), "8080"),
+        bind_case("a bucket on another port", || left_by("127.0.0.1:8081", NONE), "8080"),
     ]);
 }
 
-fn set_late() -> Kept {
+fn set_late() -> OpenSockets {
     let server = server("127.0.0.1:8080", NONE);
     let connection = connect(&server, "127.0.0.1:8080");
     connection.server.set_reuse_address(true).expect("SO_REUSEADDR");
@@ -176,7 +176,7 @@ fn set_late() -> Kept {
     nothing()
 }
 
-fn mapped(options: ReuseOptions) -> Kept {
+fn mapped(options: ReuseOptions) -> OpenSockets {
     let server = server("[::]:8080", options);
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     drop(server);
@@ -184,7 +184,7 @@ fn mapped(options: ReuseOptions) -> Kept {
     nothing()
 }
 
-fn with_and_without() -> Kept {
+fn with_and_without() -> OpenSockets {
     left_by("127.0.0.1:8080", REUSEADDR);
     left_by("127.0.0.2:8080", NONE)
 }
@@ -194,7 +194,7 @@ fn connect_from_any(server: &Server, to: &str) -> Connection {
 }
 
 /// The bucket of a client whose port the kernel chose: 40000, the only port of the range.
-fn outbound() -> Kept {
+fn outbound() -> OpenSockets {
     set("ipv4.ip_local_port_range", "40000 40000");
     let server = server("127.0.0.1:443", REUSEADDR);
     connect_from_any(&server, "127.0.0.1:443").close(ActiveCloser::Client).expect("a bucket");
@@ -203,14 +203,14 @@ fn outbound() -> Kept {
     nothing()
 }
 
-fn outbound_beside_reserved_ports() -> Kept {
+fn outbound_beside_reserved_ports() -> OpenSockets {
     set("ipv4.ip_local_reserved_ports", "8080,9000-9010");
     outbound()
 }
 
 fn the_bucket_of_a_client_without_reuseaddr_blocks_and_the_advice_reserves_an_ephemeral_port() {
     let blocked = |name, make, args| {
-        situation(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
+        bind_case(name, make, args).is("blocked", "time-wait-without-reuseaddr").held("time-wait", true)
     };
     check_all(&[
         blocked("an outbound connection", outbound, "40000")
@@ -221,27 +221,27 @@ fn the_bucket_of_a_client_without_reuseaddr_blocks_and_the_advice_reserves_an_ep
         blocked("while its port is reserved already", outbound_then_reserved, "40000").does_not_advise("Reserve it"),
         blocked("a port outside the ephemeral range", outbound_below_the_range, "8080")
             .does_not_advise("reserved_ports"),
-        situation("a client that set SO_REUSEADDR", outbound_with_reuseaddr, "40000")
+        bind_case("a client that set SO_REUSEADDR", outbound_with_reuseaddr, "40000")
             .is("reusable", "time-wait")
             .held("time-wait", true)
             .advises("SO_REUSEADDR"),
     ]);
 }
 
-fn outbound_then_reserved() -> Kept {
+fn outbound_then_reserved() -> OpenSockets {
     let kept = outbound();
     set("ipv4.ip_local_reserved_ports", "39999-40001");
     kept
 }
 
-fn outbound_below_the_range() -> Kept {
+fn outbound_below_the_range() -> OpenSockets {
     let server = server("127.0.0.1:443", REUSEADDR);
     connect_from(&server, "127.0.0.1:443", "127.0.0.1:8080").close(ActiveCloser::Client).expect("a bucket");
     drop(server);
     nothing()
 }
 
-fn outbound_with_reuseaddr() -> Kept {
+fn outbound_with_reuseaddr() -> OpenSockets {
     let server = server("127.0.0.1:443", REUSEADDR);
     let connection = connect_from(&server, "127.0.0.1:443", "127.0.0.1:40000");
     connection.client.set_reuse_address(true).expect("SO_REUSEADDR");
@@ -265,37 +265,37 @@ fn the_advised_reservation_keeps_clients_off_the_port() {
 
 fn fin_wait_2_buckets_block_as_time_wait_buckets_do() {
     check_all(&[
-        situation("FIN_WAIT_2 without options", || half_closed(NONE), "8080")
+        bind_case("FIN_WAIT_2 without options", || half_closed(NONE), "8080")
             .is("blocked", "time-wait-without-reuseaddr")
             .held("fin-wait-2", true)
             .advises("FIN_WAIT_2")
             .advises("fresh"),
-        situation("FIN_WAIT_2 with SO_REUSEADDR", || half_closed(REUSEADDR), "8080")
+        bind_case("FIN_WAIT_2 with SO_REUSEADDR", || half_closed(REUSEADDR), "8080")
             .is("reusable", "time-wait")
             .held("fin-wait-2", true),
-        situation("FIN_WAIT_2 and TIME_WAIT", || half_and_whole(NONE), "8080")
+        bind_case("FIN_WAIT_2 and TIME_WAIT", || half_and_whole(NONE), "8080")
             .is("blocked", "time-wait-without-reuseaddr")
             .held("fin-wait-2", true)
             .held("time-wait", true)
             .advises("fresh"),
-        situation("FIN_WAIT_2 and TIME_WAIT with SO_REUSEADDR", || half_and_whole(REUSEADDR), "8080")
+        bind_case("FIN_WAIT_2 and TIME_WAIT with SO_REUSEADDR", || half_and_whole(REUSEADDR), "8080")
             .is("reusable", "time-wait")
             .held("fin-wait-2", true)
             .held("time-wait", true),
-        situation("a FIN_WAIT_2 socket that is not a bucket", half_closed_but_whole, "8080")
+        bind_case("a FIN_WAIT_2 socket that is not a bucket", half_closed_but_whole, "8080")
             .is("blocked", "connection")
             .held("fin-wait-2", true),
     ]);
 }
 
-fn half_closed(options: ReuseOptions) -> Kept {
+fn half_closed(options: ReuseOptions) -> OpenSockets {
     let server = server("127.0.0.1:8080", options);
     let open = situations::half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     drop(server);
     Box::new(open)
 }
 
-fn half_and_whole(options: ReuseOptions) -> Kept {
+fn half_and_whole(options: ReuseOptions) -> OpenSockets {
     let server = server("127.0.0.1:8080", options);
     let half = situations::half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("closed");
@@ -304,20 +304,20 @@ fn half_and_whole(options: ReuseOptions) -> Kept {
 }
 
 /// An orphan that stays a full socket, because tcp_fin_timeout is more than 60 s.
-fn half_closed_but_whole() -> Kept {
+fn half_closed_but_whole() -> OpenSockets {
     set("ipv4.tcp_fin_timeout", "120");
     let server = server("127.0.0.1:8080", NONE);
     Box::new(connect(&server, "127.0.0.1:8080").close_half(ActiveCloser::Server).expect("half closed"))
 }
 
 fn listeners_block_the_addresses_that_they_cover() {
-    let blocked = |name, make, args| situation(name, make, args).is("blocked", "listener").held("listen", true);
-    let free = |name, make, args| situation(name, make, args).held("listen", false);
-    let any: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEADDR));
-    let one: fn() -> Kept = || Box::new(server("127.0.0.1:8080", REUSEADDR));
-    let dual: fn() -> Kept = || Box::new(server("[::]:8080", REUSEADDR));
-    let v6only: fn() -> Kept = || Box::new(v6only_listener("[::]:8080"));
-    let shared: fn() -> Kept = || Box::new(server("0.0.0.0:8080", REUSEPORT));
+    let blocked = |name, make, args| bind_case(name, make, args).is("blocked", "listener").held("listen", true);
+    let free = |name, make, args| bind_case(name, make, args).held("listen", false);
+    let any: fn() -> OpenSockets = || Box::new(server("0.0.0.0:8080", REUSEADDR));
+    let one: fn() -> OpenSockets = || Box::new(server("127.0.0.1:8080", REUSEADDR));
+    let dual: fn() -> OpenSockets = || Box::new(server("[::]:8080", REUSEADDR));
+    let v6only: fn() -> OpenSockets = || Box::new(v6only_listener("[::]:8080"));
+    let shared: fn() -> OpenSockets = || Box::new(server("0.0.0.0:8080", REUSEPORT));
     check_all(&[
         blocked("on 0.0.0.0", any, "8080").advises("Port 8080 has a listener: "),
         blocked("on 0.0.0.0, and a specific address", any, "8080 --addr 127.0.0.1"),
@@ -334,10 +334,10 @@ fn listeners_block_the_addresses_that_they_cover() {
         blocked("v6only, and both", v6only, "8080"),
         free("IPv4, and :: where sockets are v6only", listener_beside_v6only_sockets, "8080 --addr ::"),
         blocked("with SO_REUSEPORT", shared, "8080").does_not_advise("Set SO_REUSEPORT on"),
-        situation("with SO_REUSEPORT, and a new one with it", shared, "8080 --with reuseport")
+        bind_case("with SO_REUSEPORT, and a new one with it", shared, "8080 --with reuseport")
             .is("reusable", "listener")
             .held("listen", true),
-        situation("with SO_REUSEPORT, and --listen", shared, "8080 --with reuseport --listen")
+        bind_case("with SO_REUSEPORT, and --listen", shared, "8080 --with reuseport --listen")
             .is("reusable", "listener")
             .held("listen", true),
         blocked("bound to an interface", on_an_interface, "8080"),
@@ -364,18 +364,18 @@ fn the_table_names_the_bind_that_a_socket_blocks() {
     assert_eq!(document["holders"][0]["blocks"], true);
 }
 
-fn listener_beside_v6only_sockets() -> Kept {
+fn listener_beside_v6only_sockets() -> OpenSockets {
     set("ipv6.bindv6only", "1");
     Box::new(server("0.0.0.0:8080", REUSEADDR))
 }
 
-fn on_an_interface() -> Kept {
+fn on_an_interface() -> OpenSockets {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
     Box::new(Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server"))
 }
 
-fn not_accepted() -> Kept {
+fn not_accepted() -> OpenSockets {
     let server = server("127.0.0.1:8080", REUSEADDR);
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     client.connect(&addr("127.0.0.1:8080").into()).expect("connected");
@@ -385,7 +385,7 @@ fn not_accepted() -> Kept {
 sockopt_impl!(DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, u32);
 
 /// A connection in SYN_RECV: the listener completes the handshake only when data arrives (tcp(7), TCP_DEFER_ACCEPT), and no data comes.
-fn handshake() -> Kept {
+fn handshake() -> OpenSockets {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     setsockopt(&socket, DeferAccept, &30).expect("TCP_DEFER_ACCEPT");
     let server = Server::listen_on(socket, addr("127.0.0.1:8080")).expect("a server");
@@ -394,19 +394,19 @@ fn handshake() -> Kept {
     Box::new((server, client))
 }
 
-fn listener_and_bucket() -> Kept {
+fn listener_and_bucket() -> OpenSockets {
     let server = server("127.0.0.1:8080", REUSEADDR);
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     Box::new(server)
 }
 
-fn one_of_each() -> Kept {
+fn one_of_each() -> OpenSockets {
     Box::new((server("0.0.0.0:8080", REUSEADDR), v6only_listener("[::]:8080")))
 }
 
 fn connections_block_unless_both_sockets_set_reuseaddr() {
-    let blocked = |name, make, args| situation(name, make, args).is("blocked", "connection");
-    let reusable = |name, make, args| situation(name, make, args).is("reusable", "connection");
+    let blocked = |name, make, args| bind_case(name, make, args).is("blocked", "connection");
+    let reusable = |name, make, args| bind_case(name, make, args).is("reusable", "connection");
     check_all(&[
         reusable("established, with SO_REUSEADDR", || connection("127.0.0.1:8080", REUSEADDR), "8080")
             .held("established", true)
@@ -416,19 +416,19 @@ fn connections_block_unless_both_sockets_set_reuseaddr() {
         blocked("CLOSE_WAIT, without", || close_wait(NONE), "8080").held("close-wait", true).advises("close-wait"),
         reusable("CLOSE_WAIT, with SO_REUSEADDR", || close_wait(REUSEADDR), "8080").held("close-wait", true),
         blocked("a client's own connection", outbound_established, "40000").held("established", true),
-        situation("a client's own connection, another address", outbound_established, "40000 --addr 127.0.0.2")
+        bind_case("a client's own connection, another address", outbound_established, "40000 --addr 127.0.0.2")
             .held("established", false),
     ]);
 }
 
-fn close_wait(options: ReuseOptions) -> Kept {
+fn close_wait(options: ReuseOptions) -> OpenSockets {
     let server = server("127.0.0.1:8080", options);
     let open = connect(&server, "127.0.0.1:8080").close_half(ActiveCloser::Client).expect("half closed");
     drop(server);
     Box::new(open)
 }
 
-fn outbound_established() -> Kept {
+fn outbound_established() -> OpenSockets {
     let server = server("127.0.0.1:443", REUSEADDR);
     let connection = connect_from(&server, "127.0.0.1:443", "127.0.0.1:40000");
     Box::new((server, connection.client, connection.server))
@@ -436,34 +436,34 @@ fn outbound_established() -> Kept {
 
 fn sockets_that_are_only_bound_are_listed() {
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
-    let idle: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", NONE));
-    let willing: fn() -> Kept = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
-    let blocked = |name, make, args| situation(name, make, args).is("blocked", "bound").held("bound-inactive", true);
-    let reusable = |name, make, args| situation(name, make, args).is("reusable", "bound").held("bound-inactive", true);
+    let idle: fn() -> OpenSockets = || Box::new(bound("0.0.0.0:8080", NONE));
+    let willing: fn() -> OpenSockets = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
+    let blocked = |name, make, args| bind_case(name, make, args).is("blocked", "bound").held("bound-inactive", true);
+    let reusable = |name, make, args| bind_case(name, make, args).is("reusable", "bound").held("bound-inactive", true);
     check_all(&[
         blocked("bound", idle, "8080").advises("bound"),
         blocked("bound, IPv6", || Box::new(bound("[::1]:8080", NONE)), "8080"),
-        situation("bound to another address", || Box::new(bound("127.0.0.1:8080", NONE)), "8080 --addr 127.0.0.2")
+        bind_case("bound to another address", || Box::new(bound("127.0.0.1:8080", NONE)), "8080 --addr 127.0.0.2")
             .held("bound-inactive", false),
         reusable("bound with SO_REUSEADDR", willing, "8080").advises("listen()"),
         reusable("bound with SO_REUSEADDR, and --listen", willing, "8080 --listen"),
         blocked("bound with SO_REUSEADDR, and a new one without", willing, "8080 --with none"),
-        situation("two with SO_REUSEADDR", two_bound, "8080 --listen")
+        bind_case("two with SO_REUSEADDR", two_bound, "8080 --listen")
             .is("reusable", "bound")
             .held("bound-inactive", true)
             .held("bound-inactive", true),
-        situation("two with SO_REUSEADDR, of which one listens", two_bound_one_listening, "8080 --listen")
+        bind_case("two with SO_REUSEADDR, of which one listens", two_bound_one_listening, "8080 --listen")
             .is("blocked", "listener")
             .held("bound-inactive", true)
             .held("listen", true),
     ]);
 }
 
-fn two_bound() -> Kept {
+fn two_bound() -> OpenSockets {
     Box::new([bound("0.0.0.0:8080", REUSEADDR), bound("0.0.0.0:8080", REUSEADDR)])
 }
 
-fn two_bound_one_listening() -> Kept {
+fn two_bound_one_listening() -> OpenSockets {
     let sockets = [bound("0.0.0.0:8080", REUSEADDR), bound("0.0.0.0:8080", REUSEADDR)];
     sockets[0].listen(1).expect("the first to listen");
     Box::new(sockets)
@@ -471,7 +471,7 @@ fn two_bound_one_listening() -> Kept {
 
 /// One holder of each kind from number `from` on, each on an address of its own. The numbers go from the strongest cause to the
 /// weakest: 0 is a listener, 1 a connection, 2 a bound socket, 3 a bucket.
-fn one_of_every_kind(from: usize, options: ReuseOptions) -> Kept {
+fn one_of_every_kind(from: usize, options: ReuseOptions) -> OpenSockets {
     let bucket = left_by("127.0.0.1:8080", options);
     let idle = (from < 3).then(|| bound("127.0.0.2:8080", options));
     let established = (from < 2).then(|| connection("127.0.0.3:8080", options));
@@ -480,57 +480,57 @@ fn one_of_every_kind(from: usize, options: ReuseOptions) -> Kept {
 }
 
 fn the_worst_holder_and_the_worst_address_decide() {
-    let mut situations: Vec<Situation> = vec![
-        situation("a bucket alone", || one_of_every_kind(3, NONE), "8080")
+    let mut situations: Vec<BindCase> = vec![
+        bind_case("a bucket alone", || one_of_every_kind(3, NONE), "8080")
             .is("blocked", "time-wait-without-reuseaddr")
             .held("time-wait", true),
-        situation(
+        bind_case(
             "one address is blocked",
             || left_by("127.0.0.1:8080", NONE),
             "8080 --addr 127.0.0.2 --addr 127.0.0.1",
         )
         .is("blocked", "time-wait-without-reuseaddr")
         .held("time-wait", true),
-        situation("one address is reusable", || left_by("[::1]:8080", REUSEADDR), "8080 --addr ::1 --addr 127.0.0.1")
+        bind_case("one address is reusable", || left_by("[::1]:8080", REUSEADDR), "8080 --addr ::1 --addr 127.0.0.1")
             .is("reusable", "time-wait")
             .held("time-wait", true),
-        situation("one is blocked, one reusable", blocked_and_reusable, "8080 --addr 127.0.0.1 --addr 127.0.0.2")
+        bind_case("one is blocked, one reusable", blocked_and_reusable, "8080 --addr 127.0.0.1 --addr 127.0.0.2")
             .is("blocked", "time-wait-without-reuseaddr")
             .held("time-wait", true)
             .held("time-wait", true),
-        situation(
+        bind_case(
             "one is blocked, one denied",
             || left_by("127.0.0.1:8080", NONE),
             "8080 --addr 127.0.0.1 --addr 192.0.2.1",
         )
         .is("denied", "address-not-local")
         .held("time-wait", true),
-        situation("the same address twice", nothing, "8080 --addr 127.0.0.1 --addr 127.0.0.1"),
-        situation("the same address in two notations", nothing, "8080 --addr ::1 --addr 0:0:0:0:0:0:0:1").on(&["::1"]),
+        bind_case("the same address twice", nothing, "8080 --addr 127.0.0.1 --addr 127.0.0.1"),
+        bind_case("the same address in two notations", nothing, "8080 --addr ::1 --addr 0:0:0:0:0:0:0:1").on(&["::1"]),
     ];
     if kernel::lists_bound_sockets() {
         situations.extend([
-            situation("all kinds", || one_of_every_kind(0, NONE), "8080")
+            bind_case("all kinds", || one_of_every_kind(0, NONE), "8080")
                 .is("blocked", "listener")
                 .held("time-wait", true)
                 .held("bound-inactive", true)
                 .held("established", true)
                 .held("listen", true),
-            situation("all but a listener", || one_of_every_kind(1, NONE), "8080")
+            bind_case("all but a listener", || one_of_every_kind(1, NONE), "8080")
                 .is("blocked", "connection")
                 .held("time-wait", true)
                 .held("bound-inactive", true)
                 .held("established", true),
-            situation("all but a listener, with SO_REUSEADDR", || one_of_every_kind(1, REUSEADDR), "8080")
+            bind_case("all but a listener, with SO_REUSEADDR", || one_of_every_kind(1, REUSEADDR), "8080")
                 .is("reusable", "connection")
                 .held("time-wait", true)
                 .held("bound-inactive", true)
                 .held("established", true),
-            situation("a bound socket and a bucket", || one_of_every_kind(2, NONE), "8080")
+            bind_case("a bound socket and a bucket", || one_of_every_kind(2, NONE), "8080")
                 .is("blocked", "bound")
                 .held("time-wait", true)
                 .held("bound-inactive", true),
-            situation("only the bucket is on the address", || one_of_every_kind(0, NONE), "8080 --addr 127.0.0.1")
+            bind_case("only the bucket is on the address", || one_of_every_kind(0, NONE), "8080 --addr 127.0.0.1")
                 .is("blocked", "time-wait-without-reuseaddr")
                 .held("time-wait", true)
                 .held("bound-inactive", false)
@@ -541,32 +541,32 @@ fn the_worst_holder_and_the_worst_address_decide() {
     check_all(&situations);
 }
 
-fn blocked_and_reusable() -> Kept {
+fn blocked_and_reusable() -> OpenSockets {
     left_by("127.0.0.1:8080", NONE);
     left_by("127.0.0.2:8080", REUSEADDR)
 }
 
 fn the_verdict_is_denied_if_the_failure_is_not_about_other_sockets() {
-    let denied = |name, make, args, cause| situation(name, make, args).is("denied", cause);
+    let denied = |name, make, args, cause| bind_case(name, make, args).is("denied", cause);
     check_all(&[
-        situation("a privileged port, with the capability", nothing, "80"),
+        bind_case("a privileged port, with the capability", nothing, "80"),
         denied("a privileged port, without the capability", without_bind_service, "80", "privileged-port")
             .advises("ip_unprivileged_port_start")
             .advises("CAP_NET_BIND_SERVICE")
             .does_not_advise("TIME_WAIT"),
         denied("a privileged port with a bucket", privileged_and_bucket, "80", "privileged-port")
             .held("time-wait", false),
-        situation("an unprivileged port, without the capability", without_bind_service, "8080"),
-        situation("a lower start of the unprivileged ports", lowered_start, "80"),
+        bind_case("an unprivileged port, without the capability", without_bind_service, "8080"),
+        bind_case("a lower start of the unprivileged ports", lowered_start, "80"),
         denied("a higher start of the unprivileged ports", raised_start, "8080", "privileged-port").advises("9000"),
         denied("an address that is not local", nothing, "8080 --addr 192.0.2.1", "address-not-local")
             .advises("192.0.2.1"),
         denied("an IPv6 address that is not local", nothing, "8080 --addr 2001:db8::1", "address-not-local"),
-        situation("an address that need not be local", nonlocal, "8080 --addr 192.0.2.1"),
+        bind_case("an address that need not be local", nonlocal, "8080 --addr 192.0.2.1"),
         denied("::1 while IPv6 is off", without_ipv6_addresses, "8080 --addr ::1", "address-not-local"),
-        situation("the default while IPv6 is off", without_ipv6_addresses, "8080"),
-        situation("the default without IPv6 sockets", without_ipv6_sockets, "8080").on(&["0.0.0.0"]).warns("::"),
-        situation("a bucket, without IPv6 sockets", bucket_without_ipv6_sockets, "8080")
+        bind_case("the default while IPv6 is off", without_ipv6_addresses, "8080"),
+        bind_case("the default without IPv6 sockets", without_ipv6_sockets, "8080").on(&["0.0.0.0"]).warns("::"),
+        bind_case("a bucket, without IPv6 sockets", bucket_without_ipv6_sockets, "8080")
             .on(&["0.0.0.0"])
             .warns("::")
             .is("reusable", "time-wait")
@@ -579,51 +579,51 @@ fn the_verdict_is_denied_if_the_failure_is_not_about_other_sockets() {
     ]);
 }
 
-fn without_bind_service() -> Kept {
+fn without_bind_service() -> OpenSockets {
     drop_capability(Capability::CAP_NET_BIND_SERVICE);
     nothing()
 }
 
-fn privileged_and_bucket() -> Kept {
+fn privileged_and_bucket() -> OpenSockets {
     left_by("127.0.0.1:80", REUSEADDR);
     without_bind_service()
 }
 
-fn lowered_start() -> Kept {
+fn lowered_start() -> OpenSockets {
     set("ipv4.ip_unprivileged_port_start", "80");
     without_bind_service()
 }
 
-fn raised_start() -> Kept {
+fn raised_start() -> OpenSockets {
     set("ipv4.ip_unprivileged_port_start", "9000");
     without_bind_service()
 }
 
-fn nonlocal() -> Kept {
+fn nonlocal() -> OpenSockets {
     set("ipv4.ip_nonlocal_bind", "1");
     nothing()
 }
 
-fn without_ipv6_addresses() -> Kept {
+fn without_ipv6_addresses() -> OpenSockets {
     set("ipv6.conf.all.disable_ipv6", "1");
     nothing()
 }
 
-fn without_ipv6_sockets() -> Kept {
+fn without_ipv6_sockets() -> OpenSockets {
     refuse_ipv6();
     nothing()
 }
 
-fn bucket_without_ipv6_sockets() -> Kept {
+fn bucket_without_ipv6_sockets() -> OpenSockets {
     left_by("127.0.0.1:8080", REUSEADDR);
     without_ipv6_sockets()
 }
 
 fn port_0_lets_the_kernel_choose() {
     check_all(&[
-        situation("port 0", nothing, "0"),
-        situation("port 0, and listen()", nothing, "0 --listen"),
-        situation(
+        bind_case("port 0", nothing, "0"),
+        bind_case("port 0, and listen()", nothing, "0 --listen"),
+        bind_case(
             "port 0 of a narrow range",
             || {
                 set("ipv4.ip_local_port_range", "40000 40001");
@@ -631,12 +631,12 @@ fn port_0_lets_the_kernel_choose() {
             },
             "0",
         ),
-        situation("port 0 of a full range", full_range, "0").is("blocked", "unknown").advises("ip_local_port_range"),
+        bind_case("port 0 of a full range", full_range, "0").is("blocked", "unknown").advises("ip_local_port_range"),
     ]);
 }
 
 /// An ephemeral range in which every port is bound.
-fn full_range() -> Kept {
+fn full_range() -> OpenSockets {
     set("ipv4.ip_local_port_range", "40000 40003");
     let sockets = ["[::]:40000", "[::]:40001", "[::]:40002", "[::]:40003"].map(|at| bound(at, NONE));
     assert_eq!(bind("0.0.0.0", 0, &[], false).0, "EADDRINUSE");

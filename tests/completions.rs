@@ -11,7 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::support::commands::needs_program;
-use crate::support::island::{folders, in_new_namespace, name};
+use crate::support::private_proc::{folders, in_new_namespace, name};
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, subcommands, twtool};
 use crate::support::{measured, suite};

@@ -14,10 +14,10 @@ use tempfile::TempDir;
 use crate::metrics::samples;
 use crate::support::commands::needs_program;
 use crate::support::exporter::{Exporter, ask, get};
-use crate::support::island;
 use crate::support::kernel::NotChecked;
 use crate::support::limits::refuse;
 use crate::support::netns::has_user;
+use crate::support::private_proc;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, program, twtool};
 use crate::support::{not_checked, suite};
@@ -301,8 +301,8 @@ fn a_drop_in_lets_the_exporter_name_owners() {
 
 fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
     needs_units_and_users(&[CALLER, OTHER]);
-    island::folders();
-    island::in_new_namespace(|| island::name("other"));
+    private_proc::folders();
+    private_proc::in_new_namespace(|| private_proc::name("other"));
     let (block, user) = drop_in("RestrictNamespaces=net");
     let (line, body) = scrape(&block, &user, &["--all-netns"]);
     assert!(line.contains("capabilities=CAP_SYS_PTRACE,CAP_SYS_ADMIN"), "{line}");

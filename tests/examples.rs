@@ -16,11 +16,11 @@ use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::addresses;
-use crate::support::bind::Kept;
+use crate::support::bind::OpenSockets;
+use crate::support::bucket_namespaces::show_only_own_processes;
 use crate::support::commands::has;
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{Island, Resident, folders, in_new_namespace, name};
-use crate::support::places::show_only_the_island;
+use crate::support::private_proc::{OwnPidNamespace, Resident, folders, in_new_namespace, name};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, half_closed, listen};
 use crate::support::twtool::{PATH, Run, command, subcommands, twtool};
 use crate::support::{kernel, measured, not_checked, suite};
@@ -142,12 +142,12 @@ struct Stage {
     folder: TempDir,
     /// A process of the namespace `web`.
     resident: Resident,
-    _kept: Vec<Kept>,
+    _kept: Vec<OpenSockets>,
 }
 
 impl Stage {
     /// `make` is called in each of the named namespaces.
-    fn set(make: impl Fn() -> Kept) -> Self {
+    fn set(make: impl Fn() -> OpenSockets) -> Self {
         let mut kept = vec![];
         let mut resident = None;
         for netns in ["app", "cache", "db", "web"] {
@@ -268,7 +268,7 @@ impl Stage {
 }
 
 /// Makes sockets of every kind that the lines ask for.
-fn situation() -> Kept {
+fn situation() -> OpenSockets {
     for addr in ["10.0.0.1", "192.0.2.1", "192.0.2.10", "2001:db8::1", "2001:db8::9"] {
         addresses::add(addr);
     }
@@ -286,7 +286,7 @@ fn situation() -> Kept {
 }
 
 /// Makes the addresses of the `wait` lines local. Their ports are free, so that each wait ends immediately.
-fn free() -> Kept {
+fn free() -> OpenSockets {
     for addr in ["10.0.0.1", "192.0.2.1", "192.0.2.7"] {
         addresses::add(addr);
     }
@@ -324,10 +324,10 @@ fn run_all(chosen: fn(&str) -> bool) {
 }
 
 fn every_written_command_line_over_all_namespaces_runs() {
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let stage = Stage::set(situation);
     let _kept = situation();
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     for line in lines().iter().filter(|line| line.text.contains("--all-netns")) {

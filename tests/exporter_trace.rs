@@ -19,9 +19,9 @@ use twtool::metrics::Family;
 use crate::metrics::{promtool_accepts, samples, sum};
 use crate::support::cgroup::Cgroup;
 use crate::support::exporter::{Exporter, ask, get};
-use crate::support::island::Resident;
 use crate::support::kernel::patience;
-use crate::support::netns::{elsewhere, has_user};
+use crate::support::netns::{has_user, in_another_namespace};
+use crate::support::private_proc::Resident;
 use crate::support::tracer::{Outside, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{PATH, program, twtool};
 use crate::support::{not_checked, suite};
@@ -189,7 +189,7 @@ fn each_network_namespace_has_its_own_counters() {
     let (done, wait) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            elsewhere(move || {
+            in_another_namespace(move || {
                 // twtool finds a namespace by its processes.
                 let _resident = Resident::start();
                 close(&["close", "accepted"]);

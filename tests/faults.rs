@@ -22,11 +22,11 @@ use seccompiler::SeccompCmpOp;
 use serde_json::Value;
 use twtool::sys::sandbox;
 
-use crate::support::answers::{Answer, COMMANDS, Situation};
-use crate::support::island::Island;
+use crate::support::answers::{Answer, COMMANDS, MixedSituation};
+use crate::support::bucket_namespaces::{BucketNamespace, show_only_own_processes};
 use crate::support::limits::refuse;
-use crate::support::netns::elsewhere;
-use crate::support::places::{Place, show_only_the_island};
+use crate::support::netns::in_another_namespace;
+use crate::support::private_proc::OwnPidNamespace;
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{measured, not_checked, procfs, suite};
 
@@ -208,14 +208,14 @@ impl Subject {
 
 /// The situation that the commands read. It exists for less than a minute.
 struct World {
-    situation: Situation,
+    situation: MixedSituation,
     /// Another network namespace, with a bucket and a process.
-    place: Place,
+    place: BucketNamespace,
 }
 
 impl World {
     fn make() -> Self {
-        Self { situation: Situation::make(), place: Place::make(42_001) }
+        Self { situation: MixedSituation::make(), place: BucketNamespace::make(42_001) }
     }
 
     /// Makes the situation again in a new namespace.
@@ -235,7 +235,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
     };
     let (new, old, replayed) = (file("new"), file("old"), folder.join("replayed.twrec"));
     // This recording is from another namespace, so that its replay gives another answer.
-    let before = elsewhere(|| {
+    let before = in_another_namespace(|| {
         twtool(["list", "--record", old.to_str().expect("UTF-8")]).ok();
         fs::read(&old).expect("a recording")
     });
@@ -358,10 +358,10 @@ fn a_call_that_fails_once_hides_no_namespace() {
     }
     use_one_processor();
     let folder = tempfile::tempdir().expect("a folder");
-    let island = Island::enter();
-    let _there = [Place::make(42_001), Place::make(42_002)];
+    let pid_namespace = OwnPidNamespace::enter();
+    let _there = [BucketNamespace::make(42_001), BucketNamespace::make(42_002)];
     let began = Instant::now();
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     let usual = Answer::now(&ARGS);

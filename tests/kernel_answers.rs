@@ -18,7 +18,7 @@ use twtool::sock_diag::transport::Event;
 
 use crate::support::datagrams::{
     EINVAL, ENOBUFS, ENOENT, ENOMEM, FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, NLMSG_OVERRUN, SOCK_DIAG_BY_FAMILY, Sock,
-    TCPDIAG_GETSOCK, asked, done, facts, flagged, message, recording, refusal,
+    TCPDIAG_GETSOCK, done, dump_events, facts, flagged, message, recording, refusal,
 };
 use crate::support::records::{LIST_KEYS, cookies, number, sorted};
 use crate::support::situations::{bucket_of_server, listen};
@@ -78,7 +78,7 @@ fn a_replay_shows_every_field_as_the_kernel_sent_it() {
     let bound = Sock { interface: 1, cookie: u64::MAX, ..bucket_v4() };
     let unnamed = Sock { interface: 7, cookie: 1 << 32, expires_ms: u32::MAX, ..bucket_v6() };
     let answer = [bound.message(), unnamed.message(), bucket_mapped().message(), done(0)].concat();
-    let run = replay(&asked(Walk::BothFamilies, [answer]), &["--json", "--sort", "none"]).ok();
+    let run = replay(&dump_events(Walk::BothFamilies, [answer]), &["--json", "--sort", "none"]).ok();
     let document = run.json();
     assert_eq!(document["taken_at"], "2023-11-14T22:13:20.123Z");
     assert_eq!((&document["kernel"], &document["netns"]), (&json!("5.4.0-hand-made"), &json!(4_026_531_840_u64)));
@@ -113,7 +113,7 @@ fn a_replay_shows_every_field_as_the_kernel_sent_it() {
 
 fn a_replay_prints_the_exact_bytes() {
     let answer = [bucket_v4().message(), done(0)].concat();
-    let events = asked(Walk::BothFamilies, [answer]);
+    let events = dump_events(Walk::BothFamilies, [answer]);
     let record = "{\"netns\":4026531840,\"netns_name\":\"1:init\",\"family\":\"ipv4\",\"state\":\"time-wait\",\"local_addr\":\"127.0.0.1\",\
                   \"local_port\":80,\"local_class\":\"well-known\",\"local_service\":\"http\",\
                   \"remote_addr\":\"127.0.0.1\",\"remote_port\":40000,\"remote_class\":\"registered\",\
@@ -134,9 +134,9 @@ fn a_replay_prints_the_exact_bytes() {
 fn if_the_dump_of_both_families_is_refused_each_family_is_dumped() {
     for no in [refusal(EINVAL), done(EINVAL), refusal(ENOENT)] {
         let events = [
-            asked(Walk::BothFamilies, [no]),
-            asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
-            asked(
+            dump_events(Walk::BothFamilies, [no]),
+            dump_events(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
+            dump_events(
                 Walk::Ipv6,
                 [[by_family(bucket_v6()).message(), by_family(bucket_mapped()).message()].concat(), done(0)],
             ),
@@ -159,13 +159,13 @@ fn listeners_decide_directions_in_one_dump_of_both_families_and_in_two() {
     let (on_four, on_six) = (listener("0.0.0.0:80"), listener("[2001:db8::1]:443"));
     let whole =
         [on_four.message(), on_six.message(), bucket_v4().message(), bucket_v6().message(), out.message(), done(0)];
-    let one = asked(Walk::BothFamilies, [whole.concat()]);
+    let one = dump_events(Walk::BothFamilies, [whole.concat()]);
     let [on_four, on_six, four, six, out] =
         [on_four, on_six, bucket_v4(), bucket_v6(), out].map(by_family).map(|s| s.message());
     let each = [
-        asked(Walk::BothFamilies, [refusal(EINVAL)]),
-        asked(Walk::Ipv4, [[on_four, four, out].concat(), done(0)]),
-        asked(Walk::Ipv6, [[on_six, six].concat(), done(0)]),
+        dump_events(Walk::BothFamilies, [refusal(EINVAL)]),
+        dump_events(Walk::Ipv4, [[on_four, four, out].concat(), done(0)]),
+        dump_events(Walk::Ipv6, [[on_six, six].concat(), done(0)]),
     ]
     .concat();
     for events in [one, each] {
@@ -194,7 +194,7 @@ fn fails(events: &[Event], text: &str) -> Run {
 }
 
 fn a_missing_tcp_diag_is_named_with_a_hint() {
-    let events = [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6].map(|walk| asked(walk, [refusal(ENOENT)])).concat();
+    let events = [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6].map(|walk| dump_events(walk, [refusal(ENOENT)])).concat();
     fails(&events, "refuse").says("hint:").says("tcp_diag");
     replay(&events, &["-q"]).refused("refuse");
 }
@@ -203,15 +203,16 @@ fn other_refusals_are_named() {
     for (errno, text) in
         [(1, "Operation not permitted"), (EINVAL, "Invalid argument"), (ENOMEM, "Cannot allocate memory")]
     {
-        let events = [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6].map(|walk| asked(walk, [refusal(errno)])).concat();
+        let events =
+            [Walk::BothFamilies, Walk::Ipv4, Walk::Ipv6].map(|walk| dump_events(walk, [refusal(errno)])).concat();
         let run = fails(&events, text);
         assert!(!run.stderr.contains("tcp_diag"), "the hint about tcp_diag is only for ENOENT{run}");
     }
     // If the kernel refuses one family, twtool fails, because the rows of this family are missing.
     let events = [
-        asked(Walk::BothFamilies, [refusal(EINVAL)]),
-        asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
-        asked(Walk::Ipv6, [refusal(EINVAL)]),
+        dump_events(Walk::BothFamilies, [refusal(EINVAL)]),
+        dump_events(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
+        dump_events(Walk::Ipv6, [refusal(EINVAL)]),
     ]
     .concat();
     fails(&events, "IPv6");
@@ -219,8 +220,8 @@ fn other_refusals_are_named() {
 
 fn a_dump_that_the_kernel_breaks_off_is_an_error_with_its_errno() {
     for end in [done(ENOMEM), refusal(ENOMEM)] {
-        fails(&asked(Walk::BothFamilies, [bucket_v4().message(), end.clone()]), "Cannot allocate memory");
-        fails(&asked(Walk::BothFamilies, [[bucket_v4().message(), end].concat()]), "Cannot allocate memory");
+        fails(&dump_events(Walk::BothFamilies, [bucket_v4().message(), end.clone()]), "Cannot allocate memory");
+        fails(&dump_events(Walk::BothFamilies, [[bucket_v4().message(), end].concat()]), "Cannot allocate memory");
     }
 }
 
@@ -229,7 +230,7 @@ fn an_interrupted_dump_is_reported_as_incomplete() {
         [flagged(bucket_v4().message(), NLM_F_DUMP_INTR), bucket_v6().message(), done(0)],
         [bucket_v4().message(), bucket_v6().message(), flagged(done(0), NLM_F_DUMP_INTR)],
     ] {
-        let events = asked(Walk::BothFamilies, answer);
+        let events = dump_events(Walk::BothFamilies, answer);
         let run = replay(&events, &["--json"]).code(2);
         let document = run.json();
         assert_eq!(document["complete"], false, "{run}");
@@ -246,8 +247,8 @@ fn an_interrupted_dump_is_reported_as_incomplete() {
 
 fn an_interrupted_dump_that_was_repeated_is_complete() {
     let events = [
-        asked(Walk::BothFamilies, [flagged(bucket_v4().message(), NLM_F_DUMP_INTR), done(0)]),
-        asked(Walk::BothFamilies, [bucket_v4().message(), bucket_v6().message(), done(0)]),
+        dump_events(Walk::BothFamilies, [flagged(bucket_v4().message(), NLM_F_DUMP_INTR), done(0)]),
+        dump_events(Walk::BothFamilies, [bucket_v4().message(), bucket_v6().message(), done(0)]),
     ]
     .concat();
     let run = replay(&events, &["--json"]).ok();
@@ -255,10 +256,10 @@ fn an_interrupted_dump_that_was_repeated_is_complete() {
 }
 
 fn lost_datagrams_are_errors() {
-    let mut events = asked(Walk::BothFamilies, [bucket_v4().message()]);
+    let mut events = dump_events(Walk::BothFamilies, [bucket_v4().message()]);
     events.push(Event::RecvFailed(ENOBUFS));
     fails(&events, "No buffer space available");
-    fails(&asked(Walk::BothFamilies, [bucket_v4().message(), message(NLMSG_OVERRUN, &[0; 4])]), "OVERRUN");
+    fails(&dump_events(Walk::BothFamilies, [bucket_v4().message(), message(NLMSG_OVERRUN, &[0; 4])]), "OVERRUN");
 }
 
 fn malformed_datagrams_are_errors() {
@@ -291,7 +292,7 @@ fn malformed_datagrams_are_errors() {
         ("an end without a status", message(3, &[])),
         ("an end with a positive status", message(3, &5_i32.to_ne_bytes())),
     ] {
-        let events = asked(Walk::BothFamilies, [bucket_v6().message(), datagram, done(0)]);
+        let events = dump_events(Walk::BothFamilies, [bucket_v6().message(), datagram, done(0)]);
         let run = fails(&events, "");
         let first = run.stderr.lines().next().unwrap_or_default();
         assert!(first.len() > 20 && run.stderr.lines().count() <= 2, "{what}: one clear line{run}");
@@ -299,18 +300,20 @@ fn malformed_datagrams_are_errors() {
 }
 
 fn an_answer_without_an_end_is_an_error() {
-    fails(&asked(Walk::BothFamilies, [bucket_v4().message()]), "end");
-    fails(&asked(Walk::BothFamilies, []), "end");
+    fails(&dump_events(Walk::BothFamilies, [bucket_v4().message()]), "end");
+    fails(&dump_events(Walk::BothFamilies, []), "end");
     fails(&[], "recording");
-    let events =
-        [asked(Walk::BothFamilies, [refusal(EINVAL)]), asked(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)])];
+    let events = [
+        dump_events(Walk::BothFamilies, [refusal(EINVAL)]),
+        dump_events(Walk::Ipv4, [by_family(bucket_v4()).message(), done(0)]),
+    ];
     fails(&events.concat(), "recording");
 }
 
 fn full_sockets_do_not_count_as_buckets() {
     let full = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..bucket_v4() };
     let answer = [full(0, 11), full(2, 12), full(3, 13), bucket_v4()].map(|sock| sock.message()).concat();
-    let events = asked(Walk::BothFamilies, [answer, done(0)]);
+    let events = dump_events(Walk::BothFamilies, [answer, done(0)]);
     let run = replay(&events, &["--json", "--fin-wait-2"]).ok();
     assert_eq!(sorted(cookies(&run.records("sockets"))), [1, 13]);
     assert_eq!(cookies(&replay(&events, &["--json"]).ok().records("sockets")), [1]);
@@ -319,7 +322,7 @@ fn full_sockets_do_not_count_as_buckets() {
 fn facts_that_were_not_read_are_null_or_unknown() {
     let facts =
         Facts { netns: None, netns_name: None, local_port_range: None, services: Services::default(), ..facts() };
-    let events = asked(Walk::BothFamilies, [[bucket_v4().message(), done(0)].concat()]);
+    let events = dump_events(Walk::BothFamilies, [[bucket_v4().message(), done(0)].concat()]);
     let run = replay_with(&facts, &events, &["--json"]);
     let document = run.json();
     assert!(document["netns"].is_null(), "{run}");
@@ -339,7 +342,7 @@ fn a_table_has_no_control_characters_from_names_in_a_recording() {
         ..facts()
     };
     let bound = Sock { interface: 1, ..bucket_v4() };
-    let events = asked(Walk::BothFamilies, [[bound.message(), done(0)].concat()]);
+    let events = dump_events(Walk::BothFamilies, [[bound.message(), done(0)].concat()]);
     let table = replay_with(&facts, &events, &["--columns", "local_port,local_service,interface"]).ok();
     assert!(!table.stdout.contains(['\x1b', '\r', '\t']), "{:?}", table.stdout);
     assert!(table.stdout.contains("evil"), "{table}");
@@ -362,7 +365,7 @@ fn arbitrary_bytes_in_a_datagram_never_break_the_program() {
             bytes[at] = value;
         }
         for bytes in [bytes.clone(), bytes[..cut].to_vec()] {
-            let run = replay(&asked(Walk::BothFamilies, [bytes]), &["--json"]);
+            let run = replay(&dump_events(Walk::BothFamilies, [bytes]), &["--json"]);
             prop_assert!(matches!(run.code, Some(0 | 2)), "{}", run);
             prop_assert!(!run.stderr.contains("panicked"), "{}", run);
             prop_assert!(run.code == Some(0) || !run.stderr.is_empty(), "{}", run);

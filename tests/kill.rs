@@ -661,7 +661,7 @@ fn if_nothing_matches_the_flag_that_would_select_a_socket_is_named() {
 
 fn no_command_is_printed_for_sockets_that_this_kernel_cannot_remove() {
     let hint = || twtool(["kill", "--local-port", "8080", "--yes"]).code(1).stderr;
-    netns::elsewhere(|| {
+    netns::in_another_namespace(|| {
         let server = listen("127.0.0.1:8080");
         let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
         assert_eq!(hint().contains("cannot remove it"), !kernel::destroys_buckets(), "{}", hint());

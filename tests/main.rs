@@ -166,8 +166,8 @@ fn main() -> ExitCode {
         watch_screen::panic_on_a_screen();
     }
     // A test also starts this program again to open sockets as another user.
-    if let Ok(orders) = std::env::var(support::opener::ORDERS) {
-        support::opener::obey(&orders);
+    if let Ok(instructions) = std::env::var(support::opener::INSTRUCTIONS) {
+        support::opener::run_instructions(&instructions);
         return ExitCode::SUCCESS;
     }
     let args = Arguments::from_args();

@@ -14,8 +14,8 @@ use twtool::sys::counts::most_unlisted_tcp_sockets;
 use twtool::sys::sysctl;
 
 use crate::support::commands::needs_program;
-use crate::support::island::{folders, in_new_namespace, name};
 use crate::support::netns::has_user;
+use crate::support::private_proc::{folders, in_new_namespace, name};
 use crate::support::procfs::tcp_ext;
 use crate::support::situations::{Mixed, bucket_of_client, bucket_of_server, listen};
 use crate::support::tracer::until;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use twtool::lab::Server;
 use twtool::sys::sysctl;
 
-use crate::support::island::{self, Island, Resident, in_new_namespace, inode};
-use crate::support::places::{Place, clients, list, make_bucket, show_only_the_island};
+use crate::support::bucket_namespaces::{BucketNamespace, clients, list, make_bucket, show_only_own_processes};
+use crate::support::private_proc::{self, OwnPidNamespace, Resident, in_new_namespace, inode};
 use crate::support::procfs;
 use crate::support::records::{number, sorted, text};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, listen, many_buckets};
@@ -51,7 +51,7 @@ suite! {
 fn three_namespaces_with_equal_ports_are_distinguished() {
     let own = inode();
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
-    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let (a, b) = (BucketNamespace::make(42_001), BucketNamespace::make(42_002));
     let (pid_a, pid_b) = (a.resident.pid(), b.resident.pid());
     let args = ["--netns", &pid_a, "--netns", "/proc/self/ns/net", "--netns", &pid_b];
     let expected = [(a.inode, 42_001), (own, 42_000), (b.inode, 42_002)];
@@ -84,8 +84,8 @@ fn three_namespaces_with_equal_ports_are_distinguished() {
 }
 
 fn each_namespace_has_its_own_settings_and_listeners() {
-    let a = Place::make(42_001);
-    let b = Place::make(42_002);
+    let a = BucketNamespace::make(42_001);
+    let b = BucketNamespace::make(42_002);
     drop(b.server);
     let (c, resident) = in_new_namespace(|| {
         sysctl::write("ipv4.ip_local_port_range", "8080 8090").expect("the namespace is ours");
@@ -109,13 +109,13 @@ fn each_namespace_has_its_own_settings_and_listeners() {
 }
 
 fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
-    island::folders();
+    private_proc::folders();
     let (place, other) = (
         in_new_namespace(|| {
-            island::name("web");
-            Place::here(42_001)
+            private_proc::name("web");
+            BucketNamespace::here(42_001)
         }),
-        Place::make(42_002),
+        BucketNamespace::make(42_002),
     );
     let pid = place.resident.pid();
     for word in ["web", "/run/netns/web", &format!("/proc/{pid}/ns/net"), &pid] {
@@ -133,7 +133,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
 }
 
 /// Runs a function in the network namespace of the place, and returns to the namespace of the caller.
-fn hop_into<T>(place: &Place, run: impl FnOnce() -> T) -> T {
+fn hop_into<T>(place: &BucketNamespace, run: impl FnOnce() -> T) -> T {
     in_new_namespace(|| {
         let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
         nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).expect("entered");
@@ -142,15 +142,15 @@ fn hop_into<T>(place: &Place, run: impl FnOnce() -> T) -> T {
 }
 
 fn a_namespace_that_ip_netns_names_has_its_own_services() {
-    island::folders();
+    private_proc::folders();
     fs::write("/etc/services", "everywhere 8080/tcp\n").expect("written");
     fs::create_dir("/etc/netns/web").expect("a folder");
     fs::write("/etc/netns/web/services", "inside 8080/tcp\n").expect("written");
     let place = in_new_namespace(|| {
-        island::name("web");
-        Place::here(42_001)
+        private_proc::name("web");
+        BucketNamespace::here(42_001)
     });
-    let other = Place::make(42_002);
+    let other = BucketNamespace::make(42_002);
     let service = |word: &str| list(&["--netns", word, "-o", "ndjson"]).ok().ndjson()[0]["local_service"].clone();
     assert_eq!([service("web"), service(&other.resident.pid())], [json!("inside"), json!("everywhere")]);
     let both = ["--netns", "web", "--netns", &other.resident.pid(), "-o", "ndjson"];
@@ -165,14 +165,14 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
 }
 
 fn a_namespace_that_is_asked_for_twice_is_read_once() {
-    let place = Place::make(42_001);
+    let place = BucketNamespace::make(42_001);
     let (pid, path) = (place.resident.pid(), format!("/proc/{}/ns/net", place.resident.pid()));
     let run = list(&["--netns", &pid, "--netns", &path, "--netns", &pid, "--json"]).ok();
     assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "{run}");
 }
 
 fn port_bind_test_and_summary_answer_for_the_selected_namespace() {
-    let (busy, waiting) = (Place::make(42_001), Place::make(42_002));
+    let (busy, waiting) = (BucketNamespace::make(42_001), BucketNamespace::make(42_002));
     drop(waiting.server);
     let (busy_pid, waiting_pid) = (busy.resident.pid(), waiting.resident.pid());
     let port = |args: &[&str]| {
@@ -202,7 +202,7 @@ fn port_bind_test_and_summary_answer_for_the_selected_namespace() {
 }
 
 fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
-    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let (a, b) = (BucketNamespace::make(42_001), BucketNamespace::make(42_002));
     let (resident, c) = in_new_namespace(|| {
         // The client has the same address and port as a client of another namespace, so the summary has one destination for
         // both.
@@ -244,14 +244,14 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     // Each namespace has its own maximum. An entry of `limits` names the namespace that has reached it.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
-        Place::here(42_004)
+        BucketNamespace::here(42_004)
     });
     let run = twtool(["summary", "--json", "--netns", &pids[0], "--netns", &full.resident.pid()]).ok().json();
     let limit = &run["limits"][0];
     assert_eq!((&limit["id"], &limit["count"]), (&json!("at-maximum"), &json!(1)), "{run}");
     assert!(text(limit, "text").contains(&format!("{}:cat", full.resident.pid())), "{run}");
     // If the process of one argument has ended, `summary` fails, even if another argument is correct.
-    let mut gone = Place::make(42_005);
+    let mut gone = BucketNamespace::make(42_005);
     let gone_pid = gone.resident.pid();
     gone.resident.become_zombie();
     twtool(["summary", "--netns", &pids[0], "--netns", &gone_pid]).refused(&gone_pid);
@@ -292,7 +292,7 @@ fn capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace() {
 
 fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
-    let place = Place::make(42_001);
+    let place = BucketNamespace::make(42_001);
     drop(place.server);
     let pid = place.resident.pid();
     let shell = ["--", "sh", "-c", "readlink /proc/self/ns/net"];
@@ -314,17 +314,17 @@ fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twt
 fn kill_removes_only_the_bucket_of_the_selected_namespace() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
-    let (a, b) = (Place::make(42_001), Place::make(42_002));
+    let (a, b) = (BucketNamespace::make(42_001), BucketNamespace::make(42_002));
     let pid = a.resident.pid();
     let run = twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes", "--json"]).ok();
     assert_eq!((&run.json()["netns"], &run.json()["destroyed"]), (&json!(a.inode), &json!(1)), "{run}");
-    let left = |there: &Place| list(&["--netns", &there.resident.pid(), "--count"]).ok().stdout;
+    let left = |there: &BucketNamespace| list(&["--netns", &there.resident.pid(), "--count"]).ok().stdout;
     assert_eq!([left(&a), left(&b), list(&["--count"]).ok().stdout], ["0\n", "1\n", "1\n"]);
     assert_eq!(procfs::time_wait().len(), 1, "the bucket of the caller's own namespace stays");
 }
 
 fn reading_another_namespace_does_not_change_the_list_of_the_callers_own_namespace() {
-    let place = Place::make(42_001);
+    let place = BucketNamespace::make(42_001);
     // One process reads both namespaces. Entering the other namespace must not change the answer about the caller's own namespace.
     let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
     assert_eq!(
@@ -340,21 +340,21 @@ fn names(records: &[Value]) -> BTreeMap<u64, String> {
 }
 
 fn every_namespace_is_found_once_with_its_name() {
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let own = inode();
     bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
     let with_process = in_new_namespace(|| {
-        island::name("web");
-        Place::here(42_001)
+        private_proc::name("web");
+        BucketNamespace::here(42_001)
     });
     let without = in_new_namespace(|| {
         // Two names, and no process.
-        island::name("db");
-        island::name("attic");
+        private_proc::name("db");
+        private_proc::name("attic");
         bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         inode()
     });
-    let unnamed = Place::make(42_003);
+    let unnamed = BucketNamespace::make(42_003);
     let more = hop_into(&unnamed, Resident::start);
     let first = unnamed.resident.inner_pid().min(more.inner_pid());
     let expected = BTreeMap::from([
@@ -364,7 +364,7 @@ fn every_namespace_is_found_once_with_its_name() {
         (unnamed.inode, format!("{first}:cat")),
     ]);
     fs::write("/run/netns/stale", "").expect("written");
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     let json = list(&["--all-netns", "--json"]).ok();
@@ -388,17 +388,17 @@ fn every_namespace_is_found_once_with_its_name() {
 
 fn namespaces_and_processes_that_end_are_skipped() {
     const ROUNDS: usize = 25;
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let mut residents: Vec<Vec<Resident>> = vec![];
     // The namespaces are made before /proc shows only the island, because entering a namespace reads /proc.
     for _ in 0..ROUNDS {
         residents.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }
     // The bucket lasts a minute, so it is made last.
-    let place = Place::make(42_001);
+    let place = BucketNamespace::make(42_001);
     let born = Instant::now();
     let expected = (place.inode, 42_001);
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     for round in 0..ROUNDS {
@@ -420,7 +420,7 @@ fn namespaces_and_processes_that_end_are_skipped() {
 }
 
 fn a_limit_applies_to_all_namespaces_together() {
-    let places: Vec<_> = (42_001..42_005).map(Place::make).collect();
+    let places: Vec<_> = (42_001..42_005).map(BucketNamespace::make).collect();
     let pids: Vec<String> = places.iter().map(|place| place.resident.pid()).collect();
     let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).collect();
     let run = |more: &[&str]| list(&[&args[..], more].concat()).ok();
@@ -463,15 +463,15 @@ fn rows_of_large_namespaces_are_complete_and_not_mixed() {
 }
 
 fn more_namespaces_than_the_limit_of_descriptors_are_listed() {
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
     for name in &names {
         in_new_namespace(|| {
-            island::name(name);
+            private_proc::name(name);
             bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         });
     }
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     for ulimit in ["-Sn 16", "-n 16", "-n 11"] {
@@ -521,7 +521,7 @@ fn device() -> Vec<u8> {
 }
 
 fn a_recording_of_another_namespace_gives_the_same_bytes() {
-    let place = Place::make(42_001);
+    let place = BucketNamespace::make(42_001);
     let pid = place.resident.pid();
     let folder = tempfile::tempdir().expect("a folder");
     for format in ["table", "json", "ndjson", "csv"] {
@@ -530,7 +530,7 @@ fn a_recording_of_another_namespace_gives_the_same_bytes() {
         assert!(live.stdout.contains("42001"), "the list has the bucket{live}");
         assert_eq!(live.stdout, list(&["-o", format, "--replay", &file]).ok().stdout);
     }
-    let other = Place::make(42_002);
+    let other = BucketNamespace::make(42_002);
     let file = folder.path().join("two").into_os_string().into_string().expect("UTF-8");
     list(&["--netns", &pid, "--netns", &other.resident.pid(), "--record", &file]).refused("--record");
     assert!(!Path::new(&file).exists());
@@ -556,12 +556,12 @@ fn control_characters_in_the_name_of_a_process_do_not_reach_the_terminal() {
 
 fn names_that_are_not_utf8_are_found_and_stay_different() {
     let bytes = |name: &'static [u8]| OsStr::from_bytes(name);
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let own = inode();
     let named: Vec<(u64, String)> = [(b"web\xff", 42_001), (b"web\xfe", 42_002)]
         .map(|(name, client)| {
             in_new_namespace(|| {
-                island::name(bytes(name));
+                private_proc::name(bytes(name));
                 make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
                 (inode(), format!(r"web\x{:02x}", name[3]))
             })
@@ -590,7 +590,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
 
     let mut expected = BTreeMap::from_iter(named);
     expected.insert(of_process, format!(r"{}:cat\xff", resident.inner_pid()));
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     let run = list(&["--all-netns", "--json"]).ok();

@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use crate::support::island::{self, Island, in_new_namespace, inode};
+use crate::support::bucket_namespaces::{BucketNamespace, clients, list, make_bucket, show_only_own_processes};
 use crate::support::limits::drop_capabilities_but_setfcap;
-use crate::support::places::{Place, clients, list, make_bucket, show_only_the_island};
+use crate::support::private_proc::{self, OwnPidNamespace, in_new_namespace, inode};
 use crate::support::situations::listen;
 use crate::support::suite;
 use crate::support::twtool::{subcommands, twtool};
@@ -39,7 +39,7 @@ fn a_process_that_has_ended_is_refused() {
         &["metrics"],
         &["exporter", "--listen", "127.0.0.1:0"],
     ];
-    let mut place = Place::make(42_001);
+    let mut place = BucketNamespace::make(42_001);
     let pid = place.resident.pid();
     list(&["--netns", &pid]).ok();
     place.resident.become_zombie();
@@ -55,7 +55,7 @@ fn a_process_that_has_ended_is_refused() {
 }
 
 fn a_name_without_its_mount_is_refused() {
-    island::folders();
+    private_proc::folders();
     fs::write("/run/netns/stale", "").expect("written");
     list(&["--netns", "stale"]).refused("stale").says("gone").says("hint:");
     list(&["--netns", "nosuch"]).refused("nosuch").says("stale");
@@ -64,16 +64,16 @@ fn a_name_without_its_mount_is_refused() {
 }
 
 fn without_privilege_readable_namespaces_are_listed_and_others_named() {
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let own = inode();
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
-        island::name("web");
-        Place::here(42_001)
+        private_proc::name("web");
+        BucketNamespace::here(42_001)
     });
-    let unnamed = Place::make(42_002);
+    let unnamed = BucketNamespace::make(42_002);
     let pid = unnamed.resident.inner_pid().to_string();
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     drop_capabilities_but_setfcap();

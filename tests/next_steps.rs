@@ -14,12 +14,12 @@ use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::addresses;
-use crate::support::bind::{Kept, bind};
+use crate::support::bind::{OpenSockets, bind};
 use crate::support::commands::needs_program;
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{self, Resident, in_new_namespace};
 use crate::support::limits::{drop_capabilities_but_setfcap, drop_capability};
-use crate::support::netns::elsewhere;
+use crate::support::netns::in_another_namespace;
+use crate::support::private_proc::{self, Resident, in_new_namespace};
 use crate::support::records::text;
 use crate::support::situations::{addr, connect, half_closed};
 use crate::support::twtool::{PATH, Run, program, twtool};
@@ -80,13 +80,13 @@ pub(crate) fn run_and_agree(line: &str) {
     dialogue.end().code(0);
 }
 
-fn bucket(options: ReuseOptions) -> Kept {
+fn bucket(options: ReuseOptions) -> OpenSockets {
     let server = Server::listen(addr("127.0.0.1:8080"), options).expect("listening");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     Box::new(())
 }
 
-fn fin_wait_2() -> Kept {
+fn fin_wait_2() -> OpenSockets {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     Box::new(half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server))
 }
@@ -115,11 +115,11 @@ fn the_printed_commands_wait_for_buckets_and_remove_them() {
         assert_eq!(steps(&["wait", "8080", "--with", "none", "--timeout", "0"]), [""; 0]);
         return drop(run(&wait).code(0).prints("started"));
     }
-    let situations: [fn() -> Kept; 2] = [|| bucket(ReuseOptions::NONE), fin_wait_2];
+    let situations: [fn() -> OpenSockets; 2] = [|| bucket(ReuseOptions::NONE), fin_wait_2];
     for situation in situations {
         for (with, options) in SERVERS {
             let binds = || bind("0.0.0.0", 8080, options, false).0;
-            elsewhere(|| {
+            in_another_namespace(|| {
                 let _kept = situation();
                 let (wait, kill) = wait_and_kill(steps(&["bind-test", "8080", "--with", with]));
                 let kill = kill.expect("two steps");
@@ -132,7 +132,7 @@ fn the_printed_commands_wait_for_buckets_and_remove_them() {
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{wait}");
                 assert_eq!(binds(), "ok", "{kill}");
             });
-            elsewhere(|| {
+            in_another_namespace(|| {
                 let _kept = situation();
                 let [kill] = steps(&["wait", "8080", "--with", with, "--timeout", "0"]).try_into().expect("one step");
                 run_and_agree(&kill);
@@ -171,7 +171,7 @@ fn buckets_on_other_addresses_stay() {
     ];
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     for (asked, removed) in cases {
-        elsewhere(|| {
+        in_another_namespace(|| {
             buckets_on(&ADDRS);
             let kill = kill_step(&[&["bind-test", "8080"], asked].concat());
             run_and_agree(&kill);
@@ -183,7 +183,7 @@ fn buckets_on_other_addresses_stay() {
     }
     // A socket on `::` conflicts with IPv4 sockets, except if it has IPV6_V6ONLY.
     for (v6only, expected) in [("1", "EADDRINUSE"), ("0", "ok")] {
-        elsewhere(|| {
+        in_another_namespace(|| {
             buckets_on(&ADDRS);
             sysctl::write("ipv6.bindv6only", v6only).expect("the namespace is ours");
             run_and_agree(&kill_step(&["bind-test", "8080", "-6"]));
@@ -259,7 +259,7 @@ fn socket(listens: bool) -> Socket {
 
 fn the_process_that_holds_the_port_is_ended() {
     for command in [&["bind-test", "8080"][..], &["wait", "8080", "--timeout", "0"]] {
-        elsewhere(|| {
+        in_another_namespace(|| {
             let mut owner = Owner::of(socket(true));
             let kill = format!("kill {}", owner.0.id());
             let document = twtool([command, &["--json"]].concat()).code(1).json();
@@ -307,9 +307,9 @@ fn the_wait_comes_before_ending_the_process_that_names_its_namespace() {
 
 fn a_server_in_a_named_namespace_is_started_there() {
     needs_program("ip");
-    island::folders();
+    private_proc::folders();
     in_new_namespace(|| {
-        island::name("web");
+        private_proc::name("web");
         bucket(ReuseOptions::NONE)
     });
     let (wait, kill) = wait_and_kill(steps(&["bind-test", "8080", "--netns", "web"]));

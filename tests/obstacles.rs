@@ -14,8 +14,8 @@ use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::commands;
-use crate::support::island::Resident;
 use crate::support::limits::drop_capability;
+use crate::support::private_proc::Resident;
 use crate::support::records::text;
 use crate::support::situations::{addr, bucket_of_server, connect, half_closed, listen};
 use crate::support::twtool::{PATH, Run, program, twtool};

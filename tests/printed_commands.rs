@@ -18,10 +18,10 @@ use twtool::lab::{ActiveCloser, Server};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::{sandbox, sysctl};
 
-use crate::support::bind::{Kept, bind};
+use crate::support::bind::{OpenSockets, bind};
 use crate::support::dialogue::Dialogue;
-use crate::support::island::{folders, inode, name, show_its_processes};
 use crate::support::outbound::{LOW, buckets, connect, narrow_range, serve, set};
+use crate::support::private_proc::{folders, inode, name, show_its_processes};
 use crate::support::records::text;
 use crate::support::settings::{read, reserved};
 use crate::support::situations::{addr, connect as connect_client};
@@ -145,7 +145,7 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// A problem for which twtool prints commands, and the check that they have solved it.
 struct Case {
     what: &'static str,
-    make: fn() -> Kept,
+    make: fn() -> OpenSockets,
     args: &'static [&'static str],
     /// The commands of the document.
     printed: fn(&Value) -> Value,
@@ -181,7 +181,7 @@ fn of_checks(document: &Value) -> Value {
 }
 
 /// Makes a bucket on port 8080. The socket of the server had neither SO_REUSEADDR nor SO_REUSEPORT.
-fn bucket() -> Kept {
+fn bucket() -> OpenSockets {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     connect_client(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     Box::new(())
@@ -207,7 +207,7 @@ fn a_close_leaves_a_bucket() -> bool {
 
 /// Makes a destination whose eight ports are all in TIME_WAIT. `timestamps` and `reuse` are the values of net.ipv4.tcp_timestamps and
 /// net.ipv4.tcp_tw_reuse.
-fn used_up(timestamps: u32, reuse: u32) -> Kept {
+fn used_up(timestamps: u32, reuse: u32) -> OpenSockets {
     narrow_range(8);
     set("ipv4.tcp_timestamps", timestamps);
     set("ipv4.tcp_tw_reuse", reuse);

@@ -13,9 +13,9 @@ use std::thread;
 use caps::Capability;
 
 use crate::support::commands::needs_program;
-use crate::support::island::{self, in_new_namespace};
 use crate::support::limits::keep_only;
 use crate::support::netns::has_user;
+use crate::support::private_proc::{self, in_new_namespace};
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, not_checked, suite};
@@ -178,8 +178,8 @@ fn shows(feature: &str) -> Option<Trial> {
             Box::new(move |means| answer(means, "bind-test 8084 --addr 192.0.2.1 --transparent").code == Some(0))
         }
         "`--netns NAME`, `--all-netns`" => {
-            island::folders();
-            in_new_namespace(|| island::name("other"));
+            private_proc::folders();
+            in_new_namespace(|| private_proc::name("other"));
             Box::new(move |means| answer(means, "list --netns other").code == Some(0))
         }
         "`--netns PID`, `--container`, and `--all-netns` for namespaces without a name: processes of other users" => {

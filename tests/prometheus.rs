@@ -20,7 +20,7 @@ use twtool::sys::sysctl;
 
 use crate::support::commands::needs_program;
 use crate::support::exporter::ask;
-use crate::support::island::in_new_namespace;
+use crate::support::private_proc::in_new_namespace;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::tracer::{Outside, own_netns, refusal};
 use crate::support::twtool::{PATH, Run, twtool};

@@ -17,9 +17,9 @@ use nix::unistd::Pid;
 use seccompiler::SeccompCmpOp::{self, Eq, Gt};
 use socket2::{Domain, Socket, Type};
 
-use crate::support::answers::{Answer, COMMANDS, Situation};
-use crate::support::island::{self, Island};
+use crate::support::answers::{Answer, COMMANDS, MixedSituation};
 use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
+use crate::support::private_proc::{self, OwnPidNamespace};
 use crate::support::situations::{addr, listen};
 use crate::support::twtool::{PATH, Run, command, twtool};
 use crate::support::{not_checked, suite};
@@ -60,7 +60,7 @@ const NETLINK: u64 = 16;
 /// Asserts that no command reports port 7100 as usable if IPv6 sockets fail with this errno. The port is in use on IPv6, and the
 /// errno does not mean that IPv6 is missing.
 fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
-    let situation = Situation::make();
+    let situation = MixedSituation::make();
     refuse(SYS_socket, Some((0, Eq, INET6)), errno);
     for more in [&["--", "echo", "STARTED"] as &[_], &[]] {
         let run = twtool(["wait", "7100", "--timeout", "0"].iter().chain(more)).code(2).says("socket() for :: failed");
@@ -119,7 +119,7 @@ fn procfs_answers() {
 }
 
 fn procfs_does_not_answer(errno: i32, reason: &str) {
-    let situation = Situation::make();
+    let situation = MixedSituation::make();
     refuse(SYS_socket, Some((0, Eq, NETLINK)), errno);
     for args in readers() {
         let run = twtool(args).code(2).says(reason);
@@ -158,7 +158,7 @@ fn procfs_is_read_if_connecting_netlink_is_refused() {
 }
 
 fn a_failed_netlink_connect_causes_no_fallback_to_procfs() {
-    let situation = Situation::make();
+    let situation = MixedSituation::make();
     refuse(SYS_connect, Some((2, Eq, SOCKADDR_NL)), ENOMEM);
     for args in readers() {
         twtool(args).code(2).says("Cannot allocate memory");
@@ -173,7 +173,7 @@ fn with_limit(flag: &str, limit: u32, args: &[&str]) -> Run {
 }
 
 fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
-    let mut situation = Situation::make();
+    let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
         let usual = Answer::now(args);
@@ -201,7 +201,7 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
 }
 
 fn a_soft_limit_of_descriptors_changes_no_answer() {
-    let mut situation = Situation::make();
+    let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
         let usual = Answer::now(args);
@@ -215,7 +215,7 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
 
 /// Covers a folder with an empty filesystem, for the calling thread and its children.
 fn cover(folder: &str) {
-    island::folders();
+    private_proc::folders();
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
 }
 
@@ -227,7 +227,7 @@ fn every_command_reports_an_incomplete_answer() {
 }
 
 fn without_proc_only_answers_that_do_not_need_it_are_complete() {
-    let situation = Situation::make();
+    let situation = MixedSituation::make();
     cover("/proc");
     every_command_reports_an_incomplete_answer();
     // Answers that do not depend on /proc are complete, and a server is not started on a port that is in use.
@@ -251,10 +251,10 @@ fn without_proc_no_missing_permission_is_reported() {
 }
 
 fn hidden_processes_are_reported_as_hidden() {
-    let _island = Island::enter();
+    let _pid_namespace = OwnPidNamespace::enter();
     // The socket listens, because older kernels do not list a socket that is only bound.
     let _holder = held(std::net::TcpListener::bind("127.0.0.1:8080").expect("a listener"));
-    if !island::hide_its_processes() {
+    if !private_proc::hide_its_processes() {
         return not_checked("hidepid: a private /proc cannot be mounted here");
     }
     // Process 1 and the process with the socket have capabilities that twtool lacks, so twtool has no permission to trace them.
@@ -381,15 +381,15 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
 }
 
 fn without_proc_sys_answers_that_need_settings_are_incomplete() {
-    let situation = Situation::make();
+    let situation = MixedSituation::make();
     cover("/proc/sys");
     every_command_reports_an_incomplete_answer();
     drop(situation);
 }
 
 fn an_unreadable_services_file_is_reported_and_an_absent_one_is_not() {
-    let situation = Situation::make();
-    island::folders();
+    let situation = MixedSituation::make();
+    private_proc::folders();
     fs::remove_file("/etc/services").expect("removed");
     let usual = twtool(["list", "--json"]).ok();
     assert!(usual.records("sockets")[0]["remote_service"].is_null(), "{usual}");
@@ -421,7 +421,7 @@ fn under_signals(args: &[&str]) -> Run {
 }
 
 fn signals_change_no_answer() {
-    let mut situation = Situation::make();
+    let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
         let usual = Answer::now(args);
@@ -435,7 +435,7 @@ fn signals_change_no_answer() {
 }
 
 fn with_little_memory_the_answer_is_the_same_or_an_error() {
-    let mut situation = Situation::make();
+    let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
         let usual = Answer::now(args);

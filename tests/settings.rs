@@ -15,10 +15,10 @@ use twtool::sys::caller::caller;
 use twtool::sys::sysctl;
 
 use crate::faults::missing_strace;
-use crate::support::answers::{COMMANDS, Situation};
+use crate::support::answers::{COMMANDS, MixedSituation};
 use crate::support::commands;
-use crate::support::island::{Resident, folders, in_new_namespace, name};
 use crate::support::outbound::{LOW, connect, narrow_range, serve};
+use crate::support::private_proc::{Resident, folders, in_new_namespace, name};
 use crate::support::records::{number, text};
 use crate::support::settings::{every_second, read, reserve, reserved};
 use crate::support::twtool::{PATH, Run, twtool};
@@ -327,7 +327,7 @@ fn the_running_program_reads_each_setting_with_one_read() {
         let below = ["/proc/sys/", "/sys/"].iter().any(|folder| path.starts_with(folder));
         below && !OF_LIBRARIES.iter().any(|folder| path.starts_with(folder))
     };
-    let _situation = Situation::make();
+    let _situation = MixedSituation::make();
     // The lists have 480 bytes and 12 KB. The second one does not fit into the first buffer of twtool.
     for count in [80, 2000] {
         reserve(&every_second(10_001, count));

@@ -8,7 +8,7 @@ use nix::pty::openpty;
 use twtool::lab::Server;
 use twtool::model::name::is_hidden;
 
-use crate::support::island::{self, Resident};
+use crate::support::private_proc::{self, Resident};
 use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
 use crate::support::twtool::{PATH, Run, command, twtool};
 use crate::support::{not_checked, suite};
@@ -213,9 +213,9 @@ fn names_with_escape_sequences_do_not_control_the_terminal() {
     const NETNS: &str = "n\u{9b}2J\u{202e}\x1b]0;x\x07,\"\n\u{2029}";
     const COMM: &str = "c\u{9b}\u{202e}\x1b[m\n";
     const INTERFACE: &str = "i\u{9b}\u{202e}\x1b[m\"";
-    island::folders();
+    private_proc::folders();
     let server = listen("127.0.0.1:8080");
-    island::name(NETNS);
+    private_proc::name(NETNS);
     let rename = Command::new("ip").args(["link", "set", "lo", "down"]).status().is_ok_and(|status| status.success())
         && Command::new("ip")
             .args(["link", "set", "lo", "name", INTERFACE])
@@ -238,7 +238,7 @@ fn names_with_escape_sequences_do_not_control_the_terminal() {
     let folders = std::env::var_os("PATH").expect("a PATH");
     let cat = std::env::split_paths(&folders).map(|folder| folder.join("cat")).find(|path| path.exists());
     std::fs::copy(cat.expect("a cat"), &program).expect("copied");
-    let (there, resident) = island::in_new_namespace(|| {
+    let (there, resident) = private_proc::in_new_namespace(|| {
         let server = listen("127.0.0.1:8080");
         bucket_of_server(&server, "127.0.0.1:8080");
         (server, Resident::start_as(&program))

@@ -14,7 +14,7 @@ use twtool::sys::sysctl;
 
 use crate::support::commands;
 use crate::support::datagrams::{
-    FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, Sock, asked, done, facts, flagged, recording, recording_with_counts,
+    FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, Sock, done, dump_events, facts, flagged, recording, recording_with_counts,
 };
 use crate::support::procfs::{self, Entry};
 use crate::support::records::{DOCUMENT_KEYS, number, text};
@@ -83,7 +83,7 @@ fn kernel() -> BucketFacts {
 
 fn recorded(kernel: &BucketFacts, sockets: &[Vec<u8>]) -> (TempDir, String) {
     let datagram = [sockets.concat(), done(0)].concat();
-    recording_with_counts(&facts(), kernel, &asked(Walk::BothFamilies, [datagram]))
+    recording_with_counts(&facts(), kernel, &dump_events(Walk::BothFamilies, [datagram]))
 }
 
 fn every_number_of_a_recorded_dump_is_printed() {
@@ -177,14 +177,14 @@ fn the_history_of_closes_uses_the_length_of_time_wait_of_the_kernel() {
 fn an_interrupted_dump_is_incomplete() {
     let datagram = [sockets().concat(), flagged(done(0), NLM_F_DUMP_INTR)].concat();
     // The dump is repeated three times, and each time the count starts again.
-    let events = vec![asked(Walk::BothFamilies, [datagram]); 4].concat();
+    let events = vec![dump_events(Walk::BothFamilies, [datagram]); 4].concat();
     let (_folder, file) = recording(&facts(), &events);
     let document = summary(&["--json", "--replay", &file]).code(2).says("table changed").json();
     assert_eq!((&document["complete"], &document["totals"]["time_wait"]), (&json!(false), &json!(4)));
     assert_eq!(document["groups"]["destination"]["distinct"], 5);
     let mut facts = facts();
     facts.local_port_range = None;
-    let (_folder, file) = recording(&facts, &asked(Walk::BothFamilies, [[sockets().concat(), done(0)].concat()]));
+    let (_folder, file) = recording(&facts, &dump_events(Walk::BothFamilies, [[sockets().concat(), done(0)].concat()]));
     let run = summary(&["--json", "--replay", &file]).code(2).says("ip_local_port_range");
     assert_eq!(run.json()["complete"], false);
     summary(&["--json", "--by", "local-port", "--replay", &file]).ok();
@@ -192,7 +192,7 @@ fn an_interrupted_dump_is_incomplete() {
 
 fn a_recording_without_fin_wait_2_is_refused() {
     let datagram = [sockets().concat(), done(0)].concat();
-    let mut events = asked(Walk::BothFamilies, [datagram]);
+    let mut events = dump_events(Walk::BothFamilies, [datagram]);
     let twtool::sock_diag::transport::Event::Request(request) = &mut events[0] else { panic!("no request") };
     request.states = twtool::model::socket::StateSet::of(&[
         twtool::model::socket::TcpState::Listen,
@@ -501,7 +501,7 @@ fn a_replay_gives_the_same_bytes() {
         let path = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
         let live = summary(&["-o", format, "--record", &path]).ok();
         assert!(live.stdout.contains("sockstat"), "{live}");
-        let replay = crate::support::netns::elsewhere(|| summary(&["-o", format, "--replay", &path]).ok());
+        let replay = crate::support::netns::in_another_namespace(|| summary(&["-o", format, "--replay", &path]).ok());
         assert_eq!(live.stdout, replay.stdout, "{format}");
         summary(&["-o", format, "--record", &path]).refused(&path);
     }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::support::kernel::bucket_cookies;
-use crate::support::netns::elsewhere;
+use crate::support::netns::in_another_namespace;
 use crate::support::outbound::set;
 use crate::support::tracer::{Outside, Tracer, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{Keys, PATH, twtool};
@@ -151,7 +151,7 @@ fn equal_ends_in_two_namespaces_are_two_closes() {
     let tracer = Tracer::start("");
     let (expected, other) = (
         close(&["same_ends"]),
-        elsewhere(|| {
+        in_another_namespace(|| {
             let other = Tracer::start("");
             let expected = close(&["same_ends"]);
             other.check(&expected)

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::island::{self, Island, in_new_namespace, inode};
-use crate::support::places::{Place, make_bucket, show_only_the_island};
+use crate::support::bucket_namespaces::{BucketNamespace, make_bucket, show_only_own_processes};
+use crate::support::private_proc::{self, OwnPidNamespace, in_new_namespace, inode};
 use crate::support::procfs::time_wait;
 use crate::support::screen::Screen;
 use crate::support::situations::{bucket_of_client, bucket_of_server, listen};
@@ -120,16 +120,16 @@ fn each_removal_removes_the_sockets_of_its_row() {
 
 fn commands_name_the_namespace_of_their_row() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
-    let island = Island::enter();
+    let pid_namespace = OwnPidNamespace::enter();
     let server = listen("127.0.0.1:8080");
     make_bucket(&server, "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
-        island::name("web");
-        Place::here(42_001)
+        private_proc::name("web");
+        BucketNamespace::here(42_001)
     });
-    let unnamed = Place::make(42_002);
+    let unnamed = BucketNamespace::make(42_002);
     let (own_inode, inner_pid) = (inode(), unnamed.resident.inner_pid());
-    if !show_only_the_island(&island) {
+    if !show_only_own_processes(&pid_namespace) {
         return;
     }
     let mut screen = Screen::start(command(["watch", "--all-netns", "--interval", "200ms"]), WIDE);

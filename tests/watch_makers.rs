@@ -95,7 +95,7 @@ fn a_tracer_with_a_socket_names_owners_and_makers() {
 
 fn a_tracer_that_starts_later_is_found() {
     needs_bpf();
-    crate::support::island::folders();
+    crate::support::private_proc::folders();
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), WIDE);
     screen.types("7");
     screen.until_shown("no tracer runs; press t to start one");

@@ -14,10 +14,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use twtool::model::bind::ReuseOptions;
 
-use crate::support::bind::{Kept, bind};
+use crate::support::bind::{OpenSockets, bind};
 use crate::support::commands::{has, needs_program};
 use crate::support::kernel::patience;
-use crate::support::netns::elsewhere;
+use crate::support::netns::in_another_namespace;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::PATH;
 use crate::support::{measured, not_checked, suite};
@@ -74,22 +74,22 @@ const FILES: [(&str, &str); 4] = [
 /// Calls on TCP port 8080: the name of each call, the address, and the errno if the call failed.
 type Calls = BTreeSet<(String, String, Option<String>)>;
 
-struct Situation {
+struct ServerCase {
     name: &'static str,
     addr: &'static str,
-    make: fn() -> Kept,
+    make: fn() -> OpenSockets,
     /// Whether a server can listen in this situation.
     listens: bool,
 }
 
-const SITUATIONS: [Situation; 4] = [
-    Situation { name: "free", addr: "127.0.0.1", make: || Box::new(()), listens: true },
-    Situation { name: "TIME_WAIT without SO_REUSEADDR", addr: "127.0.0.2", make: bucket, listens: false },
-    Situation { name: "listener", addr: "127.0.0.1", make: || Box::new(listen("127.0.0.1:8080")), listens: false },
-    Situation { name: "missing address", addr: "192.0.2.7", make: || Box::new(()), listens: false },
+const SITUATIONS: [ServerCase; 4] = [
+    ServerCase { name: "free", addr: "127.0.0.1", make: || Box::new(()), listens: true },
+    ServerCase { name: "TIME_WAIT without SO_REUSEADDR", addr: "127.0.0.2", make: bucket, listens: false },
+    ServerCase { name: "listener", addr: "127.0.0.1", make: || Box::new(listen("127.0.0.1:8080")), listens: false },
+    ServerCase { name: "missing address", addr: "192.0.2.7", make: || Box::new(()), listens: false },
 ];
 
-fn bucket() -> Kept {
+fn bucket() -> OpenSockets {
     let at = "127.0.0.2:8080";
     let old = twtool::lab::Server::listen(at.parse().expect("an address"), ReuseOptions::NONE).expect("a server");
     bucket_of_server(&old, at);
@@ -209,7 +209,7 @@ fn real_servers_are_reported_as_strace_reports_them() {
             continue;
         }
         for situation in &SITUATIONS {
-            elsewhere(|| check(program, line, situation));
+            in_another_namespace(|| check(program, line, situation));
             checked += 1;
         }
     }
@@ -217,8 +217,8 @@ fn real_servers_are_reported_as_strace_reports_them() {
     assert!(checked > 0, "no server is installed");
 }
 
-fn check(program: &str, line: &str, situation: &Situation) {
-    let Situation { name, addr, make, listens } = *situation;
+fn check(program: &str, line: &str, situation: &ServerCase) {
+    let ServerCase { name, addr, make, listens } = *situation;
     let folder = folder(addr);
     let line = format!("exec {}", line.replace("ADDR", addr));
     let in_folder = |mut command: Command| {
@@ -226,7 +226,7 @@ fn check(program: &str, line: &str, situation: &Situation) {
         command
     };
     // Each run has a namespace of its own, so that sockets of the previous run do not block it.
-    let expected = elsewhere(|| {
+    let expected = in_another_namespace(|| {
         let _kept = make();
         let log = folder.path().join("strace");
         let mut strace = Command::new("strace");

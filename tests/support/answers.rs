@@ -32,12 +32,12 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
 /// - the bucket of a client, whose socket was bound to `lo`
 /// - an orphan in FIN_WAIT_2, and the socket at the other end of its connection, in CLOSE_WAIT
 /// - a listener on port 7100 of `::` for IPv6 only, so that a server can bind 7100 on IPv4
-pub(crate) struct Situation {
+pub(crate) struct MixedSituation {
     _open: [Socket; 4],
     made: Instant,
 }
 
-impl Situation {
+impl MixedSituation {
     /// Makes the situation in the namespace of the calling thread.
     pub(crate) fn make() -> Self {
         // With tcp_tw_reuse, connect() could take over the bucket when it is 1 s old. That would change answers.

@@ -49,12 +49,12 @@ const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 
 /// The sockets that must stay open while the situation is tested.
-pub(crate) type Kept = Box<dyn Any>;
+pub(crate) type OpenSockets = Box<dyn Any>;
 
 /// A situation and the expected answer.
-pub(crate) struct Situation {
+pub(crate) struct BindCase {
     name: &'static str,
-    make: fn() -> Kept,
+    make: fn() -> OpenSockets,
     args: &'static str,
     addrs: Option<&'static [&'static str]>,
     verdict: &'static str,
@@ -67,8 +67,8 @@ pub(crate) struct Situation {
 
 /// Describes a situation in which the port is free and has no holders (sockets on the port). The methods change the expected answer.
 /// `args` are the arguments as the user types them, the port first.
-pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static str) -> Situation {
-    Situation {
+pub(crate) fn bind_case(name: &'static str, make: fn() -> OpenSockets, args: &'static str) -> BindCase {
+    BindCase {
         name,
         make,
         args,
@@ -82,7 +82,7 @@ pub(crate) fn situation(name: &'static str, make: fn() -> Kept, args: &'static s
     }
 }
 
-impl Situation {
+impl BindCase {
     /// Expects this verdict and this cause.
     pub(crate) fn is(self, verdict: &'static str, cause: &'static str) -> Self {
         Self { verdict, cause, ..self }
@@ -185,7 +185,7 @@ impl Situation {
             OPTION_SETS.map(|options| {
                 let shares = options.contains(&"SO_REUSEPORT");
                 let result = shares.then(|| {
-                    netns::elsewhere(|| {
+                    netns::in_another_namespace(|| {
                         let _kept = (self.make)();
                         bind(addr, self.port(), options, listen)
                     })
@@ -248,7 +248,7 @@ impl Situation {
         assert_eq!(sorted(shown.map(holder_identity)), identities(before), "the holders, and procfs's rows{run}");
 
         let rest = |entries: &[Entry], wanted: &dyn Fn(&Value) -> bool| {
-            let wanted: Vec<Identity> = holders.iter().filter(|h| wanted(h)).map(holder_identity).collect();
+            let wanted: Vec<HolderIdentity> = holders.iter().filter(|h| wanted(h)).map(holder_identity).collect();
             entries.iter().filter(|entry| wanted.contains(&identity(entry))).map(|entry| entry.when * UNIT_MS).max()
         };
         for holder in holders {
@@ -325,10 +325,10 @@ impl Attempt {
 }
 
 /// Checks each situation in its own network namespace, and reports all failures.
-pub(crate) fn check_all(situations: &[Situation]) {
+pub(crate) fn check_all(situations: &[BindCase]) {
     let mut failures = vec![];
     for situation in situations {
-        let checked = catch_unwind(AssertUnwindSafe(|| netns::elsewhere(|| situation.check())));
+        let checked = catch_unwind(AssertUnwindSafe(|| netns::in_another_namespace(|| situation.check())));
         if let Err(panic) = checked {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
@@ -356,9 +356,9 @@ fn between(value: &Value, expected: Option<(Option<u64>, Option<u64>)>, run: &Ru
 }
 
 /// The identity of a socket on the tested port: family, local address, remote address and port, number of the state.
-type Identity = (&'static str, String, String, u16, u8);
+type HolderIdentity = (&'static str, String, String, u16, u8);
 
-fn identity(entry: &Entry) -> Identity {
+fn identity(entry: &Entry) -> HolderIdentity {
     let family = match entry.local.0 {
         IpAddr::V4(_) => "ipv4",
         IpAddr::V6(addr) if addr.to_ipv4_mapped().is_some() => "ipv4-mapped",
@@ -368,12 +368,12 @@ fn identity(entry: &Entry) -> Identity {
     (family, plain(entry.local.0), plain(entry.remote.0), entry.remote.1, entry.state)
 }
 
-fn identities(entries: &[Entry]) -> Vec<Identity> {
+fn identities(entries: &[Entry]) -> Vec<HolderIdentity> {
     sorted(entries.iter().map(identity))
 }
 
 /// The identity of a holder. The state numbers are from net/tcp_states.h.
-fn holder_identity(holder: &Value) -> Identity {
+fn holder_identity(holder: &Value) -> HolderIdentity {
     const STATES: [&str; 13] = [
         "established",
         "syn-sent",

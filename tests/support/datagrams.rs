@@ -132,7 +132,7 @@ pub(crate) fn facts() -> Facts {
 }
 
 /// The events of one dump in a recording: a request for every state, then the datagrams of the response.
-pub(crate) fn asked(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
+pub(crate) fn dump_events(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
     const EVERY_STATE: u32 = 0x3ffe;
     const TCP: u8 = 6;
     // The states are near the end of struct inet_diag_req, and near the beginning of struct inet_diag_req_v2.

@@ -6,6 +6,7 @@
 pub(crate) mod addresses;
 pub(crate) mod answers;
 pub(crate) mod bind;
+pub(crate) mod bucket_namespaces;
 pub(crate) mod cgroup;
 pub(crate) mod commands;
 pub(crate) mod connects;
@@ -14,13 +15,12 @@ pub(crate) mod datagrams;
 pub(crate) mod dialogue;
 pub(crate) mod experiment;
 pub(crate) mod exporter;
-pub(crate) mod island;
 pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod netns;
 pub(crate) mod opener;
 pub(crate) mod outbound;
-pub(crate) mod places;
+pub(crate) mod private_proc;
 pub(crate) mod procfs;
 pub(crate) mod random;
 pub(crate) mod records;
@@ -71,7 +71,7 @@ impl Suite {
         let named = |name: &str| format!("{file}::{name}");
         let pure = self.pure.iter().map(|&(name, test)| {
             let name = named(name);
-            Trial::ignorable_test(name.clone(), move || Ok(checked(&name, || netns::alone(&name, test))))
+            Trial::ignorable_test(name.clone(), move || Ok(checked(&name, || netns::on_own_thread(&name, test))))
         });
         let netns = self.netns.iter().map(|&(name, test)| {
             let (name, refused) = (named(name), namespaces.clone().err());

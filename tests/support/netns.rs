@@ -70,7 +70,7 @@ pub(crate) fn has_user(uid: u32) -> bool {
 }
 
 /// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.
-pub(crate) fn alone(name: &str, test: impl FnOnce() + Send) {
+pub(crate) fn on_own_thread(name: &str, test: impl FnOnce() + Send) {
     on_a_thread(name, || {
         // If unshare() is forbidden, network namespaces are forbidden, too, so no test with sockets runs. Then the shared table has only
         // pipes, and a copy of a pipe only delays the end of a run.
@@ -81,7 +81,7 @@ pub(crate) fn alone(name: &str, test: impl FnOnce() + Send) {
 
 /// Runs the test on its own thread in a new network namespace with `lo` up.
 pub(crate) fn isolated(name: &str, test: fn()) {
-    alone(name, || {
+    on_own_thread(name, || {
         sandbox::enter_network_namespace().expect("a network namespace, as at the start of the run");
         test();
     });
@@ -96,7 +96,7 @@ pub(crate) fn assert_isolated() {
 }
 
 /// Runs a function on a new thread in a new network namespace.
-pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_another_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     on_a_thread("elsewhere", || {
         sandbox::enter_network_namespace().expect("a second network namespace");
         run()
@@ -106,9 +106,9 @@ pub(crate) fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 /// Runs a function in a new network namespace with its own hash table of connections and buckets. The table has this many chains.
 /// Returns `None` if all namespaces of this kernel share one table (before 6.1).
 pub(crate) fn with_chains<T: Send>(chains: u32, run: impl FnOnce() -> T + Send) -> Option<T> {
-    elsewhere(|| {
+    in_another_namespace(|| {
         sysctl::write("ipv4.tcp_child_ehash_entries", &chains.to_string()).ok()?;
-        Some(elsewhere(run))
+        Some(in_another_namespace(run))
     })
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The environment variable with the instructions for a child.
-pub(crate) const ORDERS: &str = "TWTOOL_TEST_OPENS";
+pub(crate) const INSTRUCTIONS: &str = "TWTOOL_TEST_OPENS";
 
 /// A socket to open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -95,12 +95,12 @@ impl Spec {
 }
 
 /// The opened sockets, in this process or in a child. Dropping this value closes them, and ends the child.
-pub(crate) struct Kept {
+pub(crate) struct OpenSockets {
     _sockets: Vec<Socket>,
     child: Option<(Child, ChildStdin)>,
 }
 
-impl Drop for Kept {
+impl Drop for OpenSockets {
     fn drop(&mut self) {
         if let Some((mut child, stdin)) = self.child.take() {
             drop(stdin);
@@ -110,26 +110,30 @@ impl Drop for Kept {
 }
 
 /// Opens the sockets one after the other as this user. Each socket stays open while the next ones are opened.
-pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, Kept) {
+pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, OpenSockets) {
     if uid == nix::unistd::geteuid().as_raw() {
         let (opened, sockets): (Vec<_>, Vec<_>) = specs.iter().map(Spec::open).unzip();
-        return (opened, Kept { _sockets: sockets.into_iter().flatten().collect(), child: None });
+        return (opened, OpenSockets { _sockets: sockets.into_iter().flatten().collect(), child: None });
     }
-    let orders = serde_json::to_string(&(uid, specs)).expect("orders");
+    let instructions = serde_json::to_string(&(uid, specs)).expect("orders");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let mut child =
-        command.env(ORDERS, orders).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("this program again");
+    let mut child = command
+        .env(INSTRUCTIONS, instructions)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this program again");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
     let opened = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
     let stdin = child.stdin.take().expect("a pipe");
-    (opened, Kept { _sockets: vec![], child: Some((child, stdin)) })
+    (opened, OpenSockets { _sockets: vec![], child: Some((child, stdin)) })
 }
 
 /// Follows the instructions in a child process: becomes the user, opens the sockets, prints the results, and keeps the sockets open
 /// until its input ends.
-pub(crate) fn obey(orders: &str) {
-    let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(orders).expect("orders");
+pub(crate) fn run_instructions(instructions: &str) {
+    let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(instructions).expect("orders");
     setgroups(&[]).expect("setgroups");
     let gid = Gid::from_raw(uid);
     setresgid(gid, gid, gid).expect("setresgid");

@@ -4,8 +4,8 @@
 use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
 
-use super::island::{self, Island, Resident, in_new_namespace, inode};
 use super::not_checked;
+use super::private_proc::{self, OwnPidNamespace, Resident, in_new_namespace, inode};
 use super::records::number;
 use super::situations::{connect_from, listen};
 use super::twtool::{Run, twtool};
@@ -23,13 +23,13 @@ pub(crate) fn make_bucket(server: &Server, server_end: &str, client_port: u16) {
 }
 
 /// A namespace with a bucket on 127.0.0.1:8080, a process, and a listener as long as `server` exists.
-pub(crate) struct Place {
+pub(crate) struct BucketNamespace {
     pub(crate) inode: u64,
     pub(crate) resident: Resident,
     pub(crate) server: Server,
 }
 
-impl Place {
+impl BucketNamespace {
     /// Makes a new namespace. The client's port identifies it in the output.
     pub(crate) fn make(client: u16) -> Self {
         in_new_namespace(|| Self::here(client))
@@ -48,9 +48,9 @@ pub(crate) fn clients(records: &[Value]) -> Vec<(u64, u64)> {
     records.iter().map(|record| (number(record, "netns"), number(record, "remote_port"))).collect()
 }
 
-/// Makes /proc show only the processes of the island. If the kernel does not allow it, notes that as not checked and returns false.
-pub(crate) fn show_only_the_island(_: &Island) -> bool {
-    let shown = island::show_its_processes();
+/// Makes /proc show only the processes of the pid namespace. If the kernel does not allow it, notes that as not checked and returns false.
+pub(crate) fn show_only_own_processes(_: &OwnPidNamespace) -> bool {
+    let shown = private_proc::show_its_processes();
     if !shown {
         not_checked("--all-netns with only the namespaces of the test: a private /proc cannot be mounted here");
     }

@@ -1,4 +1,4 @@
-//! An *island*: a pid namespace and a private /proc, /run and /etc, so that twtool sees only the network namespaces of the test.
+//! A pid namespace and a private /proc, /run and /etc, so that twtool sees only the network namespaces of the test.
 //!
 //! A thread whose children belong to another pid namespace cannot start threads (clone(2)). So the test's own thread enters the
 //! network namespaces of the test, one after the other, and returns to its first namespace each time.
@@ -74,12 +74,12 @@ impl Drop for Resident {
     }
 }
 
-/// The first process of the pid namespace of an island. If it ends, the kernel ends all other processes of the namespace.
-pub(crate) struct Island {
+/// A pid namespace, held open by its first process. If this process ends, the kernel ends all other processes of the namespace.
+pub(crate) struct OwnPidNamespace {
     _init: Resident,
 }
 
-impl Island {
+impl OwnPidNamespace {
     /// Gives the calling thread the private folders, and its future children the new pid namespace.
     pub(crate) fn enter() -> Self {
         folders();
@@ -90,15 +90,15 @@ impl Island {
     }
 }
 
-/// Mounts a /proc that shows only the processes of the island. A child process does this, because the calling thread does not
-/// belong to the pid namespace of the island. Returns false if the kernel does not allow it, for example in a container, where other
+/// Mounts a /proc that shows only the processes of the pid namespace. A child process does this, because the calling thread does not
+/// belong to that namespace. Returns false if the kernel does not allow it, for example in a container, where other
 /// mounts cover parts of /proc.
 #[must_use]
 pub(crate) fn show_its_processes() -> bool {
     mount_proc("hidepid=0")
 }
 
-/// Mounts a /proc of the island that shows a reader only the processes that the reader is permitted to trace. It uses hidepid=4,
+/// Mounts a /proc of the pid namespace that shows a reader only the processes that the reader is permitted to trace. It uses hidepid=4,
 /// because hidepid=2 shows all processes to the group of root. Returns false if the kernel does not allow it.
 #[must_use]
 pub(crate) fn hide_its_processes() -> bool {
