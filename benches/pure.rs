@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twtool::cli;
 use twtool::filter::parser;
-use twtool::model::facts::{Facts, Unread};
+use twtool::model::facts::{Facts, UnreadFacts};
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::row::{Direction, Row};
 use twtool::model::services::Services;
@@ -19,7 +19,7 @@ use twtool::sock_diag::request::{Request, SEQUENCE, TCPDIAG_GETSOCK, Walk};
 use twtool::sock_diag::transport::Transport;
 use twtool::sock_diag::{bytecode, dump, response};
 use twtool::view::column::Column;
-use twtool::view::list::{ListTable, Stream, Survey, prefetch, table};
+use twtool::view::list::{ListTable, RowMeasurements, Stream, prefetch, table};
 use twtool::view::record::SocketRecord;
 use twtool::view::style::TextStyle;
 use twtool::view::text::Text;
@@ -41,7 +41,7 @@ fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(443), ["https"]), (Port(8080), ["http-alt"])]),
         interfaces: NonZeroU32::new(1).map(|lo| (lo, "lo".to_owned())).into_iter().collect(),
-        unread: Unread::default(),
+        unread: UnreadFacts::default(),
     }
 }
 
@@ -156,15 +156,15 @@ fn formatting(c: &mut Criterion) {
     let style = TextStyle { color: false, width: None, unicode: true };
     let draw = |facts: &Facts| {
         let facts = std::slice::from_ref(facts);
-        let survey = Survey::of_rows(&references, facts, &Column::of_table(false, false));
-        let list = ListTable { rows: &references, facts, survey, total: rows.len(), header: true };
+        let measurements = RowMeasurements::of_rows(&references, facts, &Column::of_table(false, false));
+        let list = ListTable { rows: &references, facts, measurements, total: rows.len(), header: true };
         table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
-    // The difference from the benchmark `table` is the gain from view/usual.rs. twtool does not use view/usual.rs here, because the name
+    // The difference from the benchmark `table` is the gain from view/fast_path.rs. twtool does not use it here, because the name
     // of a service is not ASCII.
     let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
-    group.bench_function("table without usual lines", |b| b.iter(|| draw(&named)));
+    group.bench_function("table without fast path", |b| b.iter(|| draw(&named)));
     group.finish();
     prefetching(c, &rows, &facts);
 }

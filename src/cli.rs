@@ -17,7 +17,7 @@ use crate::commands::{
     self, ColorChoice, CommandError, Context, Escaping, ExitStatus, Format, GlobalArgs, Machine, Prompt,
 };
 use crate::sys::caller::caller;
-use crate::sys::confinement::{self, InForce};
+use crate::sys::confinement::{self, ActiveConfinement};
 use crate::sys::{exec, socket_calls, terminal};
 
 /// Defines a macro that gives a comma and the name of a feature as a literal, or an empty literal if the feature is off.
@@ -97,14 +97,14 @@ Examples:
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
-    options: Options,
+    options: LeadingOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 /// The options that twtool takes before a command.
 #[derive(Args, Debug)]
-struct Options {
+struct LeadingOptions {
     #[command(flatten)]
     global: GlobalArgs,
     /// With --version: also show whether this machine supports the sandbox (landlock, seccomp) of --replay and the exporter
@@ -115,39 +115,39 @@ struct Options {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// List TIME_WAIT sockets with their remaining time
-    List(Deferred<commands::list::ListArgs>),
+    List(DeferredArgs<commands::list::ListArgs>),
     /// Summarize TIME_WAIT sockets and the closes of the last minute
-    Summary(Deferred<commands::summary::SummaryArgs>),
+    Summary(DeferredArgs<commands::summary::SummaryArgs>),
     /// Watch TIME_WAIT sockets: their number, the closes per second, and what happens to each socket
     #[cfg(feature = "watch")]
-    Watch(Deferred<commands::watch::WatchArgs>),
+    Watch(DeferredArgs<commands::watch::WatchArgs>),
     /// Print metrics for Prometheus, or write them to a file for node_exporter
     #[cfg(feature = "exporter")]
-    Metrics(Deferred<commands::metrics::MetricsArgs>),
+    Metrics(DeferredArgs<commands::metrics::MetricsArgs>),
     /// Serve metrics to Prometheus
     #[cfg(feature = "exporter")]
-    Exporter(Deferred<commands::exporter::ExporterArgs>),
+    Exporter(DeferredArgs<commands::exporter::ExporterArgs>),
     /// Show live which process, unit or container closes connections and so makes TIME_WAIT sockets
     #[cfg(feature = "trace")]
-    Trace(Deferred<commands::trace::TraceArgs>),
+    Trace(DeferredArgs<commands::trace::TraceArgs>),
     /// Classify ports and show how this machine uses them
-    Port(Deferred<commands::port::PortArgs>),
+    Port(DeferredArgs<commands::port::PortArgs>),
     /// Explain why bind() fails on a port, and how to fix it
-    BindTest(Deferred<commands::bind_test::BindTestArgs>),
+    BindTest(DeferredArgs<commands::bind_test::BindTestArgs>),
     /// Wait until a server can bind a port, then optionally start it
-    Wait(Deferred<commands::wait::WaitArgs>),
+    Wait(DeferredArgs<commands::wait::WaitArgs>),
     /// Run a program, and explain its bind(), listen() and connect() calls that fail
-    Why(Deferred<commands::why::WhyArgs>),
+    Why(DeferredArgs<commands::why::WhyArgs>),
     /// Count how many more connections to each destination can get a local port, and show when the ports run out
-    Capacity(Deferred<commands::capacity::CapacityArgs>),
+    Capacity(DeferredArgs<commands::capacity::CapacityArgs>),
     /// Test whether connect() would get a source address and port, without connecting
-    ConnectTest(Deferred<commands::connect_test::ConnectTestArgs>),
+    ConnectTest(DeferredArgs<commands::connect_test::ConnectTestArgs>),
     /// Check TCP settings, counters and sockets, and explain each check
-    Doctor(Deferred<commands::doctor::DoctorArgs>),
+    Doctor(DeferredArgs<commands::doctor::DoctorArgs>),
     /// Remove TIME_WAIT sockets before they expire; never remove a socket that a process has open
-    Kill(Deferred<commands::kill::KillArgs>),
+    Kill(DeferredArgs<commands::kill::KillArgs>),
     /// Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)
-    Demo(Deferred<commands::demo::DemoArgs>),
+    Demo(DeferredArgs<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
     #[command(after_long_help = "\
 Exit codes: 0 the script was printed, 2 wrong usage.
@@ -170,7 +170,7 @@ Examples:
     Man(ManArgs),
     /// Complete a word; the completion scripts call this command
     #[command(name = "__complete", hide = true)]
-    Complete(Deferred<commands::complete::CompleteArgs>),
+    Complete(DeferredArgs<commands::complete::CompleteArgs>),
 }
 
 impl Command {
@@ -191,9 +191,9 @@ impl Command {
 /// Declaring the arguments of every command takes 3.9 % of the processor time of a short list (`list` without a bucket, whole
 /// command, median of 601 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- arguments` shows both ways.
 #[derive(Debug)]
-struct Deferred<T>(Box<T>);
+struct DeferredArgs<T>(Box<T>);
 
-impl<T> Deref for Deferred<T> {
+impl<T> Deref for DeferredArgs<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -201,7 +201,7 @@ impl<T> Deref for Deferred<T> {
     }
 }
 
-impl<T: Args> Deferred<T> {
+impl<T: Args> DeferredArgs<T> {
     /// Adds the arguments but keeps the description of the subcommand, which the doc comment of `T` would replace.
     fn augment(command: clap::Command) -> clap::Command {
         let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
@@ -209,7 +209,7 @@ impl<T: Args> Deferred<T> {
     }
 }
 
-impl<T: Args> Args for Deferred<T> {
+impl<T: Args> Args for DeferredArgs<T> {
     fn augment_args(command: clap::Command) -> clap::Command {
         command.defer(Self::augment)
     }
@@ -219,7 +219,7 @@ impl<T: Args> Args for Deferred<T> {
     }
 }
 
-impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
+impl<T: FromArgMatches> FromArgMatches for DeferredArgs<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         T::from_arg_matches(matches).map(|arguments| Self(Box::new(arguments)))
     }
@@ -314,7 +314,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
         Err(message) if matches!(message.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             out.write_all(clap_text(&message, wanted(typed_color(&args), *terminal)).as_bytes())?;
             if message.kind() == ErrorKind::DisplayVersion && args.iter().any(|arg| arg == "--verbose") {
-                write!(out, "{}", confinement_lines(confinement::to_nothing()))?;
+                write!(out, "{}", confinement_lines(confinement::for_open_descriptors_only()))?;
             }
             return Ok(0);
         }
@@ -408,7 +408,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     parse_with(Cli::command(), args)
 }
 
-/// Declares to clap only the command whose name is the first argument. clap copies the options of [`Options`] into each declared
+/// Declares to clap only the command whose name is the first argument. clap copies the options of [`LeadingOptions`] into each declared
 /// command. With all commands, that takes 5 % of the time of a short run and 27 page faults (`list` and `port 80`, whole command, no
 /// bucket, median of 401 pairs, Linux 6.18, 2026-11-29). To repeat it, compare `twtool list -o table` with `twtool -o table list`,
 /// which declares all commands.
@@ -417,7 +417,7 @@ fn declare_typed(args: &[OsString]) -> Option<clap::Command> {
     let all = ManuallyDrop::new(Command::augment_subcommands(clap::Command::default()));
     let typed = all.find_subcommand(name)?.clone();
     let program = clap::Command::new("twtool").disable_help_subcommand(true);
-    Some(Options::augment_args(program).subcommand(typed))
+    Some(LeadingOptions::augment_args(program).subcommand(typed))
 }
 
 /// The declarations are never freed, because the process parses only one command line. Freeing them would take 5 % of the
@@ -429,7 +429,7 @@ fn parse_with(declarations: clap::Command, args: &[OsString]) -> Result<Cli, cla
 }
 
 /// The lines of `--version --verbose`.
-fn confinement_lines(InForce { landlock, seccomp }: InForce) -> String {
+fn confinement_lines(ActiveConfinement { landlock, seccomp }: ActiveConfinement) -> String {
     let landlock = landlock.map_or_else(|| "not available".to_owned(), |version| format!("active (ABI {version})"));
     format!("landlock: {landlock}\nseccomp: {}\n", if seccomp { "active" } else { "not available" })
 }

@@ -131,8 +131,8 @@ pub mod watch;
 pub use self::{
     analysis::{
         capacity::Destination,
-        doctor::{Check, Leak},
-        groups::By,
+        doctor::{Check, LeakThreshold},
+        groups::GroupBy,
         summary::Summary,
         verdict::Conclusion,
     },
@@ -146,7 +146,7 @@ pub use self::{
         socket::TimeWaitBucket,
     },
     snapshot::{
-        Answer, Buckets, Capacity, CapacityQuestion, Checkup, Choice, Input, Namespaces, PortState, RowLimit,
-        Selection, Snapshot, SnapshotError, Summarized, port::PortQuestion, port_use::PortUses,
+        Answer, Buckets, Capacity, CapacityQuestion, Checkup, CountedBuckets, Input, Namespaces, PortState, RowLimit,
+        Selection, Snapshot, SnapshotError, SourceChoice, port::PortQuestion, port_use::PortUses,
     },
 };

@@ -26,7 +26,7 @@ const WORTHWHILE: usize = 16 * CHUNK;
 
 /// The maximum number of workers. Each needs its own memory, and the kernel's walk over the sockets takes most of the time, so more
 /// workers would save little.
-const MOST: usize = 3;
+const MAX_WORKERS: usize = 3;
 
 /// `None` if there is no second core, or if no thread can be created.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
@@ -58,7 +58,7 @@ impl Workers {
                 let _ = SigSet::all().thread_block();
             };
             let pool = |workers| ThreadPoolBuilder::new().num_threads(workers).start_handler(block).build().ok();
-            (others > 0).then(|| pool(others.min(MOST)).or_else(|| pool(1)))?
+            (others > 0).then(|| pool(others.min(MAX_WORKERS)).or_else(|| pool(1)))?
         };
         Some(Self { pool: POOL.get_or_init(make).as_ref()?, _at_work: at_work })
     }
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn each_core_but_the_first_has_a_worker_up_to_the_maximum() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        assert_eq!(free_workers().map_or(0, |workers| workers.count()), (cores - 1).min(MOST));
+        assert_eq!(free_workers().map_or(0, |workers| workers.count()), (cores - 1).min(MAX_WORKERS));
     }
 
     #[test]

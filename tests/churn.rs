@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use twtool::sys::counts::{self, Reading};
+use twtool::sys::counts::{self, ReadPass};
 
 use crate::support::crowd::{Killer, churn, gather, make_room};
 use crate::support::situations::{bucket_of_client, listen};
@@ -183,8 +183,8 @@ fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
 
 fn table_counts_give_an_upper_bound_of_the_number_of_removed_sockets() {
     let server = listen("127.0.0.1:8080");
-    let earlier = counts::table_counts(Reading::Earlier).expect("counts");
-    let removed = || counts::table_counts(Reading::Later).expect("counts").removed_since(&earlier);
+    let earlier = counts::table_counts(ReadPass::Earlier).expect("counts");
+    let removed = || counts::table_counts(ReadPass::Later).expect("counts").removed_since(&earlier);
     assert_eq!(removed(), 0, "nothing happened");
     for closes in 1..=5 {
         bucket_of_client(&server, "127.0.0.1:8080");

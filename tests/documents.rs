@@ -9,7 +9,7 @@ use serde_json::Value;
 use twtool::lab::ActiveCloser;
 use twtool::model::bind::ReuseOptions;
 use twtool::model::command::Shell;
-use twtool::view::steps::LastingRecord;
+use twtool::view::steps::SysctlLineRecord;
 
 use crate::support::situations::{bucket_of_client, bucket_of_server, half_closed, listen};
 use crate::support::suite;
@@ -324,8 +324,8 @@ fn every_json_key_is_documented() {
     let mut everywhere: BTreeSet<String> = seen.into_values().flatten().collect();
     // twtool prints lines for configuration files only in the initial network namespace, but the test runs in another namespace. So the
     // test makes such a line itself.
-    let line = Shell::default().lasting("net.ipv4.tcp_timestamps", "1").expect("a line");
-    keys(&serde_json::to_value(LastingRecord::all(&[line])).expect("records"), &mut everywhere);
+    let line = Shell::default().sysctl_line("net.ipv4.tcp_timestamps", "1").expect("a line");
+    keys(&serde_json::to_value(SysctlLineRecord::all(&[line])).expect("records"), &mut everywhere);
     nowhere.extend(shared.iter().flat_map(|section| section.keys.difference(&everywhere)).cloned());
     assert!(nowhere.is_empty(), "docs/json.md has keys that no answer has: {nowhere:?}");
 }

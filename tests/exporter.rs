@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use twtool::metrics::Family;
+use twtool::metrics::MetricFamily;
 use twtool::sys::sysctl;
 
 use crate::metrics::{promtool_accepts, samples, sum};
@@ -66,10 +66,10 @@ fn metrics_and_pages_are_served() {
     assert!(scrape.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", scrape.head);
     assert!(scrape.head.contains(&format!("content-length: {}", scrape.body.len())), "{}", scrape.head);
     let values = samples(&scrape.body);
-    assert_eq!(sum(&values, Family::TimewaitSockets, &["direction=\"outbound\""]), 1.0);
-    assert_eq!(sum(&values, Family::ExporterCollections, &[]), 1.0);
+    assert_eq!(sum(&values, MetricFamily::TimewaitSockets, &["direction=\"outbound\""]), 1.0);
+    assert_eq!(sum(&values, MetricFamily::ExporterCollections, &[]), 1.0);
     // The response has a sample of each family about the exporter itself.
-    for family in Family::ALL.into_iter().filter(|family| family.name().starts_with("twtool_exporter_")) {
+    for family in MetricFamily::ALL.into_iter().filter(|family| family.name().starts_with("twtool_exporter_")) {
         let again = samples(&get("/metrics").body);
         sum(&again, family, &[]);
     }
@@ -120,13 +120,13 @@ fn one_collection_serves_many_scrapers() {
     let scrapers: Vec<_> = (0..10).map(|_| connect()).collect();
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let bodies: Vec<String> = scrapers.into_iter().map(|stream| ask(stream, request).body).collect();
-    let time = |body: &String| sum(&samples(body), Family::CollectionTime, &[]);
+    let time = |body: &String| sum(&samples(body), MetricFamily::CollectionTime, &[]);
     assert!(bodies.iter().all(|body| time(body) == time(&bodies[0])));
-    assert_eq!(sum(&samples(&get("/metrics").body), Family::ExporterCollections, &[]), 1.0);
+    assert_eq!(sum(&samples(&get("/metrics").body), MetricFamily::ExporterCollections, &[]), 1.0);
     drop(exporter);
     let _exporter = Exporter::start(&["--min-interval", "0s"]);
     (0..3).for_each(|_| drop(get("/metrics")));
-    assert_eq!(sum(&samples(&get("/metrics").body), Family::ExporterCollections, &[]), 4.0);
+    assert_eq!(sum(&samples(&get("/metrics").body), MetricFamily::ExporterCollections, &[]), 4.0);
 }
 
 fn a_thousand_idle_connections_do_not_block_a_new_client() {
@@ -145,9 +145,9 @@ fn a_thousand_idle_connections_do_not_block_a_new_client() {
     let scrape = get("/metrics");
     assert_eq!(scrape.status, 200);
     let values = samples(&scrape.body);
-    assert!(sum(&values, Family::ExporterConnections, &[]) <= 512.0);
-    assert!(sum(&values, Family::ExporterClosed, &["reason=\"replaced\""]) >= 400.0);
-    let memory = sum(&values, Family::ProcessMemory, &[]);
+    assert!(sum(&values, MetricFamily::ExporterConnections, &[]) <= 512.0);
+    assert!(sum(&values, MetricFamily::ExporterClosed, &["reason=\"replaced\""]) >= 400.0);
+    let memory = sum(&values, MetricFamily::ProcessMemory, &[]);
     // Without the limit of 512 connections, each further connection would add 16 KiB. With the limit, an unoptimized build needs
     // about 33 MiB.
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
@@ -195,13 +195,13 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
         })
         .collect();
     let values = samples(&get("/metrics").body);
-    let memory = sum(&values, Family::ProcessMemory, &[]);
+    let memory = sum(&values, MetricFamily::ProcessMemory, &[]);
     // 200 responses for each of 50 connections would need more than 150 MiB. An exporter that does not keep them needs about 33 MiB
     // (unoptimized build).
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
     // After the time limit for writing, the exporter closes these connections.
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(40));
-    while sum(&samples(&get("/metrics").body), Family::ExporterClosed, &["reason=\"timeout\""]) < 50.0 {
+    while sum(&samples(&get("/metrics").body), MetricFamily::ExporterClosed, &["reason=\"timeout\""]) < 50.0 {
         assert!(Instant::now() < deadline, "connections are still open");
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -217,7 +217,7 @@ fn vanish(stream: &TcpStream) {
 
 fn slow_and_half_open_connections_end() {
     let exporter = Exporter::start(&[]);
-    let open = || sum(&samples(&get("/metrics").body), Family::ExporterConnections, &[]);
+    let open = || sum(&samples(&get("/metrics").body), MetricFamily::ExporterConnections, &[]);
     assert_eq!(open(), 1.0);
     // These clients vanish: before a request, within the head of a request, and after a response.
     let mut half_open = vec![];
@@ -245,7 +245,7 @@ fn slow_and_half_open_connections_end() {
         std::thread::sleep(Duration::from_millis(300));
     }
     let values = samples(&get("/metrics").body);
-    assert_eq!(sum(&values, Family::ExporterClosed, &["reason=\"timeout\""]), 4.0);
+    assert_eq!(sum(&values, MetricFamily::ExporterClosed, &["reason=\"timeout\""]), 4.0);
     drop((exporter, half_open));
 }
 
@@ -345,7 +345,7 @@ fn unneeded_capabilities_are_dropped() {
             std::thread::sleep(Duration::from_millis(20));
         }
         let values = samples(&get("/metrics").body);
-        assert_eq!(sum(&values, Family::CollectionComplete, &[]), 1.0);
+        assert_eq!(sum(&values, MetricFamily::CollectionComplete, &[]), 1.0);
         let _ = child.kill();
         let _ = child.wait();
     }

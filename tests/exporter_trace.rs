@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use twtool::metrics::Family;
+use twtool::metrics::MetricFamily;
 
 use crate::metrics::{promtool_accepts, samples, sum};
 use crate::support::cgroup::Cgroup;
@@ -144,8 +144,8 @@ fn closes_are_counted_by_program_and_role() {
         promtool_accepts(&exporter.scrape());
     }
     let all = samples(&exporter.scrape());
-    assert_eq!(sum(&all, Family::TraceLost, &[]), 0.0);
-    assert!(sum(&all, Family::TraceSkipped, &[]) < 1000.0);
+    assert_eq!(sum(&all, MetricFamily::TraceLost, &[]), 0.0);
+    assert!(sum(&all, MetricFamily::TraceSkipped, &[]) < 1000.0);
 }
 
 fn a_unit_has_one_counter_for_all_its_processes() {
@@ -180,7 +180,7 @@ fn programs_above_the_limit_share_one_counter() {
 
 fn each_network_namespace_has_its_own_counters() {
     let exporter = Tracing::start("", "--all-netns");
-    let netns = |all: &BTreeMap<String, f64>, family: Family| -> BTreeSet<String> {
+    let netns = |all: &BTreeMap<String, f64>, family: MetricFamily| -> BTreeSet<String> {
         let series = all.keys().filter(|series| series.starts_with(&format!("{}{{", family.name())));
         series.map(|series| series.split('"').nth(1).expect("a label").to_owned()).collect()
     };
@@ -202,10 +202,10 @@ fn each_network_namespace_has_its_own_counters() {
         until("the closes of both namespaces", || {
             let all = samples(&exporter.scrape());
             // Each namespace with counters of closes also has the other metrics.
-            let (traced, complete) = (netns(&all, Family::TracedCloses), netns(&all, Family::Complete));
+            let (traced, complete) = (netns(&all, MetricFamily::TracedCloses), netns(&all, MetricFamily::Complete));
             assert!(traced.is_subset(&complete), "{traced:?} {complete:?}");
             let closes = |netns: &str| {
-                let series = format!("{}{{netns=\"{netns}\"", Family::TracedCloses.name());
+                let series = format!("{}{{netns=\"{netns}\"", MetricFamily::TracedCloses.name());
                 all.iter().filter(|(one, _)| one.starts_with(&series)).map(|(_, closes)| closes).sum::<f64>()
             };
             ((closes(&here), closes(&there)) == (1.0, 2.0)).then_some(())
@@ -310,7 +310,8 @@ fn closes_that_the_exporter_did_not_read_in_time_are_counted() {
     kill(exporter.0.pid(), Signal::SIGCONT).expect("a signal");
     until("all closes are counted or lost", || {
         let all = samples(&exporter.scrape());
-        let [lost, skipped] = [Family::TraceLost, Family::TraceSkipped].map(|family| sum(&all, family, &[]));
+        let [lost, skipped] =
+            [MetricFamily::TraceLost, MetricFamily::TraceSkipped].map(|family| sum(&all, family, &[]));
         (lost > 0.0 && exporter.counters().values().sum::<f64>() + lost + skipped >= 20_000.0).then_some(())
     });
 }

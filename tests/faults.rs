@@ -348,8 +348,8 @@ fn answer(subject: &Subject, world: &mut World) -> Answer {
     Answer::of(&twtool(subject.args(world)))
 }
 
-/// Tests `--all-netns` in an island (see support/island.rs). Its namespaces cannot be made again: after /proc shows only the island,
-/// the test's thread has no /proc/thread-self.
+/// Tests `--all-netns` in a pid namespace (see support/private_proc.rs). Its network namespaces cannot be made again: after /proc shows
+/// only that namespace, the test's thread has no /proc/thread-self.
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {

@@ -14,7 +14,7 @@ use twtool::model::facts::Facts;
 use twtool::model::port::Port;
 use twtool::model::services::Services;
 use twtool::sock_diag::request::Walk;
-use twtool::sock_diag::transport::Event;
+use twtool::sock_diag::transport::TransportEvent;
 
 use crate::support::datagrams::{
     EINVAL, ENOBUFS, ENOENT, ENOMEM, FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, NLMSG_OVERRUN, SOCK_DIAG_BY_FAMILY, Sock,
@@ -49,11 +49,11 @@ suite! {
     ],
 }
 
-fn replay(events: &[Event], args: &[&str]) -> Run {
+fn replay(events: &[TransportEvent], args: &[&str]) -> Run {
     replay_with(&facts(), events, args)
 }
 
-fn replay_with(facts: &Facts, events: &[Event], args: &[&str]) -> Run {
+fn replay_with(facts: &Facts, events: &[TransportEvent], args: &[&str]) -> Run {
     let (_folder, file) = recording(facts, events);
     twtool([&["list", "--replay", &file], args].concat())
 }
@@ -182,7 +182,7 @@ fn listeners_decide_directions_in_one_dump_of_both_families_and_in_two() {
 
 /// Asserts that every format ends with exit code 2 and with an error whose first line contains this text.
 #[track_caller]
-fn fails(events: &[Event], text: &str) -> Run {
+fn fails(events: &[TransportEvent], text: &str) -> Run {
     for format in ["table", "ndjson", "csv"] {
         // Before the error, ndjson and csv may have written rows.
         let run = replay(events, &["-o", format]).code(2);
@@ -257,7 +257,7 @@ fn an_interrupted_dump_that_was_repeated_is_complete() {
 
 fn lost_datagrams_are_errors() {
     let mut events = dump_events(Walk::BothFamilies, [bucket_v4().message()]);
-    events.push(Event::RecvFailed(ENOBUFS));
+    events.push(TransportEvent::RecvFailed(ENOBUFS));
     fails(&events, "No buffer space available");
     fails(&dump_events(Walk::BothFamilies, [bucket_v4().message(), message(NLMSG_OVERRUN, &[0; 4])]), "OVERRUN");
 }

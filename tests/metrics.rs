@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use twtool::metrics::{Family, Kind};
+use twtool::metrics::{MetricFamily, MetricKind};
 use twtool::sys::counts::most_unlisted_tcp_sockets;
 use twtool::sys::sysctl;
 
@@ -59,7 +59,7 @@ pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
 
 /// The sum of the samples of a family whose labels contain these texts.
 #[track_caller]
-pub(crate) fn sum(samples: &BTreeMap<String, f64>, family: Family, labels: &[&str]) -> f64 {
+pub(crate) fn sum(samples: &BTreeMap<String, f64>, family: MetricFamily, labels: &[&str]) -> f64 {
     let found: Vec<f64> = samples
         .iter()
         .filter(|(series, _)| series.split('{').next() == Some(family.name()))
@@ -78,10 +78,10 @@ fn every_family_is_documented() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let text = fs::read_to_string(path).expect("docs/metrics.md");
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `twtool_")).collect();
-    let expected: Vec<String> = Family::ALL
+    let expected: Vec<String> = MetricFamily::ALL
         .iter()
         .map(|family| {
-            let kind = if family.kind() == Kind::Info { "info" } else { family.kind().name() };
+            let kind = if family.kind() == MetricKind::Info { "info" } else { family.kind().name() };
             let labels: Vec<String> = family.labels().iter().map(|label| format!("`{label}`")).collect();
             format!("| `{}` | {kind} | {} | {} |", family.name(), labels.join(", "), family.help())
         })
@@ -132,7 +132,7 @@ fn promtool_finds_no_mistake() {
 fn counts_agree_with_the_sockets() {
     let mixed = Mixed::make();
     let samples = metrics(&[]);
-    let sum = |labels: &[&str]| sum(&samples, Family::TimewaitSockets, labels);
+    let sum = |labels: &[&str]| sum(&samples, MetricFamily::TimewaitSockets, labels);
     assert_eq!(sum(&["state=\"time-wait\""]), Mixed::TIME_WAIT as f64);
     assert_eq!(sum(&["state=\"fin-wait-2\""]), Mixed::FIN_WAIT_2 as f64);
     for (labels, flags) in [
@@ -145,12 +145,12 @@ fn counts_agree_with_the_sockets() {
     }
     // Linux 5.10 counts a bucket in TW only when the bucket ends. There TW is still 0, so there is no sample.
     if tcp_ext("TW") == 0 {
-        assert!(!samples.keys().any(|series| series.starts_with(Family::TimewaitCreated.name())), "{samples:?}");
+        assert!(!samples.keys().any(|series| series.starts_with(MetricFamily::TimewaitCreated.name())), "{samples:?}");
     } else {
-        let created = crate::metrics::sum(&samples, Family::TimewaitCreated, &[]);
+        let created = crate::metrics::sum(&samples, MetricFamily::TimewaitCreated, &[]);
         assert!(created >= (Mixed::TIME_WAIT + Mixed::FIN_WAIT_2) as f64, "{created}");
     }
-    let port = crate::metrics::sum(&samples, Family::ServerPortSockets, &["local_port=\"8080\""]);
+    let port = crate::metrics::sum(&samples, MetricFamily::ServerPortSockets, &["local_port=\"8080\""]);
     let listed = twtool(["list", "--count", "--local-port", "8080", "--direction", "inbound"]).ok().stdout;
     assert_eq!(port, listed.trim().parse::<f64>().expect("a number"));
     mixed.end();
@@ -165,21 +165,21 @@ fn a_destination_has_the_numbers_of_capacity() {
     let samples = metrics(&[]);
     let of = |family| sum(&samples, family, &["remote_addr=\"127.0.0.1\"", "remote_port=\"443\""]);
     for (family, key) in [
-        (Family::DestinationFree, "free"),
-        (Family::DestinationTimewait, "time_wait"),
-        (Family::DestinationReusable, "reusable"),
-        (Family::DestinationCeiling, "sustainable_per_s"),
+        (MetricFamily::DestinationFree, "free"),
+        (MetricFamily::DestinationTimewait, "time_wait"),
+        (MetricFamily::DestinationReusable, "reusable"),
+        (MetricFamily::DestinationCeiling, "sustainable_per_s"),
     ] {
         let expected = destination[key].as_f64().unwrap_or_else(|| panic!("{key} in {destination}"));
         assert!((of(family) - expected).abs() < 0.01, "{key}: {} and {expected}", of(family));
     }
     // If the kernel does not list bound sockets, `uncertain` depends on a count of sockets that can change at any time.
     if kernel::lists_bound_sockets() {
-        assert_eq!(Some(of(Family::DestinationUncertain)), destination["uncertain"].as_f64());
+        assert_eq!(Some(of(MetricFamily::DestinationUncertain)), destination["uncertain"].as_f64());
     }
-    assert_eq!(of(Family::DestinationPool), 100.0);
-    assert_eq!(of(Family::DestinationExhaustion), f64::INFINITY);
-    assert_eq!(sum(&samples, Family::Destinations, &[]), 1.0);
+    assert_eq!(of(MetricFamily::DestinationPool), 100.0);
+    assert_eq!(of(MetricFamily::DestinationExhaustion), f64::INFINITY);
+    assert_eq!(sum(&samples, MetricFamily::Destinations, &[]), 1.0);
 }
 
 fn doctor_check_samples_equal_the_checks_of_doctor() {
@@ -203,21 +203,21 @@ fn a_server_in_the_ephemeral_range_is_named() {
     sysctl::write("ipv4.ip_local_port_range", "41000 41999").expect("the namespace is ours");
     let _server = listen("127.0.0.1:41500");
     let samples = metrics(&[]);
-    assert_eq!(sum(&samples, Family::UnreservedServers, &[]), 1.0);
-    assert_eq!(sum(&samples, Family::UnreservedServer, &["local_port=\"41500\"", "process=\""]), 1.0);
+    assert_eq!(sum(&samples, MetricFamily::UnreservedServers, &[]), 1.0);
+    assert_eq!(sum(&samples, MetricFamily::UnreservedServer, &["local_port=\"41500\"", "process=\""]), 1.0);
     sysctl::write("ipv4.ip_local_reserved_ports", "41500").expect("the namespace is ours");
-    assert_eq!(sum(&metrics(&[]), Family::UnreservedServers, &[]), 0.0);
+    assert_eq!(sum(&metrics(&[]), MetricFamily::UnreservedServers, &[]), 0.0);
 }
 
 fn a_bound_socket_that_does_not_listen_is_counted() {
     kernel::needs(kernel::lists_bound_sockets(), "a list of bound sockets that do not listen");
     sysctl::write("ipv4.ip_local_port_range", "41000 41099").expect("the namespace is ours");
-    let bound = |samples: &BTreeMap<String, f64>| sum(samples, Family::EphemeralBound, &[]);
+    let bound = |samples: &BTreeMap<String, f64>| sum(samples, MetricFamily::EphemeralBound, &[]);
     assert_eq!(bound(&metrics(&[])), 0.0);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&"127.0.0.1:41010".parse::<std::net::SocketAddr>().expect("an address").into()).expect("bound");
     let samples = metrics(&[]);
-    assert_eq!((bound(&samples), sum(&samples, Family::PoolPorts, &[])), (1.0, 99.0));
+    assert_eq!((bound(&samples), sum(&samples, MetricFamily::PoolPorts, &[])), (1.0, 99.0));
 }
 
 fn unix_sockets_are_not_counted_as_bound_tcp_sockets() {
@@ -244,16 +244,17 @@ fn the_number_of_series_is_limited() {
     }
     let _open: Vec<_> = ports.iter().map(|port| listen(&format!("127.0.0.1:{port}"))).collect();
     let all = metrics(&[]);
-    assert_eq!(sum(&all, Family::Destinations, &[]), 4.0);
+    assert_eq!(sum(&all, MetricFamily::Destinations, &[]), 4.0);
     let destinations = |samples: &BTreeMap<String, f64>| {
-        samples.keys().filter(|series| series.starts_with(Family::DestinationFree.name())).count()
+        samples.keys().filter(|series| series.starts_with(MetricFamily::DestinationFree.name())).count()
     };
     assert_eq!(destinations(&all), 4);
     let two = metrics(&["--max-destinations", "2"]);
     assert_eq!(destinations(&two), 3);
-    for (family, label) in
-        [(Family::DestinationTimewait, "remote_addr=\"others\""), (Family::ServerPortSockets, "local_port=\"others\"")]
-    {
+    for (family, label) in [
+        (MetricFamily::DestinationTimewait, "remote_addr=\"others\""),
+        (MetricFamily::ServerPortSockets, "local_port=\"others\""),
+    ] {
         assert_eq!(sum(&two, family, &[label]), 2.0);
         assert_eq!(sum(&two, family, &[]), sum(&all, family, &[]), "the limit does not change the sum");
     }
@@ -328,10 +329,10 @@ fn every_namespace_has_its_label() {
     }
     let samples = metrics(&["--netns", "web", "--netns", "db"]);
     for netns in ["web", "db"] {
-        assert_eq!(sum(&samples, Family::TimewaitSockets, &[&format!("netns=\"{netns}\"")]), 1.0);
+        assert_eq!(sum(&samples, MetricFamily::TimewaitSockets, &[&format!("netns=\"{netns}\"")]), 1.0);
     }
-    assert_eq!(sum(&samples, Family::Namespaces, &[]), 2.0);
+    assert_eq!(sum(&samples, MetricFamily::Namespaces, &[]), 2.0);
     let one = metrics(&["--netns", "web", "--netns", "db", "--max-netns", "1"]);
-    assert_eq!(sum(&one, Family::NamespacesOmitted, &[]), 1.0);
-    assert_eq!(sum(&one, Family::TimewaitSockets, &[]), 1.0);
+    assert_eq!(sum(&one, MetricFamily::NamespacesOmitted, &[]), 1.0);
+    assert_eq!(sum(&one, MetricFamily::TimewaitSockets, &[]), 1.0);
 }

@@ -390,7 +390,7 @@ fn namespaces_and_processes_that_end_are_skipped() {
     const ROUNDS: usize = 25;
     let pid_namespace = OwnPidNamespace::enter();
     let mut residents: Vec<Vec<Resident>> = vec![];
-    // The namespaces are made before /proc shows only the island, because entering a namespace reads /proc.
+    // The namespaces are made before /proc shows only the pid namespace, because entering a namespace reads /proc.
     for _ in 0..ROUNDS {
         residents.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }

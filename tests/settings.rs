@@ -241,7 +241,7 @@ fn systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file() {
         let caller = Caller { in_initial_netns: true, ..caller(&[]) };
         let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
         let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));
-        let (file, line) = (help.lasting[0].file.as_str(), help.lasting[0].line.as_str());
+        let (file, line) = (help.sysctl_lines[0].file.as_str(), help.sysctl_lines[0].line.as_str());
         // If the line is too long to copy, a command writes it.
         assert_eq!(help.commands.len(), if line.len() > 1000 { 2 } else { 1 });
         for step in &help.commands {

@@ -193,7 +193,7 @@ fn an_interrupted_dump_is_incomplete() {
 fn a_recording_without_fin_wait_2_is_refused() {
     let datagram = [sockets().concat(), done(0)].concat();
     let mut events = dump_events(Walk::BothFamilies, [datagram]);
-    let twtool::sock_diag::transport::Event::Request(request) = &mut events[0] else { panic!("no request") };
+    let twtool::sock_diag::transport::TransportEvent::Request(request) = &mut events[0] else { panic!("no request") };
     request.states = twtool::model::socket::StateSet::of(&[
         twtool::model::socket::TcpState::Listen,
         twtool::model::socket::TcpState::TimeWait,

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use twtool::lab::Server;
-use twtool::watch::screen::terminal::Guard;
+use twtool::watch::screen::terminal::TerminalGuard;
 
 use crate::support::kernel;
 use crate::support::procfs::time_wait;
@@ -84,7 +84,7 @@ pub(crate) const PANICKING: &str = "TWTOOL_TEST_PANICKING_SCREEN";
 
 /// Panics while the screen is on the terminal. The panic is on another thread, because the thread that takes samples may panic.
 pub(crate) fn panic_on_a_screen() {
-    let _guard = Guard::take().expect("a terminal");
+    let _guard = TerminalGuard::take().expect("a terminal");
     let _ = std::thread::spawn(|| panic!("in the middle of the screen")).join();
     // With panic = "abort" in a release build, nothing runs after the panic hook. abort() imitates this.
     std::process::abort();

@@ -39,7 +39,9 @@ fuzz_target!(|case: &[u8]| {
             Acknowledgement::None => assert!(destroyed.end.is_err()),
             Acknowledgement::Done => assert!(!errors.is_empty(), "a bucket is destroyed without an acknowledgement"),
             Acknowledgement::NotFound => assert!(errors.contains(&-2)),
-            Acknowledgement::Failed(errno) => assert!(errors.iter().any(|code| code.unsigned_abs() == errno.unsigned_abs())),
+            Acknowledgement::Failed(errno) => {
+                assert!(errors.iter().any(|code| code.unsigned_abs() == errno.unsigned_abs()))
+            }
         }
     }
     let socket = Socket::Bucket(rows[0].bucket);

@@ -12,7 +12,7 @@ use twtool::model::facts::Setting;
 use twtool::model::socket::StateSet;
 use twtool::sock_diag::dump;
 use twtool::sock_diag::request::{Request, Walk};
-use twtool::sock_diag::transport::{Event, Replay};
+use twtool::sock_diag::transport::{Replay, TransportEvent};
 use twtool::source::recording;
 use twtool_fuzz::{bounded, payload_matches, sockets};
 
@@ -27,11 +27,13 @@ fuzz_target!(|case: &[u8]| {
         let end = format!("{{\"end\":{{\"lines\":{lines},\"crc32\":{}}}}}\n", crc32fast::hash(&file));
         file.extend(end.into_bytes());
     }
-    let Ok(recording::Recorded { facts, events, .. }) = bounded(&file, || recording::parse(&file)) else { return };
+    let Ok(recording::RecordingContent { facts, events, .. }) = bounded(&file, || recording::parse(&file)) else {
+        return;
+    };
     let lines = file.iter().filter(|&&byte| byte == b'\n').count();
     assert!(events.len() + 2 <= lines + 1, "{} events in {lines} lines", events.len());
     let datagrams = events.iter().filter_map(|event| match event {
-        Event::Datagram(bytes) => Some(bytes.as_slice()),
+        TransportEvent::Datagram(bytes) => Some(bytes.as_slice()),
         _ => None,
     });
     let payloads = sockets(datagrams.clone());
@@ -41,7 +43,10 @@ fuzz_target!(|case: &[u8]| {
         let request = Request { walk, states: StateSet::from_bits(1 << 6), program: None, tcp_info: false };
         bounded(&file, || {
             let _ = dump::run(&mut Replay::new(events.clone()), &request, &mut |socket| {
-                assert!(payloads.iter().any(|payload| payload.len() >= 72 && payload_matches(payload, &socket)), "{socket:?}");
+                assert!(
+                    payloads.iter().any(|payload| payload.len() >= 72 && payload_matches(payload, &socket)),
+                    "{socket:?}"
+                );
                 ControlFlow::Continue(())
             });
         });

@@ -6,22 +6,22 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use twtool::model::facts::{Facts, Unread};
+use twtool::model::facts::{Facts, UnreadFacts};
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::services::Services;
 use twtool::model::socket::{Cookie, Socket};
 use twtool::sock_diag::request::Request;
 use twtool::sock_diag::transport::{Commands, Transport};
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED_BYTES: AtomicUsize = AtomicUsize::new(0);
+static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// The system allocator with a counter of allocated bytes.
 struct Counting;
 
 impl Counting {
     fn add(bytes: usize) {
-        MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+        PEAK_BYTES.fetch_max(ALLOCATED_BYTES.fetch_add(bytes, Relaxed) + bytes, Relaxed);
     }
 }
 
@@ -33,7 +33,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED_BYTES.fetch_sub(layout.size(), Relaxed);
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -44,10 +44,10 @@ static ALLOCATOR: Counting = Counting;
 /// Runs a case and checks its peak memory: at most 256 KiB (a table of service names takes 128 KiB) plus 64 bytes per byte of
 /// the case.
 pub fn bounded<T>(case: &[u8], run: impl FnOnce() -> T) -> T {
-    let before = HELD.load(Relaxed);
-    MOST.store(before, Relaxed);
+    let before = ALLOCATED_BYTES.load(Relaxed);
+    PEAK_BYTES.store(before, Relaxed);
     let result = run();
-    let most = MOST.load(Relaxed) - before;
+    let most = PEAK_BYTES.load(Relaxed) - before;
     assert!(most <= 256 * 1024 + 64 * case.len(), "{most} bytes held for a case of {}", case.len());
     result
 }
@@ -64,7 +64,7 @@ pub fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), vec!["http", "www"]), (Port(443), vec!["https"])]),
         interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
-        unread: Unread::default(),
+        unread: UnreadFacts::default(),
     }
 }
 

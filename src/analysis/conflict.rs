@@ -59,13 +59,13 @@ fn addrs_overlap(attempt: &Attempt, socket: &Socket) -> Overlap {
 }
 
 /// Tells which sockets can block the attempts that failed with EADDRINUSE.
-pub struct Obstacles<'a> {
+pub struct FailedAttempts<'a> {
     /// Each failed attempt, and whether a socket certainly overlaps the attempt. If so, sockets that only perhaps overlap it do not
     /// count as obstacles.
     failed: Vec<(&'a Attempt, bool)>,
 }
 
-impl<'a> Obstacles<'a> {
+impl<'a> FailedAttempts<'a> {
     /// Takes the failed attempts, and all sockets on the port.
     pub fn new<'s>(
         attempts: impl IntoIterator<Item = &'a Attempt>,
@@ -79,7 +79,7 @@ impl<'a> Obstacles<'a> {
     /// Whether this socket can block one of the attempts. If the attempts had SO_REUSEADDR or SO_REUSEPORT, the socket may instead
     /// share the port with them: the kernel does not report whether the socket has these options.
     #[must_use]
-    pub fn has(&self, socket: &Socket) -> bool {
+    pub fn can_be_blocked_by(&self, socket: &Socket) -> bool {
         self.failed.iter().any(|(attempt, certain)| match overlap(attempt, socket) {
             Overlap::Yes => true,
             Overlap::Perhaps => !certain,
@@ -134,7 +134,7 @@ pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
 }
 
 fn is_blocked_by_another_socket(attempt: &Attempt) -> bool {
-    attempt.outcome() == CallResult::Failed(Errno::AddrInUse) && !attempt.own
+    attempt.outcome() == CallResult::Failed(Errno::AddrInUse) && !attempt.blocked_by_own_socket
 }
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ mod tests {
             options: ReuseOptions::NONE,
             v6only,
             device: None,
-            own: false,
+            blocked_by_own_socket: false,
             bind: CallResult::Failed(Errno::AddrInUse),
             listen: None,
             bound: None,
@@ -210,10 +210,10 @@ mod tests {
         let accepted = holder("::1", None, TcpState::Established);
         let listener = holder("127.0.0.1", None, TcpState::Listen);
         let failed = [attempt("0.0.0.0", false)];
-        assert!(Obstacles::new(&failed, &[accepted].iter()).has(&accepted));
+        assert!(FailedAttempts::new(&failed, &[accepted].iter()).can_be_blocked_by(&accepted));
         let both = [accepted, listener];
-        let obstacles = Obstacles::new(&failed, &both.iter());
-        assert_eq!(both.map(|socket| obstacles.has(&socket)), [false, true]);
+        let failed_attempts = FailedAttempts::new(&failed, &both.iter());
+        assert_eq!(both.map(|socket| failed_attempts.can_be_blocked_by(&socket)), [false, true]);
         // The accepted socket may have IPV6_V6ONLY. Then the bind works beside it, so both results are consistent.
         let worked = Attempt { bind: CallResult::Ok, ..failed[0] };
         assert!(consistent(&failed, &[accepted]) && consistent(&[worked], &[accepted]));

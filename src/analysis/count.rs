@@ -4,14 +4,14 @@ use std::ops::{AddAssign, SubAssign};
 
 /// The number of buckets in TIME_WAIT, and the number in FIN_WAIT_2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct StateCounts {
     /// The buckets in TIME_WAIT.
     pub time_wait: u32,
     /// The buckets in FIN_WAIT_2.
     pub fin_wait_2: u32,
 }
 
-impl Count {
+impl StateCounts {
     /// The number of buckets in both states together.
     #[must_use]
     pub const fn all(self) -> u64 {
@@ -25,14 +25,14 @@ impl Count {
     }
 }
 
-impl AddAssign for Count {
+impl AddAssign for StateCounts {
     fn add_assign(&mut self, other: Self) {
         self.time_wait += other.time_wait;
         self.fin_wait_2 += other.fin_wait_2;
     }
 }
 
-impl SubAssign for Count {
+impl SubAssign for StateCounts {
     fn sub_assign(&mut self, other: Self) {
         self.time_wait -= other.time_wait;
         self.fin_wait_2 -= other.fin_wait_2;

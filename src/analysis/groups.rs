@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use foldhash::fast::RandomState;
 
-pub use super::count::Count;
+pub use super::count::StateCounts;
 use super::makers;
 use super::owner_counts::{OwnerCounts, OwnerGroup};
 use crate::model::owner::Owner;
@@ -19,7 +19,7 @@ use crate::model::socket::TimeWaitBucket;
 /// An attribute by which buckets are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the keys of a record that make the group")]
-pub enum By {
+pub enum GroupBy {
     /// RFC 6335 class of the local port.
     Class,
     Direction,
@@ -38,7 +38,7 @@ pub enum By {
     Container,
 }
 
-impl By {
+impl GroupBy {
     /// Whether the attribute depends on the owners of buckets.
     #[must_use]
     pub const fn needs_owners(self) -> bool {
@@ -46,11 +46,11 @@ impl By {
     }
 
     /// Whether this attribute counts owners as processes, units or containers; `None` if it does not depend on owners.
-    const fn maker(self) -> Option<makers::By> {
+    const fn maker(self) -> Option<makers::MakerGroupBy> {
         match self {
-            Self::Owner => Some(makers::By::Process),
-            Self::Unit => Some(makers::By::Unit),
-            Self::Container => Some(makers::By::Container),
+            Self::Owner => Some(makers::MakerGroupBy::Process),
+            Self::Unit => Some(makers::MakerGroupBy::Unit),
+            Self::Container => Some(makers::MakerGroupBy::Container),
             _ => None,
         }
     }
@@ -79,7 +79,7 @@ impl By {
 /// The value of the attribute that the buckets of one group share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the values of `By`")]
-pub enum Key {
+pub enum GroupKey {
     Class(PortClass),
     Direction(Direction),
     LocalPort(Port),
@@ -96,11 +96,11 @@ pub enum Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranking {
     /// The attribute.
-    pub by: By,
+    pub by: GroupBy,
     /// The largest counts, the largest first. Equal counts are in the order of their keys.
-    pub top: Vec<(Key, Count)>,
+    pub top: Vec<(GroupKey, StateCounts)>,
     /// The sum of the counts that are not in `top`.
-    pub others: Count,
+    pub others: StateCounts,
     /// The number of distinct keys, including those in `top`.
     pub distinct: usize,
     /// Every owner, unit or container, including those that are not in `top`. Empty for other attributes.
@@ -110,20 +110,20 @@ pub struct Ranking {
 /// A count with its key. The order is: the largest count first, then by key, IPv4 before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RankedCount {
-    key: Key,
-    count: Count,
+    key: GroupKey,
+    count: StateCounts,
 }
 
 impl RankedCount {
     fn sort_key(&self) -> (Reverse<u64>, usize, Option<IpAddr>, u16) {
         // The order of `IpAddr` is IPv4 first.
         let (number, addr, port) = match self.key {
-            Key::Class(class) => (class as usize, None, 0),
-            Key::Direction(direction) => (direction as usize, None, 0),
-            Key::Netns(place) | Key::Owner(place) => (place, None, 0),
-            Key::LocalPort(port) | Key::RemotePort(port) => (0, None, port.0),
-            Key::RemoteAddr(addr) => (0, Some(addr), 0),
-            Key::Destination(addr, port) => (0, Some(addr), port.0),
+            GroupKey::Class(class) => (class as usize, None, 0),
+            GroupKey::Direction(direction) => (direction as usize, None, 0),
+            GroupKey::Netns(place) | GroupKey::Owner(place) => (place, None, 0),
+            GroupKey::LocalPort(port) | GroupKey::RemotePort(port) => (0, None, port.0),
+            GroupKey::RemoteAddr(addr) => (0, Some(addr), 0),
+            GroupKey::Destination(addr, port) => (0, Some(addr), port.0),
         };
         (Reverse(self.count.all()), number, addr, port)
     }
@@ -142,36 +142,36 @@ impl PartialOrd for RankedCount {
 }
 
 /// The maximum number of remote ends for which memory is reserved in advance.
-const MOST_ROOM: usize = 1 << 20;
+const MAX_ROOM: usize = 1 << 20;
 
 /// The number of buckets that are collected before their counts are updated together. The counts are far apart in memory. If many
 /// of them are updated in one loop, the cache misses overlap.
 const PENDING: usize = 256;
 
 /// The index of an address in [`RemoteEnds::addrs`].
-type Index = u32;
+type AddrIndex = u32;
 
 /// Counts by remote address, and by remote end (address and port). An address is stored once, and a remote end refers to the address
 /// by index. This halves the memory for a server with a hundred thousand clients.
 #[derive(Clone, Debug, Default)]
 struct RemoteEnds {
-    indices: HashMap<u128, Index, RandomState>,
-    addrs: Vec<(u128, Count)>,
-    ends: Option<HashMap<(Index, Port), Count, RandomState>>,
+    indices: HashMap<u128, AddrIndex, RandomState>,
+    addrs: Vec<(u128, StateCounts)>,
+    ends: Option<HashMap<(AddrIndex, Port), StateCounts, RandomState>>,
 }
 
 impl RemoteEnds {
-    fn index(&mut self, addr: u128) -> Index {
+    fn index(&mut self, addr: u128) -> AddrIndex {
         let addrs = &mut self.addrs;
         *self.indices.entry(addr).or_insert_with(|| {
-            addrs.push((addr, Count::default()));
+            addrs.push((addr, StateCounts::default()));
             // There are never 2^32 buckets: the kernel counts them in 31 bits.
-            Index::try_from(addrs.len() - 1).unwrap_or(Index::MAX)
+            AddrIndex::try_from(addrs.len() - 1).unwrap_or(AddrIndex::MAX)
         })
     }
 
     fn merge(&mut self, other: Self) {
-        let indices: Vec<Index> = other.addrs.iter().map(|(addr, _)| self.index(*addr)).collect();
+        let indices: Vec<AddrIndex> = other.addrs.iter().map(|(addr, _)| self.index(*addr)).collect();
         for (index, (_, count)) in indices.iter().zip(&other.addrs) {
             self.addrs[*index as usize].1 += *count;
         }
@@ -182,7 +182,7 @@ impl RemoteEnds {
         }
     }
 
-    fn add_addr(&mut self, addr: u128, fin_wait_2: bool) -> Index {
+    fn add_addr(&mut self, addr: u128, fin_wait_2: bool) -> AddrIndex {
         let index = self.index(addr);
         self.addrs[index as usize].1.add(fin_wait_2);
         index
@@ -195,58 +195,58 @@ fn addr(bits: u128) -> IpAddr {
 
 /// A bucket that is not yet in the counts by port and by remote end.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct PendingBucket {
     local: Port,
     remote: Port,
     /// The index of the remote address; 0 if remote addresses are not counted.
-    addr: Index,
+    addr: AddrIndex,
     fin_wait_2: bool,
 }
 
 /// Counts buckets by all requested attributes, in one walk over the sockets.
 #[derive(Clone, Debug)]
 pub struct Groups {
-    by: Vec<By>,
-    classes: [Count; PortClass::ALL.len()],
-    directions: [Count; Direction::ALL.len()],
+    by: Vec<GroupBy>,
+    classes: [StateCounts; PortClass::ALL.len()],
+    directions: [StateCounts; Direction::ALL.len()],
     /// The counts by port number; empty if not requested.
-    local_ports: Vec<Count>,
-    remote_ports: Vec<Count>,
+    local_ports: Vec<StateCounts>,
+    remote_ports: Vec<StateCounts>,
     remote_ends: Option<RemoteEnds>,
     /// Fewer than [`PENDING`] buckets.
-    pending: Vec<Pending>,
+    pending: Vec<PendingBucket>,
     /// The counts by network namespace. One walk reads one namespace.
-    namespaces: Vec<Count>,
+    namespaces: Vec<StateCounts>,
     /// The counts by owner, for each requested attribute that needs owners.
-    owners: Vec<(By, OwnerCounts)>,
+    owners: Vec<(GroupBy, OwnerCounts)>,
 }
 
 impl Groups {
     /// Empty counts by these attributes. If one of them is the destination, reserves memory for `expected` destinations, but for at most
     /// 2^20.
     #[must_use]
-    pub fn new(by: &[By], expected: usize) -> Self {
-        let ports = |wanted| if by.contains(&wanted) { vec![Count::default(); 1 << 16] } else { vec![] };
+    pub fn new(by: &[GroupBy], expected: usize) -> Self {
+        let ports = |wanted| if by.contains(&wanted) { vec![StateCounts::default(); 1 << 16] } else { vec![] };
         // A table that grows step by step would be copied a dozen times. Reserved memory that is never used costs almost nothing.
-        let room = || HashMap::with_capacity_and_hasher(expected.min(MOST_ROOM), RandomState::default());
-        let ends = by.contains(&By::Destination).then(room);
-        let remote = ends.is_some() || by.contains(&By::RemoteAddr);
+        let room = || HashMap::with_capacity_and_hasher(expected.min(MAX_ROOM), RandomState::default());
+        let ends = by.contains(&GroupBy::Destination).then(room);
+        let remote = ends.is_some() || by.contains(&GroupBy::RemoteAddr);
         Self {
             by: by.to_vec(),
-            local_ports: ports(By::LocalPort),
-            remote_ports: ports(By::RemotePort),
+            local_ports: ports(GroupBy::LocalPort),
+            remote_ports: ports(GroupBy::RemotePort),
             remote_ends: remote.then(|| RemoteEnds { ends, ..RemoteEnds::default() }),
             classes: Default::default(),
             directions: Default::default(),
             pending: Vec::with_capacity(PENDING),
-            namespaces: vec![Count::default()],
+            namespaces: vec![StateCounts::default()],
             owners: by.iter().filter_map(|by| Some((*by, OwnerCounts::new(by.maker()?)))).collect(),
         }
     }
 
     /// Assigns `count` buckets, which [`Self::add`] has already counted, to their owner. Buckets that are never assigned have an unknown
     /// owner.
-    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
+    pub fn add_owner(&mut self, owner: &Owner, count: StateCounts) {
         self.owners.iter_mut().for_each(|(_, counts)| counts.add(owner, count));
     }
 
@@ -259,7 +259,7 @@ impl Groups {
         self.namespaces[0].add(fin_wait_2);
         let ends = self.remote_ends.as_mut();
         let addr = ends.map_or(0, |ends| ends.add_addr(tuple.remote_bits(), fin_wait_2));
-        self.pending.push(Pending { local, remote, addr, fin_wait_2 });
+        self.pending.push(PendingBucket { local, remote, addr, fin_wait_2 });
         if self.pending.len() == PENDING {
             self.settle();
         }
@@ -285,7 +285,7 @@ impl Groups {
     pub fn merge(&mut self, mut other: Self) {
         self.settle();
         other.settle();
-        let sum = |counts: &mut [Count], others: &[Count]| {
+        let sum = |counts: &mut [StateCounts], others: &[StateCounts]| {
             counts.iter_mut().zip(others).for_each(|(count, other)| *count += *other);
         };
         sum(&mut self.classes, &other.classes);
@@ -306,44 +306,46 @@ impl Groups {
         self.by.iter().map(|&by| self.rank(by, limit)).collect()
     }
 
-    fn rank(&self, by: By, limit: usize) -> Ranking {
-        let ports = |counts: &[Count], key: fn(Port) -> Key| {
+    fn rank(&self, by: GroupBy, limit: usize) -> Ranking {
+        let ports = |counts: &[StateCounts], key: fn(Port) -> GroupKey| {
             largest(by, limit, (0..=u16::MAX).zip(counts).map(|(port, count)| (*count, move || key(Port(port)))))
         };
         let remote = || self.remote_ends.iter();
         match by {
-            By::Class => {
+            GroupBy::Class => {
                 let counts = PortClass::ALL.into_iter().zip(self.classes);
-                largest(by, limit, counts.map(|(class, count)| (count, move || Key::Class(class))))
+                largest(by, limit, counts.map(|(class, count)| (count, move || GroupKey::Class(class))))
             }
-            By::Direction => {
+            GroupBy::Direction => {
                 let counts = Direction::ALL.into_iter().zip(self.directions);
-                largest(by, limit, counts.map(|(direction, count)| (count, move || Key::Direction(direction))))
+                largest(by, limit, counts.map(|(direction, count)| (count, move || GroupKey::Direction(direction))))
             }
-            By::Netns => {
+            GroupBy::Netns => {
                 let counts = self.namespaces.iter().enumerate();
-                largest(by, limit, counts.map(|(place, count)| (*count, move || Key::Netns(place))))
+                largest(by, limit, counts.map(|(place, count)| (*count, move || GroupKey::Netns(place))))
             }
-            By::Owner | By::Unit | By::Container => {
-                let mut all = Count::default();
+            GroupBy::Owner | GroupBy::Unit | GroupBy::Container => {
+                let mut all = StateCounts::default();
                 self.namespaces.iter().for_each(|count| all += *count);
                 let counts = self.owners.iter().find(|(of, _)| *of == by);
                 let owners = counts.map(|(_, counts)| counts.groups(all)).unwrap_or_default();
                 let counts = owners.iter().enumerate();
-                let ranking = largest(by, limit, counts.map(|(place, group)| (group.count, move || Key::Owner(place))));
+                let ranking =
+                    largest(by, limit, counts.map(|(place, group)| (group.count, move || GroupKey::Owner(place))));
                 Ranking { owners, ..ranking }
             }
-            By::LocalPort => ports(&self.local_ports, Key::LocalPort),
-            By::RemotePort => ports(&self.remote_ports, Key::RemotePort),
-            By::RemoteAddr => {
+            GroupBy::LocalPort => ports(&self.local_ports, GroupKey::LocalPort),
+            GroupBy::RemotePort => ports(&self.remote_ports, GroupKey::RemotePort),
+            GroupBy::RemoteAddr => {
                 let counts = remote().flat_map(|ends| &ends.addrs);
-                largest(by, limit, counts.map(|&(bits, count)| (count, move || Key::RemoteAddr(addr(bits)))))
+                largest(by, limit, counts.map(|&(bits, count)| (count, move || GroupKey::RemoteAddr(addr(bits)))))
             }
-            By::Destination => {
-                let addrs: &[(u128, Count)] = remote().map(|ends| ends.addrs.as_slice()).next().unwrap_or_default();
+            GroupBy::Destination => {
+                let addrs: &[(u128, StateCounts)] =
+                    remote().map(|ends| ends.addrs.as_slice()).next().unwrap_or_default();
                 let counts = remote().flat_map(|ends| &ends.ends).flatten();
-                let key = |(&(index, port), &count): (&(Index, Port), &Count)| {
-                    (count, move || Key::Destination(addr(addrs[index as usize].0), port))
+                let key = |(&(index, port), &count): (&(AddrIndex, Port), &StateCounts)| {
+                    (count, move || GroupKey::Destination(addr(addrs[index as usize].0), port))
                 };
                 largest(by, limit, counts.map(key))
             }
@@ -352,10 +354,14 @@ impl Groups {
 }
 
 /// The largest of these counts. A key is made only for a count that may be among the largest, because making a key takes time.
-fn largest<K: FnOnce() -> Key>(by: By, limit: usize, counts: impl Iterator<Item = (Count, K)>) -> Ranking {
+fn largest<K: FnOnce() -> GroupKey>(
+    by: GroupBy,
+    limit: usize,
+    counts: impl Iterator<Item = (StateCounts, K)>,
+) -> Ranking {
     // The top of the heap is the lowest of the leading counts.
     let mut leading: BinaryHeap<RankedCount> = BinaryHeap::new();
-    let (mut distinct, mut others) = (0, Count::default());
+    let (mut distinct, mut others) = (0, StateCounts::default());
     for (count, key) in counts.filter(|(count, _)| count.all() > 0) {
         distinct += 1;
         others += count;
@@ -387,17 +393,17 @@ mod tests {
     use proptest::prelude::*;
 
     /// Every attribute. `Netns` is last, so that a test can remove the counts by network namespace with `pop`.
-    const EVERY: [By; 10] = [
-        By::Owner,
-        By::Unit,
-        By::Container,
-        By::Class,
-        By::Direction,
-        By::LocalPort,
-        By::RemoteAddr,
-        By::RemotePort,
-        By::Destination,
-        By::Netns,
+    const EVERY: [GroupBy; 10] = [
+        GroupBy::Owner,
+        GroupBy::Unit,
+        GroupBy::Container,
+        GroupBy::Class,
+        GroupBy::Direction,
+        GroupBy::LocalPort,
+        GroupBy::RemoteAddr,
+        GroupBy::RemotePort,
+        GroupBy::Destination,
+        GroupBy::Netns,
     ];
 
     fn groups(rows: &[Row]) -> Groups {
@@ -424,11 +430,11 @@ mod tests {
         let groups = counted(&rows, 1);
         let top = |by| groups.iter().find(|group| group.by == by).map(|group| (group.top[0].0, group.top[0].1.all()));
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(top(By::Destination), Some((Key::Destination(address("192.0.2.1"), Port(443)), 3)));
-        assert_eq!(top(By::RemoteAddr), Some((Key::RemoteAddr(address("192.0.2.1")), 3)), "mapped is IPv4");
-        assert_eq!(top(By::LocalPort), Some((Key::LocalPort(Port(40_001)), 2)));
-        assert_eq!(top(By::Class), Some((Key::Class(PortClass::Registered), 4)));
-        assert_eq!(top(By::Direction), Some((Key::Direction(Direction::Unknown), 5)));
+        assert_eq!(top(GroupBy::Destination), Some((GroupKey::Destination(address("192.0.2.1"), Port(443)), 3)));
+        assert_eq!(top(GroupBy::RemoteAddr), Some((GroupKey::RemoteAddr(address("192.0.2.1")), 3)), "mapped is IPv4");
+        assert_eq!(top(GroupBy::LocalPort), Some((GroupKey::LocalPort(Port(40_001)), 2)));
+        assert_eq!(top(GroupBy::Class), Some((GroupKey::Class(PortClass::Registered), 4)));
+        assert_eq!(top(GroupBy::Direction), Some((GroupKey::Direction(Direction::Unknown), 5)));
         assert!(groups.iter().all(|group| group.top[0].1.all() + group.others.all() == 5));
     }
 
@@ -436,13 +442,14 @@ mod tests {
     fn groups_of_equal_size_are_in_the_order_of_their_keys() {
         let rows = [row("::1", 1, "::1", 9), row("127.0.0.1", 3, "127.0.0.2", 7), row("127.0.0.1", 2, "127.0.0.1", 8)];
         let groups = counted(&rows, 10);
-        let keys = |by| -> Vec<Key> {
+        let keys = |by| -> Vec<GroupKey> {
             let group = groups.iter().find(|group| group.by == by).expect("the group");
             group.top.iter().map(|(key, _)| *key).collect()
         };
-        assert_eq!(keys(By::LocalPort), [1, 2, 3].map(|port| Key::LocalPort(Port(port))));
-        let addrs = ["127.0.0.1", "127.0.0.2", "::1"].map(|text| Key::RemoteAddr(text.parse().expect("an address")));
-        assert_eq!(keys(By::RemoteAddr), addrs, "IPv4 first");
+        assert_eq!(keys(GroupBy::LocalPort), [1, 2, 3].map(|port| GroupKey::LocalPort(Port(port))));
+        let addrs =
+            ["127.0.0.1", "127.0.0.2", "::1"].map(|text| GroupKey::RemoteAddr(text.parse().expect("an address")));
+        assert_eq!(keys(GroupBy::RemoteAddr), addrs, "IPv4 first");
     }
 
     proptest! {
@@ -481,7 +488,7 @@ mod tests {
             let namespaces: Vec<_> = namespaces.iter().map(|(key, count)| (*key, count.all())).collect();
             prop_assert_eq!(
                 namespaces,
-                of_each.iter().map(|&(place, count)| (Key::Netns(place), count as u64)).collect::<Vec<_>>()
+                of_each.iter().map(|&(place, count)| (GroupKey::Netns(place), count as u64)).collect::<Vec<_>>()
             );
             whole.pop();
             prop_assert_eq!(merged, whole);

@@ -69,7 +69,7 @@ impl RemainingTimes {
 
     /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if this number is unknown, because
     /// such buckets are already gone, or because they have more than an hour left.
-    fn entered(&self, seconds: usize, length: Length) -> Option<u64> {
+    fn entered_in_second(&self, seconds: usize, length: Length) -> Option<u64> {
         let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
     }
@@ -139,7 +139,7 @@ impl History {
     /// Computes the history of the minute before the buckets were listed.
     #[must_use]
     pub fn from_remaining_times(times: &RemainingTimes, length: Length) -> Self {
-        let closes = std::array::from_fn(|i| times.entered(SECONDS - 1 - i, length));
+        let closes = std::array::from_fn(|i| times.entered_in_second(SECONDS - 1 - i, length));
         Self { length, closes }
     }
 

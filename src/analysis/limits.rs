@@ -1,6 +1,6 @@
 //! The limits of the history of the last minute: which closes the history cannot show, and the evidence for each limit.
 
-use super::groups::Count;
+use super::groups::StateCounts;
 use super::history::{History, LengthSource, RemainingTimes, SECONDS};
 use crate::model::kernel_counts::BucketFacts;
 
@@ -17,18 +17,19 @@ pub struct Limit {
     pub text: String,
 }
 
-/// The limits of a history, in this order: `own` (limits of single network namespaces), limits with evidence, limits that always apply.
+/// The limits of a history, in this order: `namespace_limits` (limits of single network namespaces), limits with evidence, and limits
+/// that always apply.
 #[must_use]
 pub fn collect_limits(
-    totals: Count,
+    totals: StateCounts,
     times: &RemainingTimes,
     history: &History,
     kernel: &BucketFacts,
-    own: Vec<Limit>,
+    namespace_limits: Vec<Limit>,
     one_family: bool,
 ) -> Vec<Limit> {
     let found = |id, count, text| Limit { id, count, found: true, text };
-    let mut limits = own;
+    let mut limits = namespace_limits;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
             "TCPTimeWaitOverflow is {count}: after {} the kernel kept no bucket, because tcp_max_tw_buckets was reached. The \
@@ -76,7 +77,7 @@ pub fn collect_limits(
 
 /// The limit that applies if tcp_max_tw_buckets is reached. The kernel compares this setting with the number of buckets in both states
 /// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
-pub(super) fn at_maximum(totals: Count, kernel: &BucketFacts) -> Option<Limit> {
+pub(super) fn at_maximum(totals: StateCounts, kernel: &BucketFacts) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
     // A negative setting gives no limit here, because its meaning depends on the kernel: with a negative value, Linux 6.1 and later
     // have no maximum, and Linux 5.10 keeps no bucket.
@@ -138,7 +139,7 @@ mod tests {
     use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
     fn ids(
-        totals: Count,
+        totals: StateCounts,
         expires_ms: &[u32],
         kernel: &BucketFacts,
         one_family: bool,
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn without_evidence_only_the_general_limits_are_reported() {
-        assert_eq!(ids(Count::default(), &[60_000], &BucketFacts::default(), false), ALWAYS);
+        assert_eq!(ids(StateCounts::default(), &[60_000], &BucketFacts::default(), false), ALWAYS);
     }
 
     #[test]
@@ -183,6 +184,6 @@ mod tests {
             ("re-armed", None),
             ("active-closer", None),
         ];
-        assert_eq!(ids(Count { time_wait: 1, fin_wait_2: 1 }, &[0], &kernel, true), expected);
+        assert_eq!(ids(StateCounts { time_wait: 1, fin_wait_2: 1 }, &[0], &kernel, true), expected);
     }
 }

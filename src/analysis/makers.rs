@@ -1,7 +1,7 @@
 //! Counts closes by process, unit, container, destination, local port or network namespace. The *maker* of a bucket is the process
 //! that closed the connection.
 //!
-//! Memory is bounded: there are at most [`MOST`] groups, and one more group that counts the closes of all further groups together.
+//! Memory is bounded: there are at most [`MAX_GROUPS`] groups, and one more group that counts the closes of all further groups together.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::model::container::Runtime;
 use crate::model::port::Port;
 
 /// The maximum number of groups.
-pub const MOST: usize = 16 * 1024;
+pub const MAX_GROUPS: usize = 16 * 1024;
 
 /// The length of TIME_WAIT in seconds, on every kernel without `tcp_tw_timeout`.
 const SECONDS: usize = 60;
@@ -21,7 +21,7 @@ const SECONDS: usize = 60;
 /// The attribute by which closes are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words of the command line")]
-pub enum By {
+pub enum MakerGroupBy {
     Process,
     Unit,
     Container,
@@ -32,7 +32,7 @@ pub enum By {
 
 /// A group of closes, or of the buckets that they left.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum MakerGroupKey {
     /// A process.
     Process(Arc<ProcessKey>),
     /// A systemd unit.
@@ -51,7 +51,7 @@ pub enum Key {
     Outside,
     /// The process is unknown. Or its cgroup is unknown, and so are its unit and its container.
     Unknown,
-    /// All groups after the first [`MOST`], counted together.
+    /// All groups after the first [`MAX_GROUPS`], counted together.
     Others,
 }
 
@@ -82,7 +82,7 @@ impl ProcessKey {
     }
 }
 
-impl Key {
+impl MakerGroupKey {
     /// The key of a process.
     #[must_use]
     pub fn of_process(facts: &MakerFacts) -> Self {
@@ -124,7 +124,7 @@ impl Key {
 
 /// The closes of a group, and the buckets that they made in the last minute.
 #[derive(Clone, Debug)]
-struct Count {
+struct MakerCounter {
     closes: u64,
     /// The value of `closes` when [`Makers::table`] was called last.
     before: u64,
@@ -134,7 +134,7 @@ struct Count {
     last: u64,
 }
 
-impl Count {
+impl MakerCounter {
     fn new() -> Self {
         Self { closes: 0, before: 0, made: Box::new([0; SECONDS]), last: 0 }
     }
@@ -149,7 +149,7 @@ impl Count {
     }
 }
 
-/// The index of a second in [`Count::made`].
+/// The index of a second in [`MakerCounter::made`].
 fn slot(second: u64) -> usize {
     usize::try_from(second % SECONDS as u64).unwrap_or(0)
 }
@@ -158,7 +158,7 @@ fn slot(second: u64) -> usize {
 #[derive(Clone, Debug, PartialEq)]
 pub struct MakerRow {
     /// The group.
-    pub key: Key,
+    pub key: MakerGroupKey,
     /// The number of closes of the group.
     pub closes: u64,
     /// The closes of the group per second since the previous table. In the final table: since the start.
@@ -173,8 +173,8 @@ pub struct MakerRow {
 /// Counts closes by group.
 #[derive(Debug)]
 pub struct Makers {
-    by: By,
-    groups: HashMap<Key, Count>,
+    by: MakerGroupBy,
+    groups: HashMap<MakerGroupKey, MakerCounter>,
     closes: u64,
     /// When [`Self::table`] was called last.
     marked: Duration,
@@ -183,7 +183,7 @@ pub struct Makers {
 impl Makers {
     /// Creates a counter without closes.
     #[must_use]
-    pub fn new(by: By) -> Self {
+    pub fn new(by: MakerGroupBy) -> Self {
         Self { by, groups: HashMap::new(), closes: 0, marked: Duration::ZERO }
     }
 
@@ -196,10 +196,10 @@ impl Makers {
     /// Adds a close. `elapsed` is the time from the start until the close was seen.
     pub fn add(&mut self, close: &Close, elapsed: Duration) {
         let mut key = self.key(close);
-        if self.groups.len() >= MOST && !self.groups.contains_key(&key) {
-            key = Key::Others;
+        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&key) {
+            key = MakerGroupKey::Others;
         }
-        let count = self.groups.entry(key).or_insert_with(Count::new);
+        let count = self.groups.entry(key).or_insert_with(MakerCounter::new);
         count.closes += 1;
         self.closes += 1;
         let second = elapsed.as_secs();
@@ -209,20 +209,24 @@ impl Makers {
         }
     }
 
-    fn key(&self, close: &Close) -> Key {
+    fn key(&self, close: &Close) -> MakerGroupKey {
         match self.by {
-            By::Netns => return Key::Netns(close.netns),
-            By::LocalPort => return Key::LocalPort(close.tuple.local_port()),
-            By::Destination if close.role == Role::Accepted => return Key::Client(close.tuple.remote_addr()),
-            By::Destination => return Key::Destination(close.tuple.remote_addr(), close.tuple.remote_port()),
-            By::Process | By::Unit | By::Container => {}
+            MakerGroupBy::Netns => return MakerGroupKey::Netns(close.netns),
+            MakerGroupBy::LocalPort => return MakerGroupKey::LocalPort(close.tuple.local_port()),
+            MakerGroupBy::Destination if close.role == Role::Accepted => {
+                return MakerGroupKey::Client(close.tuple.remote_addr());
+            }
+            MakerGroupBy::Destination => {
+                return MakerGroupKey::Destination(close.tuple.remote_addr(), close.tuple.remote_port());
+            }
+            MakerGroupBy::Process | MakerGroupBy::Unit | MakerGroupBy::Container => {}
         }
-        let Some(maker) = &close.maker else { return Key::Unknown };
+        let Some(maker) = &close.maker else { return MakerGroupKey::Unknown };
         let facts = &maker.facts;
         match self.by {
-            By::Unit => Key::of_unit(facts),
-            By::Container => Key::of_container(facts),
-            _ => Key::of_process(facts),
+            MakerGroupBy::Unit => MakerGroupKey::of_unit(facts),
+            MakerGroupBy::Container => MakerGroupKey::of_container(facts),
+            _ => MakerGroupKey::of_process(facts),
         }
     }
 
@@ -232,7 +236,7 @@ impl Makers {
         let since = if last { elapsed } else { elapsed.saturating_sub(self.marked) }.as_secs_f64();
         self.marked = elapsed;
         let all = self.closes;
-        let row = |(key, count): (&Key, &mut Count)| {
+        let row = |(key, count): (&MakerGroupKey, &mut MakerCounter)| {
             count.advance(elapsed.as_secs());
             let recent = if last { count.closes } else { count.closes - count.before };
             count.before = count.closes;
@@ -291,7 +295,7 @@ mod tests {
         }
     }
 
-    fn keys(by: By, closes: &[Close]) -> Vec<(Key, u64)> {
+    fn keys(by: MakerGroupBy, closes: &[Close]) -> Vec<(MakerGroupKey, u64)> {
         let mut makers = Makers::new(by);
         for close in closes {
             makers.add(close, Duration::ZERO);
@@ -307,26 +311,26 @@ mod tests {
         let closes = [web.clone(), web, bare, unknown];
         let remote = || "10.0.0.2".parse().expect("an address");
         assert_eq!(
-            keys(By::Unit, &closes),
-            [(Key::Unit("web.service".into()), 2), (Key::Outside, 1), (Key::Unknown, 1)]
+            keys(MakerGroupBy::Unit, &closes),
+            [(MakerGroupKey::Unit("web.service".into()), 2), (MakerGroupKey::Outside, 1), (MakerGroupKey::Unknown, 1)]
         );
-        assert_eq!(keys(By::Netns, &closes), [(Key::Netns(7), 4)]);
-        assert_eq!(keys(By::LocalPort, &closes), [(Key::LocalPort(Port(80)), 4)]);
+        assert_eq!(keys(MakerGroupBy::Netns, &closes), [(MakerGroupKey::Netns(7), 4)]);
+        assert_eq!(keys(MakerGroupBy::LocalPort, &closes), [(MakerGroupKey::LocalPort(Port(80)), 4)]);
         assert_eq!(
-            keys(By::Destination, &closes),
-            [(Key::Client(remote()), 2), (Key::Destination(remote(), Port(40000)), 2)]
+            keys(MakerGroupBy::Destination, &closes),
+            [(MakerGroupKey::Client(remote()), 2), (MakerGroupKey::Destination(remote(), Port(40000)), 2)]
         );
-        assert_eq!(keys(By::Container, &closes), [(Key::Outside, 3), (Key::Unknown, 1)]);
-        assert_eq!(keys(By::Process, &closes).len(), 3);
+        assert_eq!(keys(MakerGroupBy::Container, &closes), [(MakerGroupKey::Outside, 3), (MakerGroupKey::Unknown, 1)]);
+        assert_eq!(keys(MakerGroupBy::Process, &closes).len(), 3);
         let without_cgroup = close(Some(7), None, Role::Accepted, Outcome::TimeWait);
-        for by in [By::Unit, By::Container] {
-            assert_eq!(keys(by, slice::from_ref(&without_cgroup)), [(Key::Unknown, 1)], "{by:?}");
+        for by in [MakerGroupBy::Unit, MakerGroupBy::Container] {
+            assert_eq!(keys(by, slice::from_ref(&without_cgroup)), [(MakerGroupKey::Unknown, 1)], "{by:?}");
         }
     }
 
     #[test]
     fn rates_count_from_the_previous_table_and_buckets_count_for_a_minute() {
-        let mut makers = Makers::new(By::Netns);
+        let mut makers = Makers::new(MakerGroupBy::Netns);
         let made = close(None, None, Role::Accepted, Outcome::TimeWait);
         let aborted = close(None, None, Role::Accepted, Outcome::Aborted);
         let at = Duration::from_secs;
@@ -343,12 +347,12 @@ mod tests {
 
     #[test]
     fn groups_after_the_maximum_number_are_counted_together() {
-        let mut makers = Makers::new(By::Process);
-        for pid in 0..=u32::try_from(MOST).expect("small") {
+        let mut makers = Makers::new(MakerGroupBy::Process);
+        for pid in 0..=u32::try_from(MAX_GROUPS).expect("small") {
             makers.add(&close(Some(pid), None, Role::Accepted, Outcome::TimeWait), Duration::ZERO);
         }
         let rows = makers.table(usize::MAX, Duration::ZERO, true);
-        assert_eq!(rows.len(), MOST + 1);
-        assert!(rows.iter().any(|row| row.key == Key::Others));
+        assert_eq!(rows.len(), MAX_GROUPS + 1);
+        assert!(rows.iter().any(|row| row.key == MakerGroupKey::Others));
     }
 }

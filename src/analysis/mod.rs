@@ -3,6 +3,7 @@
 
 pub mod advice;
 pub mod call;
+pub mod call_counts;
 pub mod capacity;
 pub mod conflict;
 pub mod connect;
@@ -18,6 +19,5 @@ pub mod next;
 pub mod owner_counts;
 pub mod states;
 pub mod summary;
-pub mod tally;
 pub mod verdict;
 pub mod waiting;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::groups::Count;
+use super::groups::StateCounts;
 use super::history::{History, Length, RemainingTimes};
 use crate::model::port::{Port, PortClass};
 use crate::model::row::Direction;
@@ -14,7 +14,7 @@ use crate::model::socket::TimeWaitBucket;
 #[derive(Clone, Debug, Default)]
 pub struct BucketCounts {
     /// The counts by direction, then by port class.
-    by: [[Count; PortClass::ALL.len()]; Direction::ALL.len()],
+    by: [[StateCounts; PortClass::ALL.len()]; Direction::ALL.len()],
     times: [RemainingTimes; Direction::ALL.len()],
     /// The TIME_WAIT buckets of inbound connections by local port, without due buckets (0 ms left). Outbound connections are left out,
     /// because their local ports are not ports of servers.
@@ -46,7 +46,7 @@ impl BucketCounts {
 
     /// The number of buckets of this direction and port class.
     #[must_use]
-    pub fn count(&self, direction: Direction, class: PortClass) -> Count {
+    pub fn count(&self, direction: Direction, class: PortClass) -> StateCounts {
         self.by[direction as usize][class as usize]
     }
 
@@ -106,9 +106,9 @@ mod tests {
     fn each_bucket_has_one_direction_and_one_class() {
         let counts = counts();
         let inbound = |class| counts.count(Direction::Inbound, class);
-        assert_eq!(inbound(PortClass::WellKnown), Count { time_wait: 3, fin_wait_2: 1 });
-        assert_eq!(inbound(PortClass::Registered), Count { time_wait: 1, fin_wait_2: 0 });
-        assert_eq!(counts.count(Direction::Outbound, PortClass::Dynamic), Count { time_wait: 1, fin_wait_2: 0 });
+        assert_eq!(inbound(PortClass::WellKnown), StateCounts { time_wait: 3, fin_wait_2: 1 });
+        assert_eq!(inbound(PortClass::Registered), StateCounts { time_wait: 1, fin_wait_2: 0 });
+        assert_eq!(counts.count(Direction::Outbound, PortClass::Dynamic), StateCounts { time_wait: 1, fin_wait_2: 0 });
         assert_eq!(counts.total(), 6);
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use self::stop::stop;
 use crate::model::bind::{BindAddr, Cause, Holder, ReuseOptions, ServerSetup};
-use crate::model::command::{Help, Privilege, Shell, Step};
+use crate::model::command::{Privilege, Shell, Step, Suggestions};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::netns::NetnsArg;
@@ -130,11 +130,11 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
 
 /// The commands that reserve the port for servers, if connect() may choose it.
 #[must_use]
-pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Help {
+pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Suggestions {
     if facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false) {
         shell.reserve([port], facts.local_reserved_ports.as_ref())
     } else {
-        Help::default()
+        Suggestions::default()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::count::Count;
-use super::makers::{By, Key};
+use super::count::StateCounts;
+use super::makers::{MakerGroupBy, MakerGroupKey};
 use crate::model::close::MakerFacts;
 use crate::model::owner::{Evidence, Owner};
 
@@ -19,10 +19,11 @@ pub struct EvidenceCount {
 /// The buckets of one process, unit or container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerGroup {
-    /// The process, unit or container. [`Key::Unknown`] if there is no evidence, or if the unit or container of the process is unknown.
-    pub key: Key,
+    /// The process, unit or container. [`MakerGroupKey::Unknown`] if there is no evidence, or if the unit or container of
+    /// the process is unknown.
+    pub key: MakerGroupKey,
     /// The number of buckets in this group.
-    pub count: Count,
+    pub count: StateCounts,
     /// The evidence, in the order of [`Evidence::ALL`].
     pub evidence: [EvidenceCount; Evidence::ALL.len()],
 }
@@ -30,26 +31,26 @@ pub struct OwnerGroup {
 /// The buckets with an owner, by process, unit or container.
 #[derive(Clone, Debug)]
 pub struct OwnerCounts {
-    by: By,
-    groups: BTreeMap<Key, OwnerGroup>,
+    by: MakerGroupBy,
+    groups: BTreeMap<MakerGroupKey, OwnerGroup>,
 }
 
 impl OwnerCounts {
     /// Creates a counter without buckets.
     #[must_use]
-    pub const fn new(by: By) -> Self {
+    pub const fn new(by: MakerGroupBy) -> Self {
         Self { by, groups: BTreeMap::new() }
     }
 
     /// Adds buckets that have the same owner.
-    pub fn add(&mut self, owner: &Owner, count: Count) {
+    pub fn add(&mut self, owner: &Owner, count: StateCounts) {
         let by = self.by;
         let key = |facts: &MakerFacts| match by {
-            By::Unit => Key::of_unit(facts),
-            By::Container => Key::of_container(facts),
-            _ => Key::of_process(facts),
+            MakerGroupBy::Unit => MakerGroupKey::of_unit(facts),
+            MakerGroupBy::Container => MakerGroupKey::of_container(facts),
+            _ => MakerGroupKey::of_process(facts),
         };
-        let candidates = owner.candidates.iter().map(key).collect::<BTreeSet<Key>>().len();
+        let candidates = owner.candidates.iter().map(key).collect::<BTreeSet<MakerGroupKey>>().len();
         let group = self.group(key(owner.process()));
         group.count += count;
         let evidence = &mut group.evidence[owner.evidence as usize];
@@ -57,10 +58,10 @@ impl OwnerCounts {
         evidence.candidates = evidence.candidates.max(candidates);
     }
 
-    fn group(&mut self, key: Key) -> &mut OwnerGroup {
+    fn group(&mut self, key: MakerGroupKey) -> &mut OwnerGroup {
         self.groups.entry(key).or_insert_with_key(|key| OwnerGroup {
             key: key.clone(),
-            count: Count::default(),
+            count: StateCounts::default(),
             evidence: Default::default(),
         })
     }
@@ -77,14 +78,14 @@ impl OwnerCounts {
     }
 
     /// The groups in the order of their keys. `all` is the number of all buckets. Buckets without evidence are in the group of
-    /// [`Key::Unknown`].
+    /// [`MakerGroupKey::Unknown`].
     #[must_use]
-    pub fn groups(&self, all: Count) -> Vec<OwnerGroup> {
+    pub fn groups(&self, all: StateCounts) -> Vec<OwnerGroup> {
         let mut counts = self.clone();
         let mut rest = all;
         self.groups.values().for_each(|group| rest -= group.count);
         if rest.all() > 0 {
-            counts.group(Key::Unknown).count += rest;
+            counts.group(MakerGroupKey::Unknown).count += rest;
         }
         counts.groups.into_values().collect()
     }
@@ -105,12 +106,12 @@ mod tests {
         Owner { candidates: processes.iter().map(facts).collect(), evidence }
     }
 
-    fn count(time_wait: u32, fin_wait_2: u32) -> Count {
-        Count { time_wait, fin_wait_2 }
+    fn count(time_wait: u32, fin_wait_2: u32) -> StateCounts {
+        StateCounts { time_wait, fin_wait_2 }
     }
 
     /// Buckets with different candidates: one process, two processes of one unit, or processes of two units.
-    fn counts(by: By) -> Vec<OwnerGroup> {
+    fn counts(by: MakerGroupBy) -> Vec<OwnerGroup> {
         let mut counts = OwnerCounts::new(by);
         counts.add(&owner(Evidence::Traced, &[(7, "/a/web.service")]), count(5, 1));
         counts.add(&owner(Evidence::Listener, &[(7, "/a/web.service"), (8, "/a/web.service")]), count(3, 0));
@@ -125,48 +126,48 @@ mod tests {
 
     #[test]
     fn the_number_of_candidates_counts_processes_or_units() {
-        for (by, workers) in [(By::Process, 2), (By::Unit, 1)] {
+        for (by, workers) in [(MakerGroupBy::Process, 2), (MakerGroupBy::Unit, 1)] {
             let groups = counts(by);
             let web = groups.iter().find(|group| group.count == count(10, 1)).expect("web.service and its process");
             assert_eq!(evidence(web), [(6, 1), (0, 0), (3, workers), (2, 2)], "{by:?}");
         }
-        let container = counts(By::Container);
+        let container = counts(MakerGroupBy::Container);
         assert_eq!(
             (&container[0].key, evidence(&container[0])[3]),
-            (&Key::Outside, (2, 1)),
+            (&MakerGroupKey::Outside, (2, 1)),
             "both are in no container"
         );
     }
 
     #[test]
     fn buckets_without_evidence_are_a_group() {
-        for by in [By::Process, By::Unit, By::Container] {
+        for by in [MakerGroupBy::Process, MakerGroupBy::Unit, MakerGroupBy::Container] {
             let groups = counts(by);
             let last = groups.last().expect("groups");
-            assert_eq!((&last.key, last.count), (&Key::Unknown, count(1, 1)), "{by:?}");
+            assert_eq!((&last.key, last.count), (&MakerGroupKey::Unknown, count(1, 1)), "{by:?}");
             assert!(groups.is_sorted_by_key(|group| &group.key), "{by:?}");
         }
-        let nothing_found = OwnerCounts::new(By::Unit).groups(count(4, 0));
-        assert_eq!((&nothing_found[0].key, nothing_found.len()), (&Key::Unknown, 1));
-        assert_eq!(OwnerCounts::new(By::Unit).groups(count(0, 0)), []);
+        let nothing_found = OwnerCounts::new(MakerGroupBy::Unit).groups(count(4, 0));
+        assert_eq!((&nothing_found[0].key, nothing_found.len()), (&MakerGroupKey::Unknown, 1));
+        assert_eq!(OwnerCounts::new(MakerGroupBy::Unit).groups(count(0, 0)), []);
     }
 
     #[test]
     fn a_process_without_a_known_cgroup_has_an_unknown_unit() {
         let facts = MakerFacts { pid: 7, comm: "web".into(), ..MakerFacts::default() };
         let owner = Owner { candidates: [facts].into(), evidence: Evidence::Listener };
-        for by in [By::Unit, By::Container] {
+        for by in [MakerGroupBy::Unit, MakerGroupBy::Container] {
             let mut counts = OwnerCounts::new(by);
             counts.add(&owner, count(2, 0));
             let groups = counts.groups(count(3, 0));
-            assert_eq!((&groups[0].key, groups[0].count, groups.len()), (&Key::Unknown, count(3, 0), 1));
+            assert_eq!((&groups[0].key, groups[0].count, groups.len()), (&MakerGroupKey::Unknown, count(3, 0), 1));
             assert_eq!(evidence(&groups[0])[2], (2, 1));
         }
     }
 
     #[test]
     fn counts_of_two_namespaces_are_added() {
-        let mut merged = OwnerCounts::new(By::Unit);
+        let mut merged = OwnerCounts::new(MakerGroupBy::Unit);
         merged.add(&owner(Evidence::Traced, &[(7, "/a/web.service")]), count(1, 0));
         let mut other = merged.clone();
         other.add(&owner(Evidence::Listener, &[(9, "/a/db.service")]), count(0, 4));

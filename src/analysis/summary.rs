@@ -1,9 +1,9 @@
 //! Summarizes all buckets: counts them in one walk over the sockets, and compares the result with the kernel's own counts.
 
-use super::groups::{By, Count, Groups, Key, Ranking};
+use super::groups::{GroupBy, GroupKey, Groups, Ranking, StateCounts};
 use super::history::{History, Length, RemainingTimes};
 use super::limits::{self, Limit};
-use crate::model::command::{Help, Privilege, Shell, Step};
+use crate::model::command::{Privilege, Shell, Step, Suggestions};
 use crate::model::kernel_counts::BucketFacts;
 use crate::model::owner::{Evidence, Owner};
 use crate::model::row::Direction;
@@ -21,18 +21,18 @@ pub fn bucket_bytes(kernel: &BucketFacts) -> u64 {
 
 /// Counts buckets in one walk over the sockets, for a summary.
 #[derive(Clone, Debug)]
-pub struct Tally {
-    totals: Count,
+pub struct SummaryCounts {
+    totals: StateCounts,
     times: RemainingTimes,
     groups: Groups,
 }
 
-impl Tally {
-    /// An empty tally that groups buckets by these attributes. The kernel's count of buckets decides how much memory is reserved.
+impl SummaryCounts {
+    /// Empty counts that group buckets by these attributes. The kernel's count of buckets decides how much memory is reserved.
     #[must_use]
-    pub fn new(by: &[By], kernel: &BucketFacts) -> Self {
+    pub fn new(by: &[GroupBy], kernel: &BucketFacts) -> Self {
         let expected = kernel.sockstat.map_or(0, |sockstat| usize::try_from(sockstat.tw).unwrap_or(0));
-        Self { totals: Count::default(), times: RemainingTimes::default(), groups: Groups::new(by, expected) }
+        Self { totals: StateCounts::default(), times: RemainingTimes::default(), groups: Groups::new(by, expected) }
     }
 
     /// Counts a bucket.
@@ -45,7 +45,7 @@ impl Tally {
     }
 
     /// Assigns `count` buckets, which [`Self::add`] has already counted, to their owner.
-    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
+    pub fn add_owner(&mut self, owner: &Owner, count: StateCounts) {
         self.groups.add_owner(owner, count);
     }
 
@@ -63,10 +63,16 @@ impl Tally {
         limits::at_maximum(self.totals, kernel)
     }
 
-    /// Makes the summary from the counts. `own` has the limits of single network namespaces. `limit` is the number of counts to show for
-    /// each attribute. `one_family` means that only buckets of one IP version were counted.
+    /// Makes the summary from the counts. `namespace_limits` has the limits of single network namespaces. `limit` is the number of
+    /// counts to show for each attribute. `one_family` means that only buckets of one IP version were counted.
     #[must_use]
-    pub fn summary(mut self, kernel: BucketFacts, own: Vec<Limit>, limit: usize, one_family: bool) -> Summary {
+    pub fn summary(
+        mut self,
+        kernel: BucketFacts,
+        namespace_limits: Vec<Limit>,
+        limit: usize,
+        one_family: bool,
+    ) -> Summary {
         let history =
             History::from_remaining_times(&self.times, Length::learn(kernel.tw_timeout_s, self.times.largest_ms()));
         let bytes_per_bucket = bucket_bytes(&kernel);
@@ -75,7 +81,7 @@ impl Tally {
             bytes_per_bucket,
             measured: kernel.bucket_bytes.is_some(),
         };
-        let limits = limits::collect_limits(self.totals, &self.times, &history, &kernel, own, one_family);
+        let limits = limits::collect_limits(self.totals, &self.times, &history, &kernel, namespace_limits, one_family);
         Summary {
             totals: self.totals,
             groups: self.groups.top(limit),
@@ -104,7 +110,7 @@ pub struct Memory {
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The number of listed buckets.
-    pub totals: Count,
+    pub totals: StateCounts,
     /// The largest counts by each attribute.
     pub groups: Vec<Ranking>,
     /// The remaining times of the TIME_WAIT buckets.
@@ -140,8 +146,8 @@ impl Summary {
 
     /// The commands that explain the findings of this summary.
     #[must_use]
-    pub fn help(&self, shell: &Shell) -> Help {
-        let mut help = Help::default();
+    pub fn help(&self, shell: &Shell) -> Suggestions {
+        let mut help = Suggestions::default();
         let mut step = |command: &str, purpose: &str| {
             help.commands.push(Step::new(shell.twtool(Privilege::None, &[command]), purpose));
         };
@@ -149,8 +155,8 @@ impl Summary {
             step("doctor", "see which limit was reached, and the command that raises it");
         }
         let outbound = |group: &Ranking| {
-            group.by == By::Direction
-                && group.top.first().is_some_and(|(key, _)| *key == Key::Direction(Direction::Outbound))
+            group.by == GroupBy::Direction
+                && group.top.first().is_some_and(|(key, _)| *key == GroupKey::Direction(Direction::Outbound))
         };
         if self.groups.iter().any(outbound) {
             step("capacity", "see how many ports each destination has left");
@@ -168,7 +174,7 @@ impl Summary {
     /// A sentence that explains the difference between sockstat's count and the list; `number` formats the numbers.
     #[must_use]
     pub fn reconciliation(&self, number: fn(u64) -> String) -> String {
-        let Count { time_wait, fin_wait_2 } = self.totals;
+        let StateCounts { time_wait, fin_wait_2 } = self.totals;
         let (Some(sockstat), Some(difference)) = (self.kernel.sockstat, self.sockstat_difference()) else {
             return "tw of /proc/net/sockstat is not known here".into();
         };
@@ -193,12 +199,12 @@ mod tests {
     use crate::model::row::tests::row;
 
     fn summary(kernel: BucketFacts, one_family: bool) -> Summary {
-        let mut tally = Tally::new(&By::USUAL, &kernel);
+        let mut counts = SummaryCounts::new(&GroupBy::USUAL, &kernel);
         let mut half = row("127.0.0.1", 80, "127.0.0.1", 40_000);
         half.bucket.fin_wait_2 = true;
-        tally.add(&half.bucket, half.direction);
-        tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001).bucket, Direction::Unknown);
-        tally.summary(kernel, vec![], 10, one_family)
+        counts.add(&half.bucket, half.direction);
+        counts.add(&row("127.0.0.1", 80, "127.0.0.1", 40_001).bucket, Direction::Unknown);
+        counts.summary(kernel, vec![], 10, one_family)
     }
 
     fn kernel(tw: u64) -> BucketFacts {
@@ -236,14 +242,17 @@ mod tests {
             summary.help(&shell).commands.into_iter().map(|step| step.command).collect()
         };
         let full = BucketFacts { max_tw_buckets: Some(1), ..kernel(2) };
-        let tally = |direction| {
-            let mut tally = Tally::new(&By::USUAL, &full);
-            tally.add(&row("127.0.0.1", 80, "127.0.0.1", 40_000).bucket, direction);
-            let own = tally.at_maximum(&full).into_iter().collect();
-            tally.summary(full.clone(), own, 10, false)
+        let counts = |direction| {
+            let mut counts = SummaryCounts::new(&GroupBy::USUAL, &full);
+            counts.add(&row("127.0.0.1", 80, "127.0.0.1", 40_000).bucket, direction);
+            let namespace_limits = counts.at_maximum(&full).into_iter().collect();
+            counts.summary(full.clone(), namespace_limits, 10, false)
         };
-        assert_eq!(commands(&tally(Direction::Outbound)), ["twtool doctor --netns web", "twtool capacity --netns web"]);
-        assert_eq!(commands(&tally(Direction::Inbound)), ["twtool doctor --netns web"]);
+        assert_eq!(
+            commands(&counts(Direction::Outbound)),
+            ["twtool doctor --netns web", "twtool capacity --netns web"]
+        );
+        assert_eq!(commands(&counts(Direction::Inbound)), ["twtool doctor --netns web"]);
         assert_eq!(commands(&summary(kernel(2), false)), [] as [String; 0]);
     }
 
@@ -258,7 +267,7 @@ mod tests {
     #[test]
     fn a_fin_wait_2_bucket_is_counted_but_not_as_a_close_of_the_last_minute() {
         let summary = summary(kernel(2), false);
-        assert_eq!((summary.totals, summary.history.total()), (Count { time_wait: 1, fin_wait_2: 1 }, 1));
+        assert_eq!((summary.totals, summary.history.total()), (StateCounts { time_wait: 1, fin_wait_2: 1 }, 1));
         assert!(summary.groups.iter().all(|group| group.top[0].1.fin_wait_2 == 1));
     }
 }

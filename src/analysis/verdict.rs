@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::conflict::{self, Obstacles};
+use super::conflict::{self, FailedAttempts};
 use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, ReuseOptions, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -26,15 +26,20 @@ pub fn conclude(facts: &Facts, port: Port, with: ReuseOptions, attempts: &[Attem
     let judged = plain().map(|attempt| (verdict_of(attempt, with, attempts), attempt));
     let verdict = judged.clone().map(|(verdict, _)| verdict).max().unwrap_or(Verdict::Free);
     let worst: Vec<&Attempt> = judged.filter(|(v, _)| *v == verdict).map(|(_, attempt)| attempt).collect();
-    let obstacles = Obstacles::new(worst.iter().copied(), &holders.iter().map(|holder| &holder.socket));
-    let in_the_way: Vec<&Holder> = holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect();
+    let failed_attempts = FailedAttempts::new(worst.iter().copied(), &holders.iter().map(|holder| &holder.socket));
+    let in_the_way: Vec<&Holder> =
+        holders.iter().filter(|holder| failed_attempts.can_be_blocked_by(&holder.socket)).collect();
     let cause = match verdict {
         Verdict::Free => Cause::None,
         Verdict::Denied => denial(facts, port, &worst),
         Verdict::Reusable | Verdict::Blocked => {
             let with_reuseaddr =
                 |plain: &&Attempt| outcome_with(plain, ReuseOptions::REUSEADDR, attempts) == Some(CallResult::Ok);
-            cause_among(&in_the_way, worst.iter().all(with_reuseaddr), worst.iter().any(|attempt| attempt.own))
+            cause_among(
+                &in_the_way,
+                worst.iter().all(with_reuseaddr),
+                worst.iter().any(|attempt| attempt.blocked_by_own_socket),
+            )
         }
     };
     let plain: Vec<Attempt> = plain().copied().collect();
@@ -61,9 +66,10 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     if in_use.is_empty() {
         return Cause::None;
     }
-    let obstacles = Obstacles::new(in_use, &holders.iter().map(|holder| &holder.socket));
-    let in_the_way: Vec<_> = holders.iter().filter(|holder| obstacles.has(&holder.socket)).collect();
-    cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.own))
+    let failed_attempts = FailedAttempts::new(in_use, &holders.iter().map(|holder| &holder.socket));
+    let in_the_way: Vec<_> =
+        holders.iter().filter(|holder| failed_attempts.can_be_blocked_by(&holder.socket)).collect();
+    cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.blocked_by_own_socket))
 }
 
 /// Whether the cause means that only buckets block the bind. There are two such causes, and a bind with SO_REUSEADDR decides between
@@ -103,7 +109,7 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
 
 /// The cause, if these sockets block the bind. The first of these kinds that is present decides: listener, connection, bound socket,
 /// bucket. For buckets, `reuseaddr_works` decides between two causes, whatever options the server sets.
-pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, own: bool) -> Cause {
+pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, blocked_by_own_socket: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,
         Socket::Full(full) => match full.state {
@@ -118,7 +124,7 @@ pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, own: bo
         Some(2) => Cause::Bound,
         Some(_) if reuseaddr_works => Cause::TimeWait,
         Some(_) => Cause::TimeWaitWithoutReuseaddr,
-        None if own => Cause::OwnSocket,
+        None if blocked_by_own_socket => Cause::OwnSocket,
         None => Cause::Unknown,
     }
 }

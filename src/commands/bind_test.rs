@@ -5,7 +5,7 @@ use clap::Args;
 use super::netns::NetnsArgs;
 use super::port_args::{SERVER_ARGS, ServerArgs, one_port};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
-use crate::analysis::advice::{self, Evidence};
+use crate::analysis::advice::{self, BindEvidence};
 use crate::analysis::next::{self, Failure};
 use crate::lab;
 use crate::model::bind::{Cause, ReuseportNote, Verdict};
@@ -95,7 +95,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;
     let complete = complete && !unseen && !doubtful;
-    let evidence = Evidence {
+    let evidence = BindEvidence {
         facts,
         port,
         with,

@@ -21,7 +21,7 @@ use crate::model::port::Port;
 use crate::snapshot::{Namespaces, Snapshot, names};
 
 /// The maximum number of ports that are offered.
-const MOST_PORTS: usize = 40;
+const MAX_PORTS: usize = 40;
 
 /// The heading of the options of every command.
 const GLOBAL: &str = "Global options";
@@ -146,7 +146,7 @@ fn ports(context: &CompletionContext, remote: bool, word: &str) -> Vec<Completio
         let help = name.into_iter().chain(listening).chain(waiting).collect::<Vec<_>>().join(", ");
         CompletionCandidate::new(port.to_string()).help(Some(help.into()))
     };
-    let mut offered: Vec<_> = ports.into_iter().take(MOST_PORTS).map(port).collect();
+    let mut offered: Vec<_> = ports.into_iter().take(MAX_PORTS).map(port).collect();
     if word.starts_with(char::is_alphabetic) {
         for (port, names) in services.entries() {
             let name = |name: &str| CompletionCandidate::new(name).help(Some(port.to_string().into()));

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Prompt, bad_value};
 use crate::lab::{self, CaptureFile, LabError};
-use crate::model::experiment::{Comparison, EventKind, LabEvent, Scenario};
+use crate::model::experiment::{Comparison, LabEvent, LabEventKind, Scenario};
 use crate::model::facts::Facts;
 use crate::snapshot::Snapshot;
 use crate::view;
@@ -195,7 +195,7 @@ fn play(
 ) -> Result<Vec<Comparison>, CommandError> {
     let mut counting = false;
     let checks = lab::run(scenario, &mut |event: &LabEvent| {
-        if let EventKind::Waiting(left) = event.kind {
+        if let LabEventKind::Waiting(left) = event.kind {
             if countdown {
                 counting = true;
                 let _ = write!(err, "\r\x1b[2K      {} to go", human::duration(left));
@@ -206,7 +206,7 @@ fn play(
         if std::mem::take(&mut counting) {
             let _ = write!(err, "\r\x1b[2K");
         }
-        if let (Some(capture), EventKind::Segment { segment, .. }) = (&mut capture, &event.kind) {
+        if let (Some(capture), LabEventKind::Segment { segment, .. }) = (&mut capture, &event.kind) {
             view::pcap::segment(&mut capture.file, segment).map_err(|error| capture.failed(&error))?;
         }
         sink(event)

@@ -7,7 +7,7 @@ use clap::Args;
 use super::netns::NetnsArgs;
 use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::doctor::{Leak, Status};
+use crate::analysis::doctor::{LeakThreshold, Status};
 use crate::filter::parser::parse_duration;
 use crate::view;
 use crate::view::json::Envelope;
@@ -67,7 +67,7 @@ pub fn run(args: &DoctorArgs, global: &GlobalArgs, context: &mut Context) -> Res
         warnings.extend(made.sentences());
         answer.value.made = Some(made.value);
     }
-    let leak = Leak { silent: args.close_wait_after };
+    let leak = LeakThreshold { silent: args.close_wait_after };
     let checks = answer.value.checks(leak, &args.netns.shell(context));
     for check in checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.finding.as_deref().unwrap_or("this check is not complete");

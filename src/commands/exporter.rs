@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::metrics::{CollectionArgs, hide_refused, refuse_formats};
 use super::{CommandError, ExitStatus, GlobalArgs};
-use crate::exporter::{self, Address, LogFormat, Options};
+use crate::exporter::{self, Address, ExporterOptions, LogFormat};
 use crate::filter::parser::parse_duration;
 
 /// The default address. The port is outside Linux's default ephemeral range, so connect() does not choose it while the exporter is down.
@@ -85,7 +85,7 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
     refuse_formats(global)?;
     // A wrong namespace is an error at the start, and not only at each scrape.
     args.collection.clone().check()?;
-    let options = Options {
+    let options = ExporterOptions {
         default_listen: args.listen.iter().map(ToString::to_string).eq([DEFAULT_ADDRESS]),
         listen: args.listen.clone(),
         min_interval: args.min_interval,

@@ -20,9 +20,9 @@ use crate::model::command::{Privilege, Shell};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::removal::RemovalResult;
-use crate::model::target::{Target, counted};
+use crate::model::target::{Target, count_by_kind};
 use crate::snapshot::Snapshot;
-use crate::snapshot::removal::{Candidates, Others, Removal};
+use crate::snapshot::removal::{Candidates, ExcludedSockets, Removal};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::kill::{Plan, RemovalReport};
@@ -96,18 +96,18 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
             "no selection; give a FILTER or flags as for 'twtool list', or '--all'".into(),
         ));
     }
-    let mut warnings = [found.about_words.as_slice(), &found.warnings].concat();
+    let mut warnings = [found.filter_warnings.as_slice(), &found.warnings].concat();
     if asks && !found.targets.is_empty() && context.prompt.is_none() {
         return Err(CommandError::Usage(format!(
             "'--yes' is required to remove {} because stdin or stderr is not a terminal and kill cannot ask; '--dry-run' shows \
              what would be removed",
-            counted(found.targets.iter()),
+            count_by_kind(found.targets.iter()),
         )));
     }
     if found.targets.is_empty() {
         warnings.extend(hints(&found.others, &found.facts, &args.netns.shell(context)));
     }
-    if !args.yes && found.seem_forbidden() {
+    if !args.yes && found.probably_forbidden() {
         warnings.push(
             "the kernel will probably refuse to remove the sockets: removal needs CAP_NET_ADMIN. This user seems to lack it, \
              because the kernel hides the marks of sockets"
@@ -117,7 +117,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     context.warn(&warnings);
 
     let plan = Plan { targets: &found.targets, facts: &found.facts, with_state: args.orphans || found.with_state() };
-    if asks && !found.targets.is_empty() && !agrees(context, &plan)? {
+    if asks && !found.targets.is_empty() && !confirm_removal(context, &plan)? {
         let _ = writeln!(context.err, "nothing was removed");
         return Ok(ExitStatus::Incomplete);
     }
@@ -162,7 +162,7 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
 }
 
 /// Suggests each flag that would select sockets: the command to run, or that this kernel cannot remove these sockets.
-fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
+fn hints(others: &ExcludedSockets, facts: &Facts, shell: &Shell) -> Vec<String> {
     let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
         let next = || {
@@ -173,7 +173,7 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
             let obstacle = line.obstacle.map(|obstacle| format!(" ({obstacle})")).unwrap_or_default();
             format!("{flag} selects {them}: {}{obstacle}", line.text)
         };
-        (!targets.is_empty()).then(|| format!("{} {verb}; {}", counted(targets.iter()), next()))
+        (!targets.is_empty()).then(|| format!("{} {verb}; {}", count_by_kind(targets.iter()), next()))
     };
     let fin_wait_2 = hint(&others.fin_wait_2, "--fin-wait-2", |facts| facts.destroys_buckets() != Some(false));
     let orphans = hint(&others.orphans, "--orphans", |facts| lab::orphan::sock_destroy_works(facts).unwrap_or(true));
@@ -181,7 +181,7 @@ fn hints(others: &Others, facts: &Facts, shell: &Shell) -> Vec<String> {
 }
 
 /// Shows the plan and asks for confirmation. Only `y` and `yes` confirm.
-fn agrees(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
+fn confirm_removal(context: &mut Context, plan: &Plan) -> Result<bool, CommandError> {
     let Some(prompt) = &mut context.prompt else { return Ok(false) };
     view::kill::plan(context.err, plan, prompt.style)?;
     view::kill::question(context.err, plan.targets)?;

@@ -15,12 +15,12 @@ use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::filter::Filter;
 use crate::model::row::Order;
 use crate::snapshot::bucket_owners;
-use crate::snapshot::{Answer, Buckets, Choice, RowLimit, Selection, Snapshot};
+use crate::snapshot::{Answer, Buckets, RowLimit, Selection, Snapshot, SourceChoice};
 use crate::view;
 use crate::view::column::Column;
 use crate::view::json::Envelope;
-use crate::view::list::{ListTable, Stream, Survey};
-use crate::view::owner::Owned;
+use crate::view::list::{ListTable, RowMeasurements, Stream};
+use crate::view::owner::OwnedRows;
 
 /// Arguments of `twtool list`.
 #[derive(Args, Clone, Debug)]
@@ -108,7 +108,7 @@ enum SourceArg {
     Procfs,
 }
 
-impl From<SourceArg> for Choice {
+impl From<SourceArg> for SourceChoice {
     fn from(arg: SourceArg) -> Self {
         match arg {
             SourceArg::Auto => Self::Auto,
@@ -163,9 +163,10 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
         // The widths of the columns of a table are measured while the rows arrive. With a limit, they are measured later, because
         // only the rows that are shown count.
         let measured = format == Format::Table && args.limit.is_none();
-        let survey =
-            |buckets: &Buckets| measured.then(|| Survey::new(args.table_columns(buckets.with_state), &buckets.facts));
-        let answer = snapshot.observed_buckets(&selection, args.order(), args.shown(), &survey)?;
+        let measurements = |buckets: &Buckets| {
+            measured.then(|| RowMeasurements::new(args.table_columns(buckets.with_state), &buckets.facts))
+        };
+        let answer = snapshot.observed_buckets(&selection, args.order(), args.row_limit(), &measurements)?;
         print(answer, args, format, context)
     }
 }
@@ -226,7 +227,7 @@ fn print_owners(
     context: &mut Context,
 ) -> Result<ExitStatus, CommandError> {
     let order = if args.streams(format) { None } else { args.order() };
-    let answer = snapshot.buckets(selection, order, args.shown())?;
+    let answer = snapshot.buckets(selection, order, args.row_limit())?;
     let traced = args.tracer.read()?;
     context.warn(&answer.sentences());
     let mut warnings = answer.sentences();
@@ -241,7 +242,7 @@ fn print_owners(
     context.warn(&found.sentences());
     warnings.extend(found.sentences());
     complete &= found.complete;
-    let owned = Owned { rows: &rows, owners: &found.value, facts };
+    let owned = OwnedRows { rows: &rows, owners: &found.value, facts };
     match format {
         Format::Json => {
             let envelope = Envelope { schema: "twtool.list/1", facts: &merged, complete, warnings: &warnings };
@@ -261,14 +262,14 @@ fn print_owners(
 
 /// Prints rows that are in memory.
 fn print(
-    answer: Answer<(Buckets, Vec<Option<Survey>>)>,
+    answer: Answer<(Buckets, Vec<Option<RowMeasurements>>)>,
     args: &ListArgs,
     format: Format,
     context: &mut Context,
 ) -> Result<ExitStatus, CommandError> {
     context.warn(&answer.sentences());
     let warnings = answer.sentences();
-    let Answer { value: (mut buckets, surveys), complete, .. } = answer;
+    let Answer { value: (mut buckets, measurements), complete, .. } = answer;
     let merged = buckets.merged_facts();
     let total = buckets.rows.total();
     let facts = &buckets.facts;
@@ -283,9 +284,9 @@ fn print(
         }
         Format::Table => {
             let columns = args.table_columns(buckets.with_state);
-            let survey = surveys.into_iter().flatten().reduce(Survey::joined);
-            let survey = survey.unwrap_or_else(|| Survey::of_rows(&rows, facts, &columns));
-            let table = ListTable { rows: &rows, facts, survey, total, header: !args.no_header };
+            let measurements = measurements.into_iter().flatten().reduce(RowMeasurements::joined);
+            let measurements = measurements.unwrap_or_else(|| RowMeasurements::of_rows(&rows, facts, &columns));
+            let table = ListTable { rows: &rows, facts, measurements, total, header: !args.no_header };
             view::list::table(context.out, &table, context.style)?;
         }
         Format::Ndjson => view::list::ndjson(context.out, &rows, facts)?,
@@ -317,7 +318,7 @@ impl ListArgs {
     }
 
     /// The number of rows to show, and whether to take them from the end of the order.
-    fn shown(&self) -> RowLimit {
+    fn row_limit(&self) -> RowLimit {
         RowLimit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
 

@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::exporter::Trace;
+use crate::exporter::StartTracing;
 use crate::filter::parser::parse_duration;
-use crate::metrics::{self, Bounds, Collected, Own, encoding};
-use crate::snapshot::closes::{Closes, How};
+use crate::metrics::{self, CollectedSurveys, SampleLimits, SelfCounts, encoding};
+use crate::snapshot::closes::{Closes, MethodChoice};
 use crate::snapshot::{Selection, Snapshot};
 
 /// Arguments of `twtool metrics`.
@@ -69,8 +69,8 @@ pub struct CollectionArgs {
 
 impl CollectionArgs {
     /// The maximum numbers of destinations and of network namespaces in the metrics.
-    pub(super) fn bounds(&self) -> Bounds {
-        Bounds { destinations: self.max_destinations.into(), namespaces: self.max_netns as usize }
+    pub(super) fn bounds(&self) -> SampleLimits {
+        SampleLimits { destinations: self.max_destinations.into(), namespaces: self.max_netns as usize }
     }
 
     /// Whether an option selects network namespaces, so that the command enters namespaces other than its own.
@@ -80,9 +80,9 @@ impl CollectionArgs {
 
     /// Prepares a trace of the closes in the selected network namespaces. The namespace of a container can change, because the container
     /// may restart. So with `--container`, as with `--all-netns`, the closes of every namespace are traced.
-    pub(super) fn trace(&self) -> Result<Trace, CommandError> {
+    pub(super) fn trace(&self) -> Result<StartTracing, CommandError> {
         let namespaces = if self.namespaces.can_change() { None } else { Some(self.namespaces.namespaces()?) };
-        let start = || Ok(Closes::start(&Selection::default(), namespaces, How::Bpf)?.value);
+        let start = || Ok(Closes::start(&Selection::default(), namespaces, MethodChoice::Bpf)?.value);
         Ok(Box::new(start))
     }
 
@@ -98,9 +98,9 @@ impl CollectionArgs {
     ///
     /// # Errors
     /// No namespace can be read.
-    pub(super) fn collect(&self) -> Result<Collected, CommandError> {
+    pub(super) fn collect(&self) -> Result<CollectedSurveys, CommandError> {
         let answer = Snapshot::of(self.namespaces.namespaces()?).surveys()?;
-        Ok(Collected { answer, silent: self.close_wait_after, closes: None })
+        Ok(CollectedSurveys { answer, silent: self.close_wait_after, closes: None })
     }
 }
 
@@ -161,16 +161,16 @@ pub(super) fn refuse_formats(global: &GlobalArgs) -> Result<(), CommandError> {
 pub fn run(args: &MetricsArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     refuse_formats(global)?;
     let format = match args.format {
-        FormatArg::Text => metrics::Format::Text,
+        FormatArg::Text => metrics::MetricsFormat::Text,
         FormatArg::OpenMetrics if args.textfile.is_some() => {
             return Err(CommandError::Usage(
                 "'--textfile' needs '--format text': the textfile collector of node_exporter does not read OpenMetrics"
                     .into(),
             ));
         }
-        FormatArg::OpenMetrics => metrics::Format::OpenMetrics,
+        FormatArg::OpenMetrics => metrics::MetricsFormat::OpenMetrics,
     };
-    let mut own = Own::start();
+    let mut own = SelfCounts::start();
     let collected = args.collection.collect()?;
     own.count(&collected.answer.value);
     let mut samples = metrics::collect(&collected, args.collection.bounds());

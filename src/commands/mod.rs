@@ -257,7 +257,7 @@ pub enum CommandError {
 impl From<SnapshotError> for CommandError {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Observer(error) => Self::Output(error),
+            SnapshotError::Io(error) => Self::Output(error),
             error => Self::Snapshot(error),
         }
     }

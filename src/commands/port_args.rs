@@ -17,8 +17,8 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "ADDR", value_parser = addr_arg)]
     pub(super) addr: Vec<ScopedAddr>,
     /// Socket options that the server sets before bind()
-    #[arg(long, value_enum, default_value_t = With::Reuseaddr, value_name = "OPTIONS")]
-    pub(super) with: With,
+    #[arg(long, value_enum, default_value_t = WithArg::Reuseaddr, value_name = "OPTIONS")]
+    pub(super) with: WithArg,
     /// Set or clear IPV6_V6ONLY on IPv6 sockets [default: the value of net.ipv6.bindv6only]
     #[arg(long, value_enum, value_name = "YES|NO")]
     v6only: Option<YesNo>,
@@ -93,7 +93,7 @@ impl ServerArgs {
 
 /// The socket options that a server sets before bind().
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum With {
+pub(super) enum WithArg {
     /// No option
     None,
     /// SO_REUSEADDR
@@ -104,7 +104,7 @@ pub(super) enum With {
     Both,
 }
 
-impl With {
+impl WithArg {
     pub(super) const fn options(self) -> ReuseOptions {
         match self {
             Self::None => ReuseOptions::NONE,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::snapshot::{Choice, Input};
+use crate::snapshot::{Input, SourceChoice};
 
 /// Arguments of commands that can record and replay what they read, and that have the arguments of `ManyNetnsArgs`.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct RecordingArgs {
 
 impl RecordingArgs {
     /// Selects what to read: the kernel through the interface of `choice`, or a recording.
-    pub(super) fn input(&self, choice: Choice) -> Input {
+    pub(super) fn input(&self, choice: SourceChoice) -> Input {
         match (&self.record, &self.replay) {
             (Some(path), _) => Input::Recorded { path: path.clone(), replace: self.force },
             (None, Some(path)) => Input::Recording(path.clone()),

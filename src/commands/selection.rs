@@ -10,7 +10,7 @@ use crate::filter::{End, Filter};
 use crate::model::addr::ScopedPrefix;
 use crate::model::port::{PortArg, PortClass};
 use crate::model::row::Direction;
-use crate::snapshot::query::{Group, Selection, Test};
+use crate::snapshot::query::{AnyOf, Selection, Test};
 
 /// The selection of buckets: a filter expression, and flags that are short forms of tests in such an expression.
 #[derive(Args, Clone, Debug)]
@@ -51,11 +51,11 @@ pub(super) struct SelectionArgs {
 impl SelectionArgs {
     /// The selection. The names in it (services, interfaces) are not resolved yet.
     pub(super) fn selection(&self, global: &GlobalArgs) -> Selection {
-        let ports = |argument, list: &[PortArg], ends: &[End]| Group {
+        let ports = |argument, list: &[PortArg], ends: &[End]| AnyOf {
             argument,
             tests: list.iter().flat_map(|port| ends.iter().map(|&end| Test::Port(end, port.clone()))).collect(),
         };
-        let prefixes = |argument, list: &[ScopedPrefix], end| Group {
+        let prefixes = |argument, list: &[ScopedPrefix], end| AnyOf {
             argument,
             tests: list.iter().map(|prefix| Test::Prefix(end, prefix.clone())).collect(),
         };
@@ -67,8 +67,8 @@ impl SelectionArgs {
             ports("--remote-port <PORT>", &self.remote_port, &[End::Remote]),
             prefixes("--local <ADDR>", &self.local, End::Local),
             prefixes("--remote <ADDR>", &self.remote, End::Remote),
-            Group { argument: "--class <CLASS>", tests: self.class.iter().map(class).collect() },
-            Group { argument: "--direction <DIRECTION>", tests: self.direction.iter().map(direction).collect() },
+            AnyOf { argument: "--class <CLASS>", tests: self.class.iter().map(class).collect() },
+            AnyOf { argument: "--direction <DIRECTION>", tests: self.direction.iter().map(direction).collect() },
         ];
         Selection {
             expression: self.filter.join(" "),

@@ -8,8 +8,8 @@ use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::tracer::TracerArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::groups::By;
-use crate::snapshot::{Answer, Choice, Snapshot, bucket_owners};
+use crate::analysis::groups::GroupBy;
+use crate::snapshot::{Answer, Snapshot, SourceChoice, bucket_owners};
 use crate::view;
 use crate::view::json::Envelope;
 use crate::view::summary::Content;
@@ -45,7 +45,7 @@ Examples:
 pub struct SummaryArgs {
     /// Keys to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
-    by: Vec<ByArg>,
+    by: Vec<SummaryByArg>,
     /// Show the N most frequent values of each key, and the sum of the others [default: 5 in a table, else 10]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
@@ -66,7 +66,7 @@ impl SummaryArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ByArg {
+enum SummaryByArg {
     /// Local port
     LocalPort,
     /// Remote address
@@ -89,19 +89,19 @@ enum ByArg {
     Container,
 }
 
-impl From<ByArg> for By {
-    fn from(arg: ByArg) -> Self {
+impl From<SummaryByArg> for GroupBy {
+    fn from(arg: SummaryByArg) -> Self {
         match arg {
-            ByArg::LocalPort => Self::LocalPort,
-            ByArg::RemoteAddr => Self::RemoteAddr,
-            ByArg::RemotePort => Self::RemotePort,
-            ByArg::Destination => Self::Destination,
-            ByArg::Class => Self::Class,
-            ByArg::Direction => Self::Direction,
-            ByArg::Netns => Self::Netns,
-            ByArg::Owner => Self::Owner,
-            ByArg::Unit => Self::Unit,
-            ByArg::Container => Self::Container,
+            SummaryByArg::LocalPort => Self::LocalPort,
+            SummaryByArg::RemoteAddr => Self::RemoteAddr,
+            SummaryByArg::RemotePort => Self::RemotePort,
+            SummaryByArg::Destination => Self::Destination,
+            SummaryByArg::Class => Self::Class,
+            SummaryByArg::Direction => Self::Direction,
+            SummaryByArg::Netns => Self::Netns,
+            SummaryByArg::Owner => Self::Owner,
+            SummaryByArg::Unit => Self::Unit,
+            SummaryByArg::Container => Self::Container,
         }
     }
 }
@@ -115,7 +115,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
         return Err(bad_value(&"csv", "--output <FORMAT>", "a summary is not a flat table; use table, json or ndjson"));
     }
     check(args)?;
-    let input = args.recording.input(Choice::Auto);
+    let input = args.recording.input(SourceChoice::Auto);
     let snapshot = Snapshot { namespaces: args.namespaces.namespaces()?, input };
     let by = groups(args);
     let answer = snapshot.summary(&by, global.ipv4_on_the_wire())?;
@@ -171,16 +171,16 @@ fn check(args: &SummaryArgs) -> Result<(), CommandError> {
 }
 
 /// The groups of `--by` without duplicates, or the default groups.
-fn groups(args: &SummaryArgs) -> Vec<By> {
-    let mut by: Vec<By> = vec![];
-    for asked in args.by.iter().copied().map(By::from) {
+fn groups(args: &SummaryArgs) -> Vec<GroupBy> {
+    let mut by: Vec<GroupBy> = vec![];
+    for asked in args.by.iter().copied().map(GroupBy::from) {
         if !by.contains(&asked) {
             by.push(asked);
         }
     }
     if by.is_empty() {
-        by.extend(args.namespaces.several().then_some(By::Netns));
-        by.extend(By::USUAL);
+        by.extend(args.namespaces.several().then_some(GroupBy::Netns));
+        by.extend(GroupBy::USUAL);
     }
     by
 }

@@ -12,21 +12,21 @@ use super::netns::SomeNetnsArgs;
 use super::selection::SelectionArgs;
 use super::tracer::how_to_permit;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
-use crate::analysis::makers::{By, Makers};
+use crate::analysis::makers::{MakerGroupBy, Makers};
 use crate::filter::parser::parse_duration;
 use crate::model::close::{Close, Method};
 use crate::model::facts::Facts;
-use crate::snapshot::closes::{Closes, How, Signal};
+use crate::snapshot::closes::{Closes, MethodChoice, Signal};
 use crate::view;
 use crate::view::human;
 use crate::view::json::Envelope;
-use crate::view::trace::{FOREIGN_PIDS, missing};
+use crate::view::trace::{FOREIGN_PIDS, loss_warnings};
 
 /// The time between two tables on a terminal.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// The maximum number of network namespaces whose names are stored for the table of `--by netns`.
-const MOST_NAMES: usize = 8192;
+const MAX_NAMES: usize = 8192;
 
 /// Arguments of `twtool trace`.
 #[derive(Args, Clone, Debug)]
@@ -69,7 +69,7 @@ pub struct TraceArgs {
     selection: SelectionArgs,
     /// Count closes by this key, and print a table
     #[arg(long, value_enum, value_name = "KEY")]
-    by: Option<ByArg>,
+    by: Option<TraceByArg>,
     /// Number of groups in the table
     #[arg(long, value_name = "N", default_value_t = 20, requires = "by", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -101,7 +101,7 @@ enum MethodArg {
     Sampled,
 }
 
-impl From<MethodArg> for How {
+impl From<MethodArg> for MethodChoice {
     fn from(method: MethodArg) -> Self {
         match method {
             MethodArg::Auto => Self::Auto,
@@ -112,7 +112,7 @@ impl From<MethodArg> for How {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ByArg {
+enum TraceByArg {
     /// Process
     Process,
     /// systemd unit
@@ -127,7 +127,7 @@ enum ByArg {
     Netns,
 }
 
-impl ByArg {
+impl TraceByArg {
     const fn name(self) -> &'static str {
         match self {
             Self::Process => "process",
@@ -140,15 +140,15 @@ impl ByArg {
     }
 }
 
-impl From<ByArg> for By {
-    fn from(by: ByArg) -> Self {
+impl From<TraceByArg> for MakerGroupBy {
+    fn from(by: TraceByArg) -> Self {
         match by {
-            ByArg::Process => Self::Process,
-            ByArg::Unit => Self::Unit,
-            ByArg::Container => Self::Container,
-            ByArg::Destination => Self::Destination,
-            ByArg::LocalPort => Self::LocalPort,
-            ByArg::Netns => Self::Netns,
+            TraceByArg::Process => Self::Process,
+            TraceByArg::Unit => Self::Unit,
+            TraceByArg::Container => Self::Container,
+            TraceByArg::Destination => Self::Destination,
+            TraceByArg::LocalPort => Self::LocalPort,
+            TraceByArg::Netns => Self::Netns,
         }
     }
 }
@@ -192,13 +192,13 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
                 view::trace::header(context.out)?;
                 context.out.flush()?;
             }
-            follow(args, &mut closes, &mut Lines { out: context.out, format })?
+            follow(args, &mut closes, &mut CloseLines { out: context.out, format })?
         }
         Some(by) => {
             let live = format == Format::Table && context.style.width.is_some();
             let drawn = live.then_some(Duration::ZERO);
             let mut groups =
-                Groups { makers: Makers::new(by.into()), names: BTreeMap::new(), args, by, drawn, context };
+                CloseGroups { makers: Makers::new(by.into()), names: BTreeMap::new(), args, by, drawn, context };
             let signal = follow(args, &mut closes, &mut groups)?;
             groups.finish(&closes, format, warnings)?;
             signal
@@ -209,12 +209,12 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
         // Standard output has only closes, so the totals go to standard error.
         let _ = writeln!(context.err, "{}", view::trace::totals(totals));
     }
-    context.warn(&missing(totals));
+    context.warn(&loss_warnings(totals));
     context.out.flush()?;
     if let Some(signal) = signal {
-        closes.let_through(signal)?;
+        closes.deliver(signal)?;
     }
-    Ok(ExitStatus::complete(complete && missing(totals).is_empty()))
+    Ok(ExitStatus::complete(complete && loss_warnings(totals).is_empty()))
 }
 
 /// Receives the closes that the selection contains.
@@ -248,12 +248,12 @@ fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn Sink) -> Result<
 }
 
 /// Writes a line or a record for each close.
-struct Lines<'a> {
+struct CloseLines<'a> {
     out: &'a mut (dyn Write + Send),
     format: Format,
 }
 
-impl Sink for Lines<'_> {
+impl Sink for CloseLines<'_> {
     fn close(&mut self, close: &Close, facts: &Facts, _: Duration) -> io::Result<()> {
         match self.format {
             Format::Table => view::trace::line(self.out, close, facts),
@@ -267,18 +267,18 @@ impl Sink for Lines<'_> {
 }
 
 /// Counts closes by group.
-struct Groups<'a, 'b> {
+struct CloseGroups<'a, 'b> {
     makers: Makers,
     /// The names of network namespaces by inode number.
     names: BTreeMap<u64, String>,
     args: &'a TraceArgs,
-    by: ByArg,
+    by: TraceByArg,
     /// When the table was drawn last; `None` if it is drawn only at the end.
     drawn: Option<Duration>,
     context: &'a mut Context<'b>,
 }
 
-impl Groups<'_, '_> {
+impl CloseGroups<'_, '_> {
     fn table(&mut self, elapsed: Duration, last: bool) -> io::Result<()> {
         let rows = self.makers.table(self.args.top as usize, elapsed, last);
         let names = |inode| self.names.get(&inode).cloned();
@@ -297,7 +297,7 @@ impl Groups<'_, '_> {
         if format == Format::Ndjson {
             return Ok(view::trace::group_records(self.context.out, &rows)?);
         }
-        let missing = missing(totals);
+        let missing = loss_warnings(totals);
         let complete = missing.is_empty() && closes.method() == Method::Bpf;
         let warnings: Vec<String> = warnings.into_iter().chain(missing).collect();
         let facts = Facts { netns: None, netns_name: None, ..closes.own_facts().clone() };
@@ -309,11 +309,11 @@ impl Groups<'_, '_> {
 /// Moves to the top left corner and clears the screen.
 const CLEAR: &[u8] = b"\x1b[H\x1b[J";
 
-impl Sink for Groups<'_, '_> {
+impl Sink for CloseGroups<'_, '_> {
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()> {
         if let Some(name) = &facts.netns_name
-            && self.by == ByArg::Netns
-            && self.names.len() < MOST_NAMES
+            && self.by == TraceByArg::Netns
+            && self.names.len() < MAX_NAMES
             && !self.names.contains_key(&close.netns)
         {
             self.names.insert(close.netns, name.clone());

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CommandError, Context, bad_value};
 use crate::model::command::{Caller, Privilege, Shell, quoted};
-use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::bucket_owners::TracedOwners;
 use crate::snapshot::owner_feed::OwnerFeed;
 use crate::view::human;
 
@@ -24,12 +24,12 @@ pub(super) struct TracerArgs {
 impl TracerArgs {
     /// Reads what the tracer has recorded. If a command calls this function before it reads the buckets, the makers of the newest
     /// buckets are unknown. The result is empty if `--tracer` is not given and no tracer serves the default socket.
-    pub(super) fn read(&self) -> Result<Traced, CommandError> {
+    pub(super) fn read(&self) -> Result<TracedOwners, CommandError> {
         match &self.tracer {
-            Some(path) => Traced::read(path).map_err(|error| {
+            Some(path) => TracedOwners::read(path).map_err(|error| {
                 bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
             }),
-            None => Ok(Traced::read(Path::new(USUAL)).unwrap_or_default()),
+            None => Ok(TracedOwners::read(Path::new(USUAL)).unwrap_or_default()),
         }
     }
 
@@ -43,7 +43,7 @@ impl TracerArgs {
 
     /// Prints how to learn the owners of later buckets, if no tracer has answered and more than half of the `all` buckets have an
     /// unknown owner.
-    pub(super) fn hint(traced: &Traced, unknown: u64, all: u64, context: &mut Context) {
+    pub(super) fn hint(traced: &TracedOwners, unknown: u64, all: u64, context: &mut Context) {
         if traced.of_a_tracer() || unknown * 2 <= all {
             return;
         }

@@ -14,7 +14,7 @@ use crate::filter::parser::parse_duration;
 use crate::model::command::Shell;
 use crate::snapshot::Namespaces;
 use crate::snapshot::bucket_sample::SampleSource;
-use crate::watch::screen::{self, FindNamespaces, Options, ScreenError};
+use crate::watch::screen::{self, FindNamespaces, ScreenError, ScreenOptions};
 use crate::watch::{Sample, Sampler, stream};
 
 /// Arguments of `twtool watch`.
@@ -120,7 +120,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
 fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let selection = args.selection.selection(global);
     let sampler = Sampler::new(args.samples()?, selection.clone(), args.interval, true);
-    let options = Options {
+    let options = ScreenOptions {
         selection,
         interval: args.interval,
         style: context.style,

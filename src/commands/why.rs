@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
 use crate::analysis::call::{self, Explanation, FailedCall, PortsLeft};
-use crate::analysis::tally::{CallTally, FailureKind};
+use crate::analysis::call_counts::{CallCounts, FailureKind};
 use crate::filter::parser::parse_duration;
 use crate::model::call::{CallName, CalledSocket, ProgramEnd, SocketCall, WatchNote};
 use crate::model::command::{Caller, Shell};
@@ -140,7 +140,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         ipv4: global.ipv4_on_the_wire(),
         command: words,
         caller: context.caller.clone(),
-        tally: CallTally::default(),
+        call_counts: CallCounts::default(),
         failed: None,
     };
     let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
@@ -150,7 +150,7 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         WatchEnd::Ended(end) => Some(end),
         WatchEnd::ProcessLeft | WatchEnd::Interrupted(_) => None,
     };
-    reporter.report(&ProgramReport { program: &program, end, tally: &reporter.tally.clone(), at });
+    reporter.report(&ProgramReport { program: &program, end, call_counts: &reporter.call_counts.clone(), at });
     let failure = reporter.failed.take();
     if let Some((path, error)) = args.log.as_ref().zip(failure) {
         context.warn(&[format!("the log '{}' is not complete: {error}", path.display())]);
@@ -171,7 +171,7 @@ struct CallReporter<'a> {
     ipv4: Option<bool>,
     command: Vec<String>,
     caller: Caller,
-    tally: CallTally,
+    call_counts: CallCounts,
     /// The first error of a write.
     failed: Option<io::Error>,
 }
@@ -217,7 +217,7 @@ impl CallReporter<'_> {
         if self.ipv4.is_some_and(|wanted| family.is_some_and(|ipv4| ipv4 != wanted)) || call::is_progress(call) {
             return;
         }
-        let first = self.tally.add(call);
+        let first = self.call_counts.add(call);
         let Some(kind) = FailureKind::new(call) else {
             if first && !self.quiet {
                 let wrote = if self.records {
@@ -229,7 +229,7 @@ impl CallReporter<'_> {
             }
             return;
         };
-        if !call::is_explained(call) || !self.tally.is_due(&kind, call.at) {
+        if !call::is_explained(call) || !self.call_counts.is_due(&kind, call.at) {
             return;
         }
         let tcp = call.addr.is_some() && call.socket.as_ref().is_some_and(CalledSocket::uses_tcp);
@@ -239,7 +239,7 @@ impl CallReporter<'_> {
             Ok(None) => (self.explain_alone(call, watched), vec![]),
             Err(error) => (Explanation::unread(&error.to_string()), vec![]),
         };
-        if !self.tally.explain(kind, &explanation, call.at) {
+        if !self.call_counts.explain(kind, &explanation, call.at) {
             return;
         }
         let found = situation.as_ref().ok().and_then(Option::as_ref);

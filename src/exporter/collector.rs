@@ -12,9 +12,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::log::{Level, Log};
-use super::tracing::Tracing;
+use super::tracing::ClosesThread;
 use super::{Collect, Jobs};
-use crate::metrics::{self, Bounds, Format, Own, Samples, encoding};
+use crate::metrics::{self, MetricsFormat, SampleLimits, Samples, SelfCounts, encoding};
 
 /// The result of a collection.
 pub(super) struct Collection {
@@ -26,7 +26,7 @@ pub(super) struct Collection {
 
 impl Collection {
     /// The samples as text. They are encoded only once for each format.
-    pub(super) fn text(&self, samples: &Samples, format: Format) -> Bytes {
+    pub(super) fn text(&self, samples: &Samples, format: MetricsFormat) -> Bytes {
         self.texts[format as usize].get_or_init(|| encoding::encode_part(samples, format).into()).clone()
     }
 }
@@ -40,10 +40,10 @@ pub(super) enum NoCollection {
     Broken,
 }
 
-struct State {
+struct CollectorState {
     last: Option<Arc<Collection>>,
     running: Option<watch::Receiver<Option<Arc<Collection>>>>,
-    own: Own,
+    self_counts: SelfCounts,
     collections: u64,
     failures: u64,
     /// The warnings of the last collection. A collection logs only warnings that are not among them.
@@ -53,42 +53,42 @@ struct State {
 /// Collects for all scrapes.
 pub(super) struct Collector {
     collect: Box<Collect>,
-    tracing: Option<Arc<Tracing>>,
-    bounds: Bounds,
+    tracing: Option<Arc<ClosesThread>>,
+    bounds: SampleLimits,
     min_interval: Duration,
     deadline: Duration,
     log: Log,
     jobs: Jobs,
-    state: Mutex<State>,
+    state: Mutex<CollectorState>,
 }
 
 impl Collector {
     pub(super) fn new(
         collect: Box<Collect>,
-        tracing: Option<Arc<Tracing>>,
-        bounds: Bounds,
+        tracing: Option<Arc<ClosesThread>>,
+        bounds: SampleLimits,
         min_interval: Duration,
         deadline: Duration,
         log: Log,
         jobs: Jobs,
     ) -> Arc<Self> {
-        let (own, warnings) = (Own::start(), vec![]);
-        let state = State { last: None, running: None, own, collections: 0, failures: 0, warnings };
+        let (self_counts, warnings) = (SelfCounts::start(), vec![]);
+        let state = CollectorState { last: None, running: None, self_counts, collections: 0, failures: 0, warnings };
         Arc::new(Self { collect, tracing, bounds, min_interval, deadline, log, jobs, state: state.into() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CollectorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The samples about twtool itself, and the numbers of collections and of failures.
-    pub(super) fn own(&self) -> (Samples, u64, u64) {
-        let (own, collections, failures) = {
+    pub(super) fn self_counts(&self) -> (Samples, u64, u64) {
+        let (self_counts, collections, failures) = {
             let state = self.state();
-            (state.own, state.collections, state.failures)
+            (state.self_counts, state.collections, state.failures)
         };
         let mut samples = Samples::default();
-        own.add(&mut samples);
+        self_counts.add(&mut samples);
         (samples, collections, failures)
     }
 
@@ -119,7 +119,10 @@ impl Collector {
     }
 
     /// Starts a collection on a thread of its own.
-    fn start(self: &Arc<Self>, state: &mut State) -> Result<watch::Receiver<Option<Arc<Collection>>>, NoCollection> {
+    fn start(
+        self: &Arc<Self>,
+        state: &mut CollectorState,
+    ) -> Result<watch::Receiver<Option<Arc<Collection>>>, NoCollection> {
         let (send, running) = watch::channel(None);
         let collector = Arc::clone(self);
         let work = move || {
@@ -148,7 +151,7 @@ impl Collector {
                     collected.answer.warnings.extend(failed);
                     collected.closes = Some(closes);
                 }
-                state.own.count(&collected.answer.value);
+                state.self_counts.count(&collected.answer.value);
                 (Ok(metrics::collect(&collected, self.bounds)), collected.answer.warnings)
             }
             Err(why) => {
@@ -188,7 +191,7 @@ mod tests {
             let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
             Err("no namespace".to_owned())
         };
-        let bounds = Bounds { destinations: 1, namespaces: 1 };
+        let bounds = SampleLimits { destinations: 1, namespaces: 1 };
         let log = Log(LogFormat::Logfmt);
         let (jobs, work) = channel();
         std::thread::spawn(move || start_jobs(&work));
@@ -216,7 +219,11 @@ mod tests {
             assert_eq!(outcome.samples.as_ref().err().map(String::as_str), Some("no namespace"));
         });
         assert_eq!(count.load(Ordering::Relaxed), 1);
-        assert_eq!((collector.own().1, collector.own().2), (1, 1), "the collection counts as a failure");
+        assert_eq!(
+            (collector.self_counts().1, collector.self_counts().2),
+            (1, 1),
+            "the collection counts as a failure"
+        );
     }
 
     #[test]

@@ -8,10 +8,10 @@ use hyper::StatusCode;
 use tokio::sync::Notify;
 
 use crate::metrics::survey::NONE;
-use crate::metrics::{Family, Samples};
+use crate::metrics::{MetricFamily, Samples};
 
 /// The maximum number of open connections.
-const MOST_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS: usize = 512;
 
 /// Registers connections and counts responses.
 #[derive(Default)]
@@ -39,12 +39,12 @@ impl Connections {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Registers a connection. If [`MOST_CONNECTIONS`] are open, closes another one: the idle connection whose last activity is the
+    /// Registers a connection. If [`MAX_CONNECTIONS`] are open, closes another one: the idle connection whose last activity is the
     /// longest ago. If all are busy, closes the busy connection whose last activity is the longest ago.
     pub(super) fn register(&self) -> (u64, Arc<Notify>) {
         let (id, close) = (self.now(), Arc::new(Notify::new()));
         let mut open = self.open();
-        if open.len() >= MOST_CONNECTIONS
+        if open.len() >= MAX_CONNECTIONS
             && let Some(oldest) = open.iter().min_by_key(|(_, one)| (one.busy, one.active)).map(|(id, _)| *id)
             && let Some(one) = open.remove(&oldest)
         {
@@ -80,14 +80,14 @@ impl Connections {
     /// Adds the samples about connections and responses.
     pub(super) fn add(&self, samples: &mut Samples) {
         let open = self.open();
-        samples.add(Family::ExporterConnections, NONE, open.len());
+        samples.add(MetricFamily::ExporterConnections, NONE, open.len());
         let closed = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        samples.add(Family::ExporterClosed, ["timeout"], closed(&self.timed_out));
-        samples.add(Family::ExporterClosed, ["replaced"], closed(&self.replaced));
+        samples.add(MetricFamily::ExporterClosed, ["timeout"], closed(&self.timed_out));
+        samples.add(MetricFamily::ExporterClosed, ["replaced"], closed(&self.replaced));
         drop(open);
         let responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
         for (code, count) in &*responses {
-            samples.add(Family::ExporterRequests, [code.to_string()], *count);
+            samples.add(MetricFamily::ExporterRequests, [code.to_string()], *count);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::collector::{Collector, NoCollection};
 use super::connections::Connections;
 use super::page;
 use crate::metrics::survey::NONE;
-use crate::metrics::{Family, Format, encoding};
+use crate::metrics::{MetricFamily, MetricsFormat, encoding};
 
 /// A response body that consists of pieces in memory. All responses with the samples of one collection in the same format share
 /// the largest piece.
@@ -97,12 +97,12 @@ async fn answer(
         return with_type(StatusCode::OK, "text/html; charset=utf-8", [page::html(samples).into()]);
     }
     let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let format = Format::accepted(Some(&accept.join(",")));
-    let (mut own, collections, failures) = collector.own();
-    own.add(Family::ExporterCollections, NONE, collections);
-    own.add(Family::ExporterFailures, NONE, failures);
-    connections.add(&mut own);
-    let pieces = [outcome.text(samples, format), encoding::encode(&own, format).into()];
+    let format = MetricsFormat::accepted(Some(&accept.join(",")));
+    let (mut self_counts, collections, failures) = collector.self_counts();
+    self_counts.add(MetricFamily::ExporterCollections, NONE, collections);
+    self_counts.add(MetricFamily::ExporterFailures, NONE, failures);
+    connections.add(&mut self_counts);
+    let pieces = [outcome.text(samples, format), encoding::encode(&self_counts, format).into()];
     with_type(StatusCode::OK, format.content_type(), pieces)
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::sys::activation::{self, Inherited};
+use crate::sys::activation::{self, InheritedListener};
 
 /// An address of `--listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,10 +122,10 @@ fn is_abandoned(path: &Path) -> bool {
 ///
 /// # Errors
 /// One of them is not a listening stream socket.
-pub fn inherited() -> io::Result<Vec<Listener>> {
+pub fn inherited_listeners() -> io::Result<Vec<Listener>> {
     let listener = |inherited| match inherited {
-        Inherited::Tcp(listener) => Listener::Tcp(listener),
-        Inherited::Unix(listener) => Listener::Unix(listener, None),
+        InheritedListener::Tcp(listener) => Listener::Tcp(listener),
+        InheritedListener::Unix(listener) => Listener::Unix(listener, None),
     };
     Ok(activation::listeners()?.into_iter().map(listener).collect())
 }

@@ -47,19 +47,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::metrics::{Bounds, Collected};
+use crate::metrics::{CollectedSurveys, SampleLimits};
 use crate::snapshot::SnapshotError;
 use crate::sys;
 use crate::sys::capabilities::Need;
-use crate::sys::confinement::{self, InForce};
+use crate::sys::confinement::{self, ActiveConfinement};
 
 pub use listen::Address;
 pub use log::LogFormat;
-pub use tracing::Trace;
-use tracing::Tracing;
+use tracing::ClosesThread;
+pub use tracing::StartTracing;
 
 /// The settings of the exporter.
-pub struct Options {
+pub struct ExporterOptions {
     /// The addresses to listen on, besides the sockets of systemd.
     pub listen: Vec<Address>,
     /// Whether `listen` is the default address. If so, sockets of systemd replace it.
@@ -71,7 +71,7 @@ pub struct Options {
     /// The form of log lines.
     pub log: LogFormat,
     /// The upper bounds of the number of samples.
-    pub bounds: Bounds,
+    pub bounds: SampleLimits,
     /// Whether a collection enters other network namespaces.
     pub enters_namespaces: bool,
     /// The web configuration file, with TLS and basic authentication.
@@ -84,7 +84,7 @@ pub struct Options {
 const SPARE_THREAD: Duration = Duration::from_millis(100);
 
 /// A function that reads the network namespaces for one collection.
-pub type Collect = dyn Fn() -> Result<Collected, String> + Send + Sync;
+pub type Collect = dyn Fn() -> Result<CollectedSurveys, String> + Send + Sync;
 
 /// Sends jobs to the main thread, which runs each job on a thread without the confinement of the server. `None` ends the
 /// loop of the main thread.
@@ -139,12 +139,12 @@ impl ExporterError {
 ///
 /// # Errors
 /// See [`ExporterError`].
-pub fn run(options: &Options, collect: Box<Collect>, trace: Option<Trace>) -> Result<(), ExporterError> {
+pub fn run(options: &ExporterOptions, collect: Box<Collect>, trace: Option<StartTracing>) -> Result<(), ExporterError> {
     #[cfg(feature = "tls")]
-    let security = server::Secured::read(options.web_config.as_deref()).map_err(ExporterError::WebConfig)?;
+    let security = server::AccessControl::read(options.web_config.as_deref()).map_err(ExporterError::WebConfig)?;
     #[cfg(not(feature = "tls"))]
-    let security = server::Secured;
-    let mut listeners = listen::inherited().map_err(ExporterError::Activation)?;
+    let security = server::AccessControl;
+    let mut listeners = listen::inherited_listeners().map_err(ExporterError::Activation)?;
     if listeners.is_empty() || !options.default_listen {
         for address in &options.listen {
             let failed = |source| ExporterError::Listen { address: address.to_string(), source };
@@ -153,7 +153,7 @@ pub fn run(options: &Options, collect: Box<Collect>, trace: Option<Trace>) -> Re
     }
     let may_confine = !confinement::is_filtered();
     // The thread that traces starts with all capabilities of the exporter, and without a seccomp filter.
-    let tracing = trace.map(|trace| Tracing::start(trace, options, may_confine)).transpose()?;
+    let tracing = trace.map(|trace| ClosesThread::start(trace, options, may_confine)).transpose()?;
     // Binding may have needed a capability. From here on the exporter only reads.
     let mut needs = vec![Need::OwnersOfSockets];
     needs.extend(options.enters_namespaces.then_some(Need::OtherNamespaces));
@@ -191,8 +191,8 @@ fn list(words: &[&str]) -> String {
 }
 
 /// Names what confines the thread that handles requests. `None` means that the exporter was already confined when it started.
-fn names(confined: Option<InForce>) -> String {
-    let Some(InForce { landlock, seccomp }) = confined else { return "inherited".to_owned() };
+fn names(confined: Option<ActiveConfinement>) -> String {
+    let Some(ActiveConfinement { landlock, seccomp }) = confined else { return "inherited".to_owned() };
     let words = landlock.map(|_| "landlock").into_iter().chain(seccomp.then_some("seccomp"));
     list(&words.collect::<Vec<_>>())
 }

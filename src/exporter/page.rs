@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::metrics::samples::Value;
-use crate::metrics::{Family, Samples};
+use crate::metrics::samples::SampleValue;
+use crate::metrics::{MetricFamily, Samples};
 
 const HEAD: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>twtool exporter</title>\n<style>\n\
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; background: #fff }\n\
@@ -14,7 +14,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { 
 /// Builds the page from the samples of a collection.
 pub(super) fn html(samples: &Samples) -> String {
     let mut page = HEAD.to_owned();
-    let complete = samples.of(Family::CollectionComplete).iter().all(|(_, value)| *value == Value::Integer(1));
+    let complete =
+        samples.of(MetricFamily::CollectionComplete).iter().all(|(_, value)| *value == SampleValue::Integer(1));
     if !complete {
         page.push_str(
             "<p class=\"warning\">The numbers are incomplete. The log of the exporter has the reasons.</p>\n",
@@ -30,23 +31,23 @@ pub(super) fn html(samples: &Samples) -> String {
 fn sockets(page: &mut String, samples: &Samples) {
     page.push_str("<h2>Network namespaces</h2>\n<table>\n<tr><th>Namespace</th><th class=\"n\">TIME_WAIT</th><th class=\"n\">FIN_WAIT_2</th>\
                    <th class=\"n\">Closes/s</th><th class=\"n\">Ports for connect()</th><th class=\"n\">CLOSE_WAIT</th></tr>\n");
-    for (labels, _) in samples.of(Family::NetnsInfo) {
+    for (labels, _) in samples.of(MetricFamily::NetnsInfo) {
         let netns = &labels[0];
         let count = |state: &str| {
-            let rows = samples.of(Family::TimewaitSockets).iter();
+            let rows = samples.of(MetricFamily::TimewaitSockets).iter();
             rows.filter(|(labels, _)| labels[0] == *netns && labels[1] == state).map(|(_, value)| float(*value)).sum()
         };
-        let closes: f64 = of_netns(samples, Family::ClosesPerSecond, netns).sum();
+        let closes: f64 = of_netns(samples, MetricFamily::ClosesPerSecond, netns).sum();
         let first = |family| of_netns(samples, family, netns).next();
         row(
             page,
             &[
-                Cell::Text(netns),
-                Cell::Number(Some(count("time-wait"))),
-                Cell::Number(Some(count("fin-wait-2"))),
-                Cell::Number(Some(closes)),
-                Cell::Number(first(Family::PoolPorts)),
-                Cell::Number(first(Family::CloseWait)),
+                HtmlCell::Text(netns),
+                HtmlCell::Number(Some(count("time-wait"))),
+                HtmlCell::Number(Some(count("fin-wait-2"))),
+                HtmlCell::Number(Some(closes)),
+                HtmlCell::Number(first(MetricFamily::PoolPorts)),
+                HtmlCell::Number(first(MetricFamily::CloseWait)),
             ],
         );
     }
@@ -55,21 +56,21 @@ fn sockets(page: &mut String, samples: &Samples) {
 
 fn destinations(page: &mut String, samples: &Samples) {
     page.push_str("<h2>Destinations</h2>\n");
-    if samples.of(Family::DestinationFree).is_empty() {
+    if samples.of(MetricFamily::DestinationFree).is_empty() {
         page.push_str("<p>There is no outbound connection on an ephemeral port.</p>\n");
         return;
     }
     page.push_str("<table>\n<tr><th>Namespace</th><th>From</th><th>To</th><th class=\"n\">Free ports</th><th class=\"n\">TIME_WAIT</th>\
                    <th class=\"n\">Open</th><th class=\"n\">Closes/s</th><th>No port left</th></tr>\n");
-    for (labels, free) in samples.of(Family::DestinationFree) {
-        let same = |family: Family| {
+    for (labels, free) in samples.of(MetricFamily::DestinationFree) {
+        let same = |family: MetricFamily| {
             let found = samples.of(family).iter().find(|(others, _)| others == labels);
             found.map(|(_, value)| float(*value))
         };
-        let exhausted = match same(Family::DestinationExhaustion) {
+        let exhausted = match same(MetricFamily::DestinationExhaustion) {
             Some(seconds) if seconds.is_finite() => format!("in {seconds:.0} s"),
             // As in `twtool capacity`: the model covers only connections that close. So without closes it predicts nothing.
-            Some(_) if same(Family::DestinationCloses) == Some(0.0) => "no closes".into(),
+            Some(_) if same(MetricFamily::DestinationCloses) == Some(0.0) => "no closes".into(),
             Some(_) => "not at this rate".into(),
             None => "unknown".into(),
         };
@@ -81,14 +82,14 @@ fn destinations(page: &mut String, samples: &Samples) {
         row(
             page,
             &[
-                Cell::Text(&labels[0]),
-                Cell::Text(&labels[1]),
-                Cell::Text(&to),
-                Cell::Number(Some(float(*free))),
-                Cell::Number(same(Family::DestinationTimewait)),
-                Cell::Number(same(Family::DestinationOpen)),
-                Cell::Number(same(Family::DestinationCloses)),
-                Cell::Text(&exhausted),
+                HtmlCell::Text(&labels[0]),
+                HtmlCell::Text(&labels[1]),
+                HtmlCell::Text(&to),
+                HtmlCell::Number(Some(float(*free))),
+                HtmlCell::Number(same(MetricFamily::DestinationTimewait)),
+                HtmlCell::Number(same(MetricFamily::DestinationOpen)),
+                HtmlCell::Number(same(MetricFamily::DestinationCloses)),
+                HtmlCell::Text(&exhausted),
             ],
         );
     }
@@ -97,9 +98,9 @@ fn destinations(page: &mut String, samples: &Samples) {
 
 fn warnings(page: &mut String, samples: &Samples) {
     page.push_str("<h2>Warnings</h2>\n");
-    let set = samples.of(Family::DoctorCheck).iter();
+    let set = samples.of(MetricFamily::DoctorCheck).iter();
     let warnings: Vec<_> =
-        set.filter(|(labels, value)| labels[2] == "warning" && *value == Value::Integer(1)).collect();
+        set.filter(|(labels, value)| labels[2] == "warning" && *value == SampleValue::Integer(1)).collect();
     if warnings.is_empty() {
         page.push_str("<p>No check of twtool doctor has a warning.</p>\n");
         return;
@@ -109,35 +110,35 @@ fn warnings(page: &mut String, samples: &Samples) {
                    <tr><th>Namespace</th><th>Check</th></tr>\n",
     );
     for (labels, _) in warnings {
-        row(page, &[Cell::Text(&labels[0]), Cell::Warning(&labels[1])]);
+        row(page, &[HtmlCell::Text(&labels[0]), HtmlCell::Warning(&labels[1])]);
     }
     page.push_str("</table>\n");
 }
 
-enum Cell<'a> {
+enum HtmlCell<'a> {
     Text(&'a str),
     Warning(&'a str),
     /// `None` means that the number is unknown.
     Number(Option<f64>),
 }
 
-fn row(page: &mut String, cells: &[Cell]) {
+fn row(page: &mut String, cells: &[HtmlCell]) {
     page.push_str("<tr>");
     for cell in cells {
         // `write!` to a String does not fail.
         let _ = match cell {
-            Cell::Text(text) => write!(page, "<td>{}</td>", escaped(text)),
-            Cell::Warning(text) => write!(page, "<td class=\"warning\">{}</td>", escaped(text)),
-            Cell::Number(Some(number)) if number.fract() == 0.0 => write!(page, "<td class=\"n\">{number:.0}</td>"),
-            Cell::Number(Some(number)) => write!(page, "<td class=\"n\">{number:.1}</td>"),
-            Cell::Number(None) => write!(page, "<td class=\"n\">unknown</td>"),
+            HtmlCell::Text(text) => write!(page, "<td>{}</td>", escape_html(text)),
+            HtmlCell::Warning(text) => write!(page, "<td class=\"warning\">{}</td>", escape_html(text)),
+            HtmlCell::Number(Some(number)) if number.fract() == 0.0 => write!(page, "<td class=\"n\">{number:.0}</td>"),
+            HtmlCell::Number(Some(number)) => write!(page, "<td class=\"n\">{number:.1}</td>"),
+            HtmlCell::Number(None) => write!(page, "<td class=\"n\">unknown</td>"),
         };
     }
     page.push_str("</tr>\n");
 }
 
 /// Escapes a text for HTML.
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -152,15 +153,15 @@ fn escaped(text: &str) -> String {
     safe
 }
 
-fn of_netns<'a>(samples: &'a Samples, family: Family, netns: &'a str) -> impl Iterator<Item = f64> + 'a {
+fn of_netns<'a>(samples: &'a Samples, family: MetricFamily, netns: &'a str) -> impl Iterator<Item = f64> + 'a {
     samples.of(family).iter().filter(move |(labels, _)| labels[0] == netns).map(|(_, value)| float(*value))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of sockets are far below 2^52")]
-const fn float(value: Value) -> f64 {
+const fn float(value: SampleValue) -> f64 {
     match value {
-        Value::Integer(number) => number as f64,
-        Value::Float(number) => number,
+        SampleValue::Integer(number) => number as f64,
+        SampleValue::Float(number) => number,
     }
 }
 
@@ -172,9 +173,9 @@ mod tests {
     fn names_are_escaped_in_the_page() {
         let mut samples = Samples::default();
         let evil = "<script>alert('x')</script>&\"";
-        samples.add(Family::NetnsInfo, [evil, "1", evil], true);
-        samples.add(Family::DoctorCheck, [evil, "destinations", "warning"], true);
-        samples.add(Family::DestinationFree, [evil, evil, "", evil, evil], 5_u64);
+        samples.add(MetricFamily::NetnsInfo, [evil, "1", evil], true);
+        samples.add(MetricFamily::DoctorCheck, [evil, "destinations", "warning"], true);
+        samples.add(MetricFamily::DestinationFree, [evil, evil, "", evil, evil], 5_u64);
         let page = html(&samples);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"), "{page}");
         assert!(page.contains("<td class=\"warning\">destinations</td>"), "{page}");

@@ -17,11 +17,11 @@ use super::web_config::{TlsFiles, WebConfig};
 use crate::sys;
 
 /// The maximum size of the web configuration file in bytes.
-const MOST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The maximum number of cached headers. There must be a maximum, because a client with a correct password can send variants of its
 /// header (more blanks, `BASIC` for `Basic`), and each variant is cached.
-const MOST_VERIFIED: usize = 1000;
+const MAX_VERIFIED: usize = 1000;
 
 /// The access control of the exporter: TLS, and users with passwords.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Security {
     /// Reads the web configuration file, and the certificates and the key that it names.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let failed = |why: String| format!("{}: {why}", path.display());
-        let text = sys::file::read(path, MOST).map_err(|error| failed(error.to_string()))?;
+        let text = sys::file::read(path, MAX_BYTES).map_err(|error| failed(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|_| failed("it is not UTF-8".into()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let WebConfig { tls, users } = WebConfig::parse(&text, folder).map_err(failed)?;
@@ -66,7 +66,7 @@ impl Security {
         let _one = self.comparing.lock().await;
         let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
         let right = known && compared.unwrap_or(false);
-        if right && verified().len() < MOST_VERIFIED {
+        if right && verified().len() < MAX_VERIFIED {
             verified().insert(header.to_owned());
         }
         right

@@ -27,9 +27,9 @@ use super::listen::Listener;
 use super::log::{Level, Log};
 #[cfg(feature = "tls")]
 use super::security::Security;
-use super::stream::{LimitedStream, Transport};
-use super::tracing::Tracing;
-use super::{Collect, Jobs, Options, http};
+use super::stream::{ClientStream, LimitedStream};
+use super::tracing::ClosesThread;
+use super::{Collect, ExporterOptions, Jobs, http};
 
 /// The time for the head of a request. An idle connection is closed after this time, too. If Prometheus scrapes less often, it opens a
 /// new connection for each scrape.
@@ -39,7 +39,7 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The maximum size of the head of a request in bytes.
-const MOST_HEAD: usize = 16 * 1024;
+const MAX_HEAD: usize = 16 * 1024;
 
 /// The time for the requests that are in progress when a signal ends the exporter.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
@@ -50,13 +50,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The access control that is in force. SIGHUP replaces it by the present content of the web configuration file.
 #[cfg(feature = "tls")]
 #[derive(Clone)]
-pub(super) struct Secured {
+pub(super) struct AccessControl {
     path: Option<std::path::PathBuf>,
     current: Arc<std::sync::RwLock<Arc<Security>>>,
 }
 
 #[cfg(feature = "tls")]
-impl Secured {
+impl AccessControl {
     /// Reads the web configuration file, if there is one.
     pub(super) fn read(path: Option<&std::path::Path>) -> Result<Self, String> {
         let security = path.map(Security::read).transpose()?.unwrap_or_default();
@@ -80,7 +80,7 @@ impl Secured {
     }
 
     /// Makes the TLS handshake, if the web configuration file requires TLS.
-    async fn accept(&self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
+    async fn accept(&self, stream: Box<dyn ClientStream>) -> io::Result<Box<dyn ClientStream>> {
         let Some(acceptor) = self.current().acceptor.clone() else { return Ok(stream) };
         let accepted = tokio::time::timeout(HEAD_TIME, acceptor.accept(stream)).await;
         Ok(Box::new(accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
@@ -90,38 +90,38 @@ impl Secured {
 /// The access control of a build without TLS: every client is served.
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Copy)]
-pub(super) struct Secured;
+pub(super) struct AccessControl;
 
 #[cfg(not(feature = "tls"))]
-impl Secured {
+impl AccessControl {
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same signature as with TLS")]
     fn reload(self) -> Result<(), String> {
         Ok(())
     }
 
     #[expect(clippy::unused_async, reason = "the same signature as with TLS")]
-    async fn accept(self, stream: Box<dyn Transport>) -> io::Result<Box<dyn Transport>> {
+    async fn accept(self, stream: Box<dyn ClientStream>) -> io::Result<Box<dyn ClientStream>> {
         Ok(stream)
     }
 }
 
 /// The state that all connections share.
 #[derive(Clone)]
-struct Shared {
+struct ServerState {
     collector: Arc<Collector>,
     connections: Arc<Connections>,
-    security: Secured,
+    security: AccessControl,
     /// Becomes true when the exporter ends.
     ending: watch::Receiver<bool>,
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn serve(
-    options: &Options,
+    options: &ExporterOptions,
     listeners: Vec<Listener>,
-    (collect, tracing): (Box<Collect>, Option<Arc<Tracing>>),
+    (collect, tracing): (Box<Collect>, Option<Arc<ClosesThread>>),
     rights: &[(&str, String)],
-    security: Secured,
+    security: AccessControl,
     jobs: Jobs,
 ) -> io::Result<()> {
     let log = Log(options.log);
@@ -129,7 +129,7 @@ pub(super) async fn serve(
         Collector::new(collect, tracing, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
     let (end, ending) = watch::channel(false);
     #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
-    let shared = Shared { collector, connections: Arc::default(), security: security.clone(), ending };
+    let shared = ServerState { collector, connections: Arc::default(), security: security.clone(), ending };
     // Without a handler, a signal would end the process at once. So the handlers are installed before the first connection.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -163,7 +163,7 @@ pub(super) async fn serve(
 }
 
 /// Reads the web configuration file again, on a thread that may read files.
-async fn reload(security: &Secured, jobs: &Jobs) -> Result<(), String> {
+async fn reload(security: &AccessControl, jobs: &Jobs) -> Result<(), String> {
     let (send, reloaded) = oneshot::channel();
     #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
     let security = security.clone();
@@ -172,7 +172,7 @@ async fn reload(security: &Secured, jobs: &Jobs) -> Result<(), String> {
 }
 
 /// Accepts connections until the exporter ends. Then it waits until these connections have ended.
-async fn accept(listener: Listener, shared: Shared, log: Log) {
+async fn accept(listener: Listener, shared: ServerState, log: Log) {
     let mut tasks = JoinSet::new();
     let mut ending = shared.ending.clone();
     let mut accepted = match Accepting::new(&listener) {
@@ -226,7 +226,7 @@ impl Accepting {
         })
     }
 
-    async fn next(&mut self) -> io::Result<Box<dyn Transport>> {
+    async fn next(&mut self) -> io::Result<Box<dyn ClientStream>> {
         Ok(match self {
             Self::Tcp(listener) => Box::new(listener.accept().await?.0),
             Self::Unix(listener) => Box::new(listener.accept().await?.0),
@@ -235,8 +235,8 @@ impl Accepting {
 }
 
 /// Serves one connection until it ends, until another connection replaces it, or until the exporter ends.
-async fn connection(stream: Box<dyn Transport>, shared: Shared) {
-    let Shared { collector, connections, security, mut ending } = shared;
+async fn connection(stream: Box<dyn ClientStream>, shared: ServerState) {
+    let ServerState { collector, connections, security, mut ending } = shared;
     let (id, close) = connections.register();
     let stream = tokio::select! {
         stream = security.accept(stream) => stream,
@@ -269,7 +269,7 @@ async fn connection(stream: Box<dyn Transport>, shared: Shared) {
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MOST_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD);
     let served = http.serve_connection(LimitedStream::new(stream, WRITE_TIME), service);
     let mut served = std::pin::pin!(served);
     let mut graceful = false;

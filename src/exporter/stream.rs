@@ -11,20 +11,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 /// A stream of bytes to and from a client.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ClientStream for T {}
 
 /// A transport on which a write fails if the client reads nothing for a time.
 pub(super) struct LimitedStream {
-    inner: TokioIo<Box<dyn Transport>>,
+    inner: TokioIo<Box<dyn ClientStream>>,
     limit: Duration,
     /// The timer of a write that waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl LimitedStream {
-    pub(super) fn new(inner: Box<dyn Transport>, limit: Duration) -> Self {
+    pub(super) fn new(inner: Box<dyn ClientStream>, limit: Duration) -> Self {
         Self { inner: TokioIo::new(inner), limit, waiting: None }
     }
 

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::log::{Level, Log};
-use super::{ExporterError, Options};
+use super::{ExporterError, ExporterOptions};
 use crate::metrics::CloseCounts;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::closes::Closes;
@@ -23,26 +23,30 @@ use crate::sys::capabilities::{self, Need};
 use crate::sys::confinement;
 
 /// A function that starts to trace closes.
-pub type Trace = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
+pub type StartTracing = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
 
 /// The maximum time between two checks for signals.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The closes that the thread has counted.
-pub(super) struct Tracing(Mutex<State>);
+pub(super) struct ClosesThread(Mutex<TracingState>);
 
-struct State {
+struct TracingState {
     counts: CloseCounts,
     elapsed: Duration,
     /// Why the thread has ended.
     failed: Option<String>,
 }
 
-impl Tracing {
+impl ClosesThread {
     /// Starts the thread, and waits until it traces. If `confine` is true, the thread confines itself.
-    pub(super) fn start(trace: Trace, options: &Options, confine: bool) -> Result<Arc<Self>, ExporterError> {
+    pub(super) fn start(
+        trace: StartTracing,
+        options: &ExporterOptions,
+        confine: bool,
+    ) -> Result<Arc<Self>, ExporterError> {
         let counts = CloseCounts::new(options.bounds.destinations, options.bounds.namespaces);
-        let tracing = Arc::new(Self(Mutex::new(State { counts, elapsed: Duration::ZERO, failed: None })));
+        let tracing = Arc::new(Self(Mutex::new(TracingState { counts, elapsed: Duration::ZERO, failed: None })));
         let (send, started) = channel();
         let (log, state) = (Log(options.log), Arc::clone(&tracing));
         let work = move || {
@@ -57,7 +61,7 @@ impl Tracing {
         Ok(tracing)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TracingState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,7 +69,7 @@ impl Tracing {
     /// failure.
     fn run(
         &self,
-        trace: Trace,
+        trace: StartTracing,
         confine: bool,
         started: &Sender<Result<(), ExporterError>>,
         log: Log,
@@ -97,7 +101,7 @@ impl Tracing {
                 Ok(None) => {}
                 // The kernel may report a signal to this thread instead of running the signal handlers of the server. So deliver
                 // the signal again.
-                Ok(Some(signal)) => return closes.let_through(signal).err().map(|error| error.to_string()),
+                Ok(Some(signal)) => return closes.deliver(signal).err().map(|error| error.to_string()),
                 Err(error) => return Some(error.to_string()),
             }
         }

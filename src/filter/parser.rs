@@ -63,7 +63,7 @@ fn any_test() -> String {
 const DEEPEST: usize = 100;
 
 /// The maximum number of changes in one list between "and" and "or". Each change nests the preceding tests one level deeper.
-const MOST_CHANGES: usize = 100;
+const MAX_CHANGES: usize = 100;
 
 /// A mistake in a filter expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl std::error::Error for FilterError {}
 
 /// The result of parsing an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parsed {
+pub struct ParsedFilter {
     /// The parsed filter.
     pub filter: Filter,
     /// Sentences about parts of the expression that may not mean what its author expects.
@@ -101,11 +101,11 @@ pub struct Parsed {
 ///
 /// # Errors
 /// The first mistake, with its position.
-pub fn parse(text: &str, facts: &Facts) -> Result<Parsed, FilterError> {
+pub fn parse(text: &str, facts: &Facts) -> Result<ParsedFilter, FilterError> {
     let tokens = tokens(text);
     let mut parser = Parser { text, facts, tokens: &tokens, next: 0, depth: 0, mixed: false };
     if tokens.is_empty() {
-        return Ok(Parsed { filter: Filter::TRUE, warnings: vec![] });
+        return Ok(ParsedFilter { filter: Filter::TRUE, warnings: vec![] });
     }
     let filter = parser.list()?;
     if let Some(token) = parser.peek() {
@@ -116,7 +116,7 @@ pub fn parse(text: &str, facts: &Facts) -> Result<Parsed, FilterError> {
             "'and' and 'or' have equal precedence and apply from left to right, as in ss; this filter means: {filter}"
         )
     });
-    Ok(Parsed { filter, warnings: mixed.into_iter().collect() })
+    Ok(ParsedFilter { filter, warnings: mixed.into_iter().collect() })
 }
 
 struct Parser<'a> {
@@ -172,9 +172,9 @@ impl<'a> Parser<'a> {
             self.next += usize::from(written);
             changes += usize::from(before.is_some_and(|before| before != or));
             before = Some(or);
-            if changes > MOST_CHANGES {
+            if changes > MAX_CHANGES {
                 let message = format!(
-                    "'and' and 'or' alternate more than {MOST_CHANGES} times; use parentheses to group the tests"
+                    "'and' and 'or' alternate more than {MAX_CHANGES} times; use parentheses to group the tests"
                 );
                 return Err(self.error(&token.span, message));
             }

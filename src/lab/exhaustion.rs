@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, outcome, set, word};
-use super::transcript::{Details, Transcript};
+use super::loopback::{self, ChosenSocket, LOCALHOST, Loopback, listen, outcome, word, write_setting};
+use super::transcript::{EventDetails, Transcript};
 use super::{ActiveCloser, Connection, LabError, Server, step};
 use crate::model::experiment::{Actor, Side};
 use crate::model::socket::Socket;
@@ -26,8 +26,8 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         "The client closes every connection first, so its port gets the TIME_WAIT.",
     )?;
     let mut lo = Loopback::enter()?;
-    set(transcript, "ipv4.ip_local_port_range", RANGE, "")?;
-    set(
+    write_setting(transcript, "ipv4.ip_local_port_range", RANGE, "")?;
+    write_setting(
         transcript,
         "ipv4.tcp_tw_reuse",
         "0",
@@ -58,13 +58,13 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
         connect(transcript, &mut lo, &server, elsewhere, "Another address is another destination, too.", true)?;
     let bound = loopback::bind_to_zero()?;
     let note = "bind(0) does not know the destination yet, so it needs a port without any socket.";
-    transcript.called(CLIENT, "bind(0)", outcome(&bound), Details { note, ..Details::default() })?;
+    transcript.called(CLIENT, "bind(0)", outcome(&bound), EventDetails { note, ..EventDetails::default() })?;
     transcript.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
     transcript.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
     transcript.check("connect to another port", "ok", other_port)?;
     transcript.check("connect to another address", "ok", other_address)?;
     transcript.check("bind(0)", "EADDRINUSE", word(&bound))?;
-    recovery(transcript, &mut lo, &server, [began, used_up])
+    test_recovery(transcript, &mut lo, &server, [began, used_up])
 }
 
 /// Connects to a server, and closes first. Returns the result of connect().
@@ -81,7 +81,7 @@ fn connect(
         CLIENT,
         &format!("connect() to {to}"),
         outcome(&chosen),
-        Details { note, ..Details::default() },
+        EventDetails { note, ..EventDetails::default() },
     )?;
     let result = word(&chosen);
     if let Ok((client, _)) = chosen {
@@ -92,7 +92,7 @@ fn connect(
 }
 
 /// Repeats connect() until it works, for at most [`PATIENCE`].
-fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
+fn connect_at_last(to: SocketAddr) -> Result<ChosenSocket, LabError> {
     let began = Instant::now();
     loop {
         let chosen = loopback::connect(to)?;
@@ -103,7 +103,7 @@ fn connect_at_last(to: SocketAddr) -> Result<Chosen, LabError> {
     }
 }
 
-fn recovery(
+fn test_recovery(
     transcript: &mut Transcript,
     lo: &mut Loopback,
     server: &Server,
@@ -122,10 +122,15 @@ fn recovery(
         }
     })?;
     let note = "The shortest remaining time of a bucket. With tcp_tw_reuse = 0, connect() fails until then.";
-    transcript.observe(Actor::Lab, Details { timer: first, note, ..Details::default() })?;
-    set(transcript, "ipv4.tcp_tw_reuse", "1", "connect() may take over a bucket that is older than about 1 s.")?;
+    transcript.observe(Actor::Lab, EventDetails { timer: first, note, ..EventDetails::default() })?;
+    write_setting(
+        transcript,
+        "ipv4.tcp_tw_reuse",
+        "1",
+        "connect() may take over a bucket that is older than about 1 s.",
+    )?;
     let early = loopback::connect(to)?;
-    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&early), Details::default())?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&early), EventDetails::default())?;
     let recovered = if early.is_ok() { early } else { connect_at_last(to)? };
     let after = began.elapsed();
     let result = word(&recovered);
@@ -135,7 +140,7 @@ fn recovery(
         CLIENT,
         &format!("connect() to {to}"),
         outcome(&recovered),
-        Details { note, ..Details::default() },
+        EventDetails { note, ..EventDetails::default() },
     )?;
     if let Ok((client, _)) = recovered {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
@@ -149,13 +154,13 @@ fn recovery(
     let delay = setting.unwrap_or(TwReuse::WHOLE_SECOND);
     // Wait until every bucket is old enough to be taken over.
     std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
-    set(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
+    write_setting(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
     let note = "Every other bucket is old enough by now, but without tcp_tw_reuse the age does not matter.";
     let without = connect(transcript, lo, server, to, note, true)?;
-    set(transcript, "ipv4.tcp_tw_reuse", "2", "The default: like 1, but only on loopback.")?;
+    write_setting(transcript, "ipv4.tcp_tw_reuse", "2", "The default: like 1, but only on loopback.")?;
     let default = connect_at_last(to)?;
     let default_result = word(&default);
-    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&default), Details::default())?;
+    transcript.called(CLIENT, &format!("connect() to {to}"), outcome(&default), EventDetails::default())?;
     drop(default);
     lo.report_segments(transcript, true)?;
 

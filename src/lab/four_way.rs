@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use super::transcript::{Details, Transcript};
+use super::transcript::{EventDetails, Transcript};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::bind::Errno;
@@ -15,11 +15,11 @@ use crate::sys;
 const CONNECTED: [&str; 2] = ["syn-sent, established", "syn-recv, established"];
 
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
-    orderly(transcript, Side::Server)?;
-    orderly(transcript, Side::Client)?;
+    close_both_directions(transcript, Side::Server)?;
+    close_both_directions(transcript, Side::Client)?;
     both_at_once(transcript)?;
-    half(transcript)?;
-    reset(transcript)
+    close_one_direction(transcript)?;
+    close_with_reset(transcript)
 }
 
 /// Puts the states of the handshake before the other states of each side.
@@ -39,7 +39,7 @@ fn check(
 }
 
 /// Closes both directions one after the other, with four segments. `first` is the side that closes first.
-fn orderly(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
+fn close_both_directions(transcript: &mut Transcript, first: Side) -> Result<(), LabError> {
     let second = first.other();
     let (title, why) = match first {
         Side::Server => ("The server closes first", "So TIME_WAIT will be on the server's port."),
@@ -87,7 +87,7 @@ fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
 }
 
 /// Closes one direction, while the other direction stays open.
-fn half(transcript: &mut Transcript) -> Result<(), LabError> {
+fn close_one_direction(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("Half-close", "shutdown(SHUT_WR) ends one direction. The other direction stays open.")?;
     let mut wire = Wire::create()?;
     let Connection { mut client, mut server } = wire.connect(transcript, 0, false)?;
@@ -107,7 +107,7 @@ fn half(transcript: &mut Transcript) -> Result<(), LabError> {
     let mut buffer = [0; 64];
     let length = client.read(&mut buffer).map_err(step("read()"))?;
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    transcript.called(Actor::Side(Side::Client), "read()", ReturnValue::Read(text.clone()), Details::default())?;
+    transcript.called(Actor::Side(Side::Client), "read()", ReturnValue::Read(text.clone()), EventDetails::default())?;
     transcript.call(Actor::Side(Side::Server), "close()", "")?;
     drop(server);
     wire.carry(transcript, Side::Server, (Some(LastAck), Some(TimeWait)), "")?;
@@ -120,7 +120,7 @@ fn half(transcript: &mut Transcript) -> Result<(), LabError> {
 }
 
 /// Closes with a reset: SO_LINGER with 0 s.
-fn reset(transcript: &mut Transcript) -> Result<(), LabError> {
+fn close_with_reset(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("A reset", "With SO_LINGER and 0 s, close() drops the connection at once.")?;
     let mut wire = Wire::create()?;
     let Connection { mut client, server } = wire.connect(transcript, 0, false)?;
@@ -132,7 +132,7 @@ fn reset(transcript: &mut Transcript) -> Result<(), LabError> {
     let failed = client.read(&mut [0; 64]).err();
     let outcome = failed.map_or(ReturnValue::Done, |error| ReturnValue::Failed(sys::bind::errno(&error)));
     let observed = outcome.errno().map_or("ok", Errno::name);
-    transcript.called(Actor::Side(Side::Client), "read()", outcome, Details::default())?;
+    transcript.called(Actor::Side(Side::Client), "read()", outcome, EventDetails::default())?;
     check(transcript, &mut wire, "gone", "gone", "RST ACK")?;
     transcript.check("read() of the client", "ECONNRESET", observed)
 }

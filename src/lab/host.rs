@@ -62,7 +62,7 @@ impl Host {
 
     /// Returns the next frame that the host sends. Returns `None` if nothing arrives within this time, or if the next frame is one that
     /// the lab delivered.
-    pub(super) fn sent(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
+    pub(super) fn next_frame(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
         let frame = self.packets.receive(wait).map_err(super::step("receiving from a packet socket"))?;
         // The packet socket also receives the frames that the lab delivers, when they arrive on the host's interface.
         Ok(frame.filter(|frame| frame.interface == CABLE))

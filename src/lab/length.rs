@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::loopback::{LOCALHOST, Loopback, set};
-use super::transcript::{Details, Transcript};
+use super::loopback::{LOCALHOST, Loopback, write_setting};
+use super::transcript::{EventDetails, Transcript};
 use super::{ActiveCloser, LabError, Server, step};
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Actor, ReturnValue, Side, States};
@@ -42,7 +42,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     let mut lo = Loopback::enter()?;
     let mut watched = vec![];
     for (port, fin_timeout) in [(8080, "60"), (8081, "5")] {
-        set(transcript, "ipv4.tcp_fin_timeout", fin_timeout, "")?;
+        write_setting(transcript, "ipv4.tcp_fin_timeout", fin_timeout, "")?;
         watched.push(leave_bucket(transcript, port)?);
         lo.report_segments(transcript, false)?;
     }
@@ -81,7 +81,7 @@ fn leave_bucket(transcript: &mut Transcript, port: u16) -> Result<WatchedBucket,
         Actor::Side(Side::Server),
         &call,
         ReturnValue::Done,
-        Details { timer, states: Some(states(timer)), note: "" },
+        EventDetails { timer, states: Some(states(timer)), note: "" },
     )?;
     Ok(WatchedBucket { port: Port(port), born, due: false, gone: None })
 }
@@ -109,7 +109,7 @@ fn observe_buckets(
     let mut least = LENGTH;
     for entry in watched.iter_mut().filter(|bucket| bucket.gone.is_none()) {
         let timer = bucket(entry.port)?;
-        let seen = |note| Details { timer, states: Some(states(timer)), note };
+        let seen = |note| EventDetails { timer, states: Some(states(timer)), note };
         match timer {
             None => {
                 let life = entry.born.elapsed();
@@ -146,7 +146,7 @@ fn bind(transcript: &mut Transcript, port: Port, note: &str) -> Result<&'static 
         Actor::Side(Side::Server),
         &format!("bind() of port {port}"),
         outcome,
-        Details { note, ..Details::default() },
+        EventDetails { note, ..EventDetails::default() },
     )?;
     Ok(word)
 }

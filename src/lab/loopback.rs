@@ -53,7 +53,12 @@ impl Loopback {
 }
 
 /// Changes a setting of the calling thread's namespace, and reports the change.
-pub(super) fn set(transcript: &mut Transcript, setting: &str, value: &str, note: &str) -> Result<(), LabError> {
+pub(super) fn write_setting(
+    transcript: &mut Transcript,
+    setting: &str,
+    value: &str,
+    note: &str,
+) -> Result<(), LabError> {
     sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))?;
     let name = setting.rsplit('.').next().unwrap_or(setting);
     transcript.call(Actor::Lab, &format!("{name} = {value}"), note)
@@ -65,23 +70,23 @@ pub(super) fn listen(port: u16) -> Result<Server, LabError> {
 }
 
 /// The result of a call for which the kernel chooses a port: the socket and its port, or the errno.
-pub(super) type Chosen = Result<(OsSocket, u16), Errno>;
+pub(super) type ChosenSocket = Result<(OsSocket, u16), Errno>;
 
 /// Calls connect() on a new socket. The kernel chooses the local port.
-pub(super) fn connect(to: SocketAddr) -> Result<Chosen, LabError> {
+pub(super) fn connect(to: SocketAddr) -> Result<ChosenSocket, LabError> {
     let socket = sys::bind::socket(to.ip(), ReuseOptions::NONE).map_err(step("socket()"))?;
     let connected = socket.connect(&to.into());
-    chosen(socket, connected)
+    chosen_socket(socket, connected)
 }
 
 /// Calls bind() with port 0 on a new socket.
-pub(super) fn bind_to_zero() -> Result<Chosen, LabError> {
+pub(super) fn bind_to_zero() -> Result<ChosenSocket, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, 0)).into());
-    chosen(socket, bound)
+    chosen_socket(socket, bound)
 }
 
-fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabError> {
+fn chosen_socket(socket: OsSocket, called: std::io::Result<()>) -> Result<ChosenSocket, LabError> {
     if let Err(error) = called {
         return Ok(Err(sys::bind::errno(&error)));
     }
@@ -90,7 +95,7 @@ fn chosen(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen, LabEr
 }
 
 /// Converts the result of a call to the form that events show.
-pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
+pub(super) fn outcome(chosen: &ChosenSocket) -> ReturnValue {
     match chosen {
         Ok((_, port)) => ReturnValue::Value(format!("port {port}")),
         Err(errno) => ReturnValue::Failed(*errno),
@@ -98,6 +103,6 @@ pub(super) fn outcome(chosen: &Chosen) -> ReturnValue {
 }
 
 /// Returns `ok`, or the name of the errno.
-pub(super) fn word(chosen: &Chosen) -> &'static str {
+pub(super) fn word(chosen: &ChosenSocket) -> &'static str {
     chosen.as_ref().map_or_else(|errno| errno.name(), |_| "ok")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::transcript::{Details, Transcript};
+use super::transcript::{EventDetails, Transcript};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::bind::Errno;
@@ -44,7 +44,7 @@ fn read_so_error(transcript: &mut Transcript, client: &Socket) -> Result<&'stati
     let error = client.take_error().map_err(step("SO_ERROR"))?;
     let outcome = error.map_or(ReturnValue::Value("0".into()), |error| ReturnValue::Failed(sys::bind::errno(&error)));
     let name = outcome.errno().map_or("0", Errno::name);
-    transcript.called(Actor::Side(Side::Client), "getsockopt(SO_ERROR)", outcome, Details::default())?;
+    transcript.called(Actor::Side(Side::Client), "getsockopt(SO_ERROR)", outcome, EventDetails::default())?;
     Ok(name)
 }
 
@@ -60,7 +60,7 @@ fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
     let timer_before = before.timer;
     transcript.observe(
         Actor::Lab,
-        Details { note: "The remaining time of TIME_WAIT, just before the FIN arrives again.", ..before },
+        EventDetails { note: "The remaining time of TIME_WAIT, just before the FIN arrives again.", ..before },
     )?;
     wire.arrive(transcript, fin, (Some(LastAck), Some(TimeWait)), "The FIN arrives, so TIME_WAIT restarts its timer.")?;
     let timer_after = wire.observe()?.timer;

@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use super::loopback::{self, Chosen, LOCALHOST, Loopback, listen, set};
-use super::transcript::{Details, Transcript};
+use super::loopback::{self, ChosenSocket, LOCALHOST, Loopback, listen, write_setting};
+use super::transcript::{EventDetails, Transcript};
 use super::{LabError, step};
 use crate::model::bind::{Errno, ReuseOptions};
 use crate::model::experiment::{Actor, ReturnValue, Side};
@@ -30,7 +30,7 @@ impl Call {
         }
     }
 
-    fn make(self) -> Result<Chosen, LabError> {
+    fn make(self) -> Result<ChosenSocket, LabError> {
         match self {
             Self::Bind => loopback::bind_to_zero(),
             Self::Connect => loopback::connect(SocketAddr::from((LOCALHOST, 8080))),
@@ -67,10 +67,10 @@ fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<
     }
     let text = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
     let what = format!("{}, {} times", call.name(), ports.len());
-    transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Value(text), Details::default())?;
+    transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Value(text), EventDetails::default())?;
     if let Some(errno) = failed {
         let what = format!("{} once more", call.name());
-        transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Failed(errno), Details::default())?;
+        transcript.called(Actor::Side(Side::Client), &what, ReturnValue::Failed(errno), EventDetails::default())?;
     }
     Ok((ports, failed))
 }
@@ -100,7 +100,7 @@ fn sample(transcript: &mut Transcript) -> Result<(), LabError> {
     let range = sys::sysctl::local_port_range();
     let text = sys::sysctl::read("ipv4.ip_local_port_range").map_err(step("reading ip_local_port_range"))?;
     let text = text.split_whitespace().collect::<Vec<_>>().join(" to ");
-    transcript.called(Actor::Lab, "ip_local_port_range", ReturnValue::Value(text.clone()), Details::default())?;
+    transcript.called(Actor::Lab, "ip_local_port_range", ReturnValue::Value(text.clone()), EventDetails::default())?;
     let _server = listen(8080)?;
     let (bound, _) = choose(transcript, Call::Bind, SAMPLE)?;
     let (connected, _) = choose(transcript, Call::Connect, SAMPLE)?;
@@ -112,16 +112,16 @@ fn sample(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.check("connect() chooses", first_parity(Call::Connect, low), parity(&connected))
 }
 
-fn narrow(transcript: &mut Transcript) -> Result<Loopback, LabError> {
+fn narrow_port_range(transcript: &mut Transcript) -> Result<Loopback, LabError> {
     let lo = Loopback::enter()?;
-    set(transcript, "ipv4.ip_local_port_range", &format!("{FIRST} {LAST}"), "")?;
+    write_setting(transcript, "ipv4.ip_local_port_range", &format!("{FIRST} {LAST}"), "")?;
     Ok(lo)
 }
 
 fn until_full(transcript: &mut Transcript, call: Call) -> Result<(), LabError> {
     let title = format!("{} until sixteen ports are used up", call.name());
     transcript.part(&title, "The call first takes the ports of one parity. After that, it takes the others.")?;
-    let mut lo = narrow(transcript)?;
+    let mut lo = narrow_port_range(transcript)?;
     let _server = listen(8080)?;
     let (ports, failed) = choose(transcript, call, usize::MAX)?;
     lo.report_segments(transcript, true)?;
@@ -140,15 +140,20 @@ fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
         "Reserved ports",
         "The kernel never chooses a port from ip_local_reserved_ports. An explicit bind() can still use it.",
     )?;
-    let lo = narrow(transcript)?;
+    let lo = narrow_port_range(transcript)?;
     let text = format!("{}-{}", RESERVED.start(), RESERVED.end());
-    set(transcript, "ipv4.ip_local_reserved_ports", &text, "")?;
+    write_setting(transcript, "ipv4.ip_local_reserved_ports", &text, "")?;
     let (ports, failed) = choose(transcript, Call::Bind, usize::MAX)?;
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let asked = socket.bind(&SocketAddr::from((LOCALHOST, *RESERVED.start())).into());
     let asked = asked.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Done);
     let word = asked.errno().map_or("ok", Errno::name);
-    transcript.called(Actor::Side(Side::Server), &format!("bind({})", RESERVED.start()), asked, Details::default())?;
+    transcript.called(
+        Actor::Side(Side::Server),
+        &format!("bind({})", RESERVED.start()),
+        asked,
+        EventDetails::default(),
+    )?;
     drop(lo);
     let chosen = ports.iter().filter(|port| RESERVED.contains(port)).count();
     transcript.check("reserved ports that bind(0) chose", "0", chosen.to_string())?;

@@ -2,7 +2,7 @@
 //! new socket. `bind-test --demo` shows two of these rows.
 
 use super::loopback::Loopback;
-use super::transcript::{Details, Transcript};
+use super::transcript::{EventDetails, Transcript};
 use super::{LabError, demo};
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Actor, ReturnValue, Side, States};
@@ -29,7 +29,7 @@ fn row(transcript: &mut Transcript, old: ReuseOptions) -> Result<(), LabError> {
     let run = demo::play_run(PORT, old, &mut |stage, bucket| {
         let states = Some(States { client: stage.client, server: stage.server });
         let timer = bucket.map(|bucket| bucket.expires());
-        transcript.called(Actor::Lab, stage.step, ReturnValue::Done, Details { states, timer, note: "" })?;
+        transcript.called(Actor::Lab, stage.step, ReturnValue::Done, EventDetails { states, timer, note: "" })?;
         lo.report_segments(transcript, true)
     })?;
     for attempt in &run.attempts {
@@ -40,7 +40,7 @@ fn row(transcript: &mut Transcript, old: ReuseOptions) -> Result<(), LabError> {
             crate::model::bind::CallResult::Failed(errno) => ReturnValue::Failed(errno),
         };
         let routine = std::mem::replace(&mut transcript.routine, true);
-        transcript.called(Actor::Side(Side::Server), &call, outcome, Details::default())?;
+        transcript.called(Actor::Side(Side::Server), &call, outcome, EventDetails::default())?;
         transcript.routine = routine;
     }
     for attempt in &run.attempts {

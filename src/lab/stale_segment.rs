@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 
-use super::transcript::{Details, Transcript};
+use super::transcript::{EventDetails, Transcript};
 use super::wire::Wire;
 use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
@@ -36,7 +36,7 @@ fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<Str
     let mut buffer = [0; 64];
     let length = socket.read(&mut buffer).map_err(step("read()"))?;
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    transcript.called(Actor::Side(Side::Server), "read()", ReturnValue::Read(text.clone()), Details::default())?;
+    transcript.called(Actor::Side(Side::Server), "read()", ReturnValue::Read(text.clone()), EventDetails::default())?;
     Ok(text)
 }
 

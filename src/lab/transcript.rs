@@ -5,7 +5,9 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use super::LabError;
-use crate::model::experiment::{Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, States};
+use crate::model::experiment::{
+    Actor, Comparison, Fate, LabEvent, LabEventKind, ReturnValue, Scenario, Segment, States,
+};
 use crate::sys::clock;
 
 /// A callback for events. Its error ends the experiment.
@@ -13,7 +15,7 @@ pub type LabEventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
 
 /// The optional details of an event.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Details<'n> {
+pub(super) struct EventDetails<'n> {
     pub(super) states: Option<States>,
     pub(super) timer: Option<Duration>,
     pub(super) note: &'n str,
@@ -51,7 +53,7 @@ impl<'a> Transcript<'a> {
         self.checks
     }
 
-    fn event(&mut self, at: SystemTime, actor: Actor, kind: EventKind, seen: Details) -> Result<(), LabError> {
+    fn event(&mut self, at: SystemTime, actor: Actor, kind: LabEventKind, seen: EventDetails) -> Result<(), LabError> {
         let event = LabEvent {
             scenario: self.scenario,
             part: self.part.clone(),
@@ -77,12 +79,12 @@ impl<'a> Transcript<'a> {
         self.next_step();
         self.has_segment = true;
         title.clone_into(&mut self.part);
-        self.event(clock::now(), Actor::Lab, EventKind::Part, Details { note, ..Details::default() })
+        self.event(clock::now(), Actor::Lab, LabEventKind::Part, EventDetails { note, ..EventDetails::default() })
     }
 
     /// Reports a call that succeeded.
     pub(super) fn call(&mut self, actor: Actor, call: &str, note: &str) -> Result<(), LabError> {
-        self.called(actor, call, ReturnValue::Done, Details { note, ..Details::default() })
+        self.called(actor, call, ReturnValue::Done, EventDetails { note, ..EventDetails::default() })
     }
 
     /// Reports a call with its result, and details observed after it.
@@ -91,37 +93,37 @@ impl<'a> Transcript<'a> {
         actor: Actor,
         call: &str,
         outcome: ReturnValue,
-        seen: Details,
+        seen: EventDetails,
     ) -> Result<(), LabError> {
         self.next_step();
-        self.event(clock::now(), actor, EventKind::Call { call: call.to_owned(), outcome }, seen)
+        self.event(clock::now(), actor, LabEventKind::Call { call: call.to_owned(), outcome }, seen)
     }
 
     /// Reports a segment.
-    pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: Details) -> Result<(), LabError> {
+    pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: EventDetails) -> Result<(), LabError> {
         if self.has_segment {
             self.next_step();
         }
         self.has_segment = true;
         let (at, actor) = (segment.at, Actor::Side(segment.from));
-        self.event(at, actor, EventKind::Segment { segment, fate }, seen)
+        self.event(at, actor, LabEventKind::Segment { segment, fate }, seen)
     }
 
     /// Reports a captured segment that the lab did not deliver itself. So the states are unknown.
     pub(super) fn captured(&mut self, segment: Segment) -> Result<(), LabError> {
         let (at, actor) = (segment.at, Actor::Side(segment.from));
-        self.event(at, actor, EventKind::Segment { segment, fate: Fate::Arrived }, Details::default())
+        self.event(at, actor, LabEventKind::Segment { segment, fate: Fate::Arrived }, EventDetails::default())
     }
 
     /// Reports an observation of the kernel's list of sockets.
-    pub(super) fn observe(&mut self, actor: Actor, seen: Details) -> Result<(), LabError> {
+    pub(super) fn observe(&mut self, actor: Actor, seen: EventDetails) -> Result<(), LabError> {
         self.next_step();
-        self.event(clock::now(), actor, EventKind::Observation, seen)
+        self.event(clock::now(), actor, LabEventKind::Observation, seen)
     }
 
     /// Reports that the lab will wait.
     pub(super) fn waiting(&mut self, left: Duration) -> Result<(), LabError> {
-        self.event(clock::now(), Actor::Lab, EventKind::Waiting(left), Details::default())
+        self.event(clock::now(), Actor::Lab, LabEventKind::Waiting(left), EventDetails::default())
     }
 
     /// Compares an expected result with the observed one.
@@ -147,6 +149,6 @@ impl<'a> Transcript<'a> {
         let (expected, observed) = (expected.into(), observed.into());
         let check = Comparison { part: self.part.clone(), what: what.into(), expected, observed, agrees };
         self.checks.push(check.clone());
-        self.event(clock::now(), Actor::Lab, EventKind::Comparison(check), Details::default())
+        self.event(clock::now(), Actor::Lab, LabEventKind::Comparison(check), EventDetails::default())
     }
 }

@@ -13,7 +13,7 @@ use socket2::Socket as OsSocket;
 
 use super::frame::Numbers;
 use super::host::{Host, HostAddress};
-use super::transcript::{Details, Transcript};
+use super::transcript::{EventDetails, Transcript};
 use super::{Connection, Endpoints, LabError, PATIENCE, Server, step};
 use crate::model::bind::ReuseOptions;
 use crate::model::experiment::{Actor, Fate, Segment, Side, States};
@@ -33,7 +33,7 @@ const CLIENT_PORT: u16 = 40_000;
 
 /// The expected states: of the sender while the segment is under way, and of the receiver after the segment has arrived. `None` means
 /// that the socket is gone.
-pub(super) type Expected = (Option<TcpState>, Option<TcpState>);
+pub(super) type ExpectedStates = (Option<TcpState>, Option<TcpState>);
 
 /// The sequence of states of a side, without repetitions.
 type Path = Vec<Option<TcpState>>;
@@ -47,7 +47,7 @@ pub(super) struct Wire {
     under_way: VecDeque<Segment>,
     /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `None`: the
     /// next segment of this side may be an expected retransmission.
-    last: [Option<Identity>; 2],
+    last: [Option<SequenceRange>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
     /// Whether the server answers a SYN with a cookie and stores no request socket (`tcp_syncookies` = 2).
@@ -207,7 +207,7 @@ impl Wire {
                 if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
                     // On a slow machine, a retransmission timer can end before the lab delivers the segment.
                     let note = "Sent again, because this machine was slow. The wire drops it.";
-                    transcript.segment(segment, Fate::Lost, Details { note, ..Details::default() })?;
+                    transcript.segment(segment, Fate::Lost, EventDetails { note, ..EventDetails::default() })?;
                     continue;
                 }
                 return Ok(segment);
@@ -216,7 +216,7 @@ impl Wire {
             if left.is_zero() {
                 return Err(LabError::Silent { side: from });
             }
-            if let Some(frame) = self.host(from).sent(left)? {
+            if let Some(frame) = self.host(from).next_frame(left)? {
                 let sender = |port| if port == SERVER_PORT { Side::Server } else { Side::Client };
                 self.under_way.extend(self.numbers.read(frame, sender));
             }
@@ -228,7 +228,7 @@ impl Wire {
         &mut self,
         transcript: &mut Transcript,
         from: Side,
-        expected: Expected,
+        expected: ExpectedStates,
         note: &str,
     ) -> Result<Segment, LabError> {
         let segment = self.take(transcript, from)?;
@@ -249,7 +249,7 @@ impl Wire {
         // retransmission, and not drop it.
         self.last[from.other() as usize] = None;
         self.carried.push(format!("{} (lost)", segment.flags));
-        transcript.segment(segment.clone(), Fate::Lost, seen(from, one, other, note))?;
+        transcript.segment(segment.clone(), Fate::Lost, state_details(from, one, other, note))?;
         Ok(segment)
     }
 
@@ -257,7 +257,7 @@ impl Wire {
     pub(super) fn cross(
         &mut self,
         transcript: &mut Transcript,
-        expected: Expected,
+        expected: ExpectedStates,
         note: &str,
     ) -> Result<(), LabError> {
         let (sender, receiver) = expected;
@@ -271,7 +271,7 @@ impl Wire {
             let from = segment.from;
             self.sent_last(&segment);
             self.carried.push(segment.flags.to_string());
-            let seen = seen(from, before[from as usize], after[from.other() as usize], note);
+            let seen = state_details(from, before[from as usize], after[from.other() as usize], note);
             transcript.segment(segment, Fate::Arrived, seen)?;
         }
         Ok(())
@@ -282,7 +282,7 @@ impl Wire {
         &mut self,
         transcript: &mut Transcript,
         segment: Segment,
-        expected: Expected,
+        expected: ExpectedStates,
         note: &str,
     ) -> Result<Segment, LabError> {
         self.deliver(transcript, segment, Fate::Arrived, expected, note)
@@ -293,7 +293,7 @@ impl Wire {
         &mut self,
         transcript: &mut Transcript,
         old: &Segment,
-        expected: Expected,
+        expected: ExpectedStates,
         note: &str,
     ) -> Result<(), LabError> {
         let copy = Segment { at: sys::clock::now(), ..old.clone() };
@@ -305,7 +305,7 @@ impl Wire {
         transcript: &mut Transcript,
         segment: Segment,
         fate: Fate,
-        (sender, receiver): Expected,
+        (sender, receiver): ExpectedStates,
         note: &str,
     ) -> Result<Segment, LabError> {
         let from = segment.from;
@@ -317,7 +317,7 @@ impl Wire {
         }
         let late = if fate == Fate::Late { " (late)" } else { "" };
         self.carried.push(format!("{}{late}", segment.flags));
-        transcript.segment(segment.clone(), fate, seen(from, one, other, note))?;
+        transcript.segment(segment.clone(), fate, state_details(from, one, other, note))?;
         Ok(segment)
     }
 
@@ -329,8 +329,8 @@ impl Wire {
     }
 
     /// The present states of both ends.
-    pub(super) fn observe(&self) -> Result<Details<'static>, LabError> {
-        Ok(seen(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
+    pub(super) fn observe(&self) -> Result<EventDetails<'static>, LabError> {
+        Ok(state_details(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
 
     /// Makes a host close without TIME_WAIT. SOCK_DESTROY would not be enough, because it cannot remove a bucket on Linux 5.10.
@@ -362,10 +362,10 @@ impl Wire {
 
 /// The first sequence number of a segment, and how many sequence numbers it uses: one for each byte of data, for SYN and for FIN. A
 /// retransmission has the same identity.
-type Identity = (u32, usize);
+type SequenceRange = (u32, usize);
 
 /// The identity of a segment; `None` if it uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
-fn identity(segment: &Segment) -> Option<Identity> {
+fn identity(segment: &Segment) -> Option<SequenceRange> {
     let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
     (length > 0).then_some((segment.raw_seq, length))
 }
@@ -375,12 +375,12 @@ pub(super) fn state_name(state: Option<TcpState>) -> &'static str {
     state.map_or("gone", TcpState::name)
 }
 
-fn seen(side: Side, one: Option<Socket>, other: Option<Socket>, note: &str) -> Details<'_> {
+fn state_details(side: Side, one: Option<Socket>, other: Option<Socket>, note: &str) -> EventDetails<'_> {
     let (client, server) = if side == Side::Client { (one, other) } else { (other, one) };
     let state = |socket: Option<Socket>| socket.map(|socket| socket.state());
     let timer = [server, client].into_iter().flatten().find_map(|socket| match socket {
         Socket::Bucket(bucket) => Some(bucket.expires()),
         Socket::Full(_) => None,
     });
-    Details { states: Some(States { client: state(client), server: state(server) }), timer, note }
+    EventDetails { states: Some(States { client: state(client), server: state(server) }), timer, note }
 }

@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(600);
 /// A program for the labels of a sample: the unit and the container of its process, or the name of the process if it has neither. The
 /// pid is not a part of this value, because the pid changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Program {
+pub struct ProgramLabels {
     /// The name of the process.
     pub process: String,
     /// The systemd unit.
@@ -28,7 +28,7 @@ pub struct Program {
     pub container: String,
 }
 
-impl Program {
+impl ProgramLabels {
     fn of(facts: &MakerFacts) -> Self {
         let unit = facts.unit().unwrap_or_default().to_owned();
         let container = facts.container().map(|container| container.id.to_owned()).unwrap_or_default();
@@ -60,7 +60,7 @@ impl ByRole {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Count {
+struct ProgramCounter {
     closes: ByRole,
     /// When the last close was seen.
     last: Duration,
@@ -68,9 +68,9 @@ struct Count {
 
 /// The program or the group of programs whose closes a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose<'a> {
+pub enum ProgramGroup<'a> {
     /// A program.
-    Program(&'a Program),
+    Program(&'a ProgramLabels),
     /// Processes that the tracer could not name.
     Unknown,
     /// Programs without a counter of their own.
@@ -80,7 +80,7 @@ pub enum Whose<'a> {
 /// The closes in one network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct NetnsCloses {
-    programs: BTreeMap<Program, Count>,
+    programs: BTreeMap<ProgramLabels, ProgramCounter>,
     unknown: ByRole,
     others: ByRole,
     last: Duration,
@@ -92,8 +92,8 @@ impl NetnsCloses {
     fn add(&mut self, close: &Close, elapsed: Duration, most: usize) {
         self.last = elapsed;
         let Some(maker) = &close.maker else { return self.unknown.add(close.role) };
-        let program = Program::of(&maker.facts);
-        if !self.programs.contains_key(&program) && self.programs.len() >= most && !self.replaces(elapsed) {
+        let program = ProgramLabels::of(&maker.facts);
+        if !self.programs.contains_key(&program) && self.programs.len() >= most && !self.remove_idle_program(elapsed) {
             return self.others.add(close.role);
         }
         let count = self.programs.entry(program).or_default();
@@ -102,7 +102,7 @@ impl NetnsCloses {
     }
 
     /// Removes the program that has been idle longest, if it has been idle for 10 minutes. Returns whether it did.
-    fn replaces(&mut self, elapsed: Duration) -> bool {
+    fn remove_idle_program(&mut self, elapsed: Duration) -> bool {
         if elapsed < self.full_until {
             return false;
         }
@@ -120,9 +120,9 @@ impl NetnsCloses {
     }
 
     /// The counters of the network namespace.
-    pub fn rows(&self) -> impl Iterator<Item = (Whose<'_>, Role, u64)> {
-        let programs = self.programs.iter().map(|(program, count)| (Whose::Program(program), count.closes));
-        let all = programs.chain([(Whose::Unknown, self.unknown), (Whose::Others, self.others)]);
+    pub fn rows(&self) -> impl Iterator<Item = (ProgramGroup<'_>, Role, u64)> {
+        let programs = self.programs.iter().map(|(program, count)| (ProgramGroup::Program(program), count.closes));
+        let all = programs.chain([(ProgramGroup::Unknown, self.unknown), (ProgramGroup::Others, self.others)]);
         all.flat_map(|(whose, closes)| closes.rows().map(move |(role, closes)| (whose, role, closes)))
     }
 }
@@ -198,9 +198,11 @@ mod tests {
 
     fn rows(counts: &CloseCounts) -> Vec<(String, &'static str, u64)> {
         let name = |whose| match whose {
-            Whose::Program(Program { process, unit, container }) => format!("{process}|{unit}|{container}"),
-            Whose::Unknown => "unknown".to_owned(),
-            Whose::Others => "others".to_owned(),
+            ProgramGroup::Program(ProgramLabels { process, unit, container }) => {
+                format!("{process}|{unit}|{container}")
+            }
+            ProgramGroup::Unknown => "unknown".to_owned(),
+            ProgramGroup::Others => "others".to_owned(),
         };
         let rows = counts.of(7).expect("closes").rows();
         rows.map(|(whose, role, closes)| (name(whose), role.name(), closes)).collect()

@@ -3,19 +3,19 @@
 
 use std::fmt::Write as _;
 
-use super::family::{Family, Kind};
-use super::samples::{Samples, Value};
+use super::family::{MetricFamily, MetricKind};
+use super::samples::{SampleValue, Samples};
 
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum MetricsFormat {
     /// Prometheus text format 0.0.4.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
-impl Format {
+impl MetricsFormat {
     /// The HTTP content type.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
@@ -65,9 +65,9 @@ impl<'a> Range<'a> {
 
 /// Encodes all families that have a sample.
 #[must_use]
-pub fn encode(samples: &Samples, format: Format) -> String {
+pub fn encode(samples: &Samples, format: MetricsFormat) -> String {
     let mut text = encode_part(samples, format);
-    if format == Format::OpenMetrics {
+    if format == MetricsFormat::OpenMetrics {
         text.push_str("# EOF\n");
     }
     text
@@ -75,7 +75,7 @@ pub fn encode(samples: &Samples, format: Format) -> String {
 
 /// Encodes all families that have a sample, without the line `# EOF` that ends OpenMetrics, so that further families can follow.
 #[must_use]
-pub fn encode_part(samples: &Samples, format: Format) -> String {
+pub fn encode_part(samples: &Samples, format: MetricsFormat) -> String {
     let mut text = String::with_capacity(samples.count() * 120);
     for (family, rows) in samples.families() {
         head(&mut text, family, format);
@@ -91,17 +91,17 @@ pub fn encode_part(samples: &Samples, format: Format) -> String {
 
 /// Appends the lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`. In OpenMetrics, these lines have the name without `_total` or
 /// `_info`.
-fn head(text: &mut String, family: Family, format: Format) {
+fn head(text: &mut String, family: MetricFamily, format: MetricsFormat) {
     let (name, kind, help) = (family.name(), family.kind(), family.help());
     let (name, type_name) = match (format, kind) {
-        (Format::Text, Kind::Counter) => (name, "counter"),
-        (Format::OpenMetrics, Kind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),
-        (Format::OpenMetrics, Kind::Info) => (name.strip_suffix("_info").unwrap_or(name), "info"),
-        (_, Kind::Gauge | Kind::Info) => (name, "gauge"),
+        (MetricsFormat::Text, MetricKind::Counter) => (name, "counter"),
+        (MetricsFormat::OpenMetrics, MetricKind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),
+        (MetricsFormat::OpenMetrics, MetricKind::Info) => (name.strip_suffix("_info").unwrap_or(name), "info"),
+        (_, MetricKind::Gauge | MetricKind::Info) => (name, "gauge"),
     };
     // `write!` to a String does not fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {type_name}");
-    if format == Format::OpenMetrics
+    if format == MetricsFormat::OpenMetrics
         && let Some(unit) = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")))
     {
         let _ = writeln!(text, "# UNIT {name} {unit}");
@@ -132,11 +132,11 @@ fn append_labels(text: &mut String, names: &[&str], values: &[String]) {
     text.push(' ');
 }
 
-fn append_value(text: &mut String, value: Value) {
+fn append_value(text: &mut String, value: SampleValue) {
     let _ = match value {
-        Value::Integer(number) => write!(text, "{number}"),
-        Value::Float(number) if number == f64::INFINITY => write!(text, "+Inf"),
-        Value::Float(number) => write!(text, "{number}"),
+        SampleValue::Integer(number) => write!(text, "{number}"),
+        SampleValue::Float(number) if number == f64::INFINITY => write!(text, "+Inf"),
+        SampleValue::Float(number) => write!(text, "{number}"),
     };
 }
 
@@ -147,15 +147,15 @@ mod tests {
 
     fn samples() -> Samples {
         let mut samples = Samples::default();
-        samples.add(Family::BuildInfo, ["1.2.3"], 1_u64);
-        samples.add(Family::TimewaitOverflow, ["a\"b\\c\nd"], 7_u64);
-        samples.add(Family::DestinationExhaustion, ["web", "10.0.0.1", "", "10.0.0.2", "443"], f64::INFINITY);
+        samples.add(MetricFamily::BuildInfo, ["1.2.3"], 1_u64);
+        samples.add(MetricFamily::TimewaitOverflow, ["a\"b\\c\nd"], 7_u64);
+        samples.add(MetricFamily::DestinationExhaustion, ["web", "10.0.0.1", "", "10.0.0.2", "443"], f64::INFINITY);
         samples
     }
 
     #[test]
     fn both_formats_are_written_as_specified() {
-        let text = encode(&samples(), Format::Text);
+        let text = encode(&samples(), MetricsFormat::Text);
         assert!(text.contains("# TYPE twtool_build_info gauge\ntwtool_build_info{version=\"1.2.3\"} 1\n"), "{text}");
         assert!(text.contains("# TYPE twtool_timewait_overflow_total counter\n"), "{text}");
         assert!(text.contains("\ntwtool_timewait_overflow_total{netns=\"a\\\"b\\\\c\\nd\"} 7\n"), "{text}");
@@ -165,7 +165,7 @@ mod tests {
         );
         assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
 
-        let open = encode(&samples(), Format::OpenMetrics);
+        let open = encode(&samples(), MetricsFormat::OpenMetrics);
         assert!(open.contains("# TYPE twtool_build info\ntwtool_build_info{"), "{open}");
         assert!(open.contains("# TYPE twtool_timewait_overflow counter\ntwtool_timewait_overflow_total{"), "{open}");
         assert!(open.contains("\n# UNIT twtool_destination_exhaustion_seconds seconds\n"), "{open}");
@@ -178,7 +178,7 @@ mod tests {
                                text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         let others_less = "application/openmetrics-text;q=0.5, */*;q=0.1";
         for header in [prometheus_2_42, "application/openmetrics-text", others_less, "application/*"] {
-            assert_eq!(Format::accepted(Some(header)), Format::OpenMetrics, "{header}");
+            assert_eq!(MetricsFormat::accepted(Some(header)), MetricsFormat::OpenMetrics, "{header}");
         }
         for header in [
             None,
@@ -193,7 +193,7 @@ mod tests {
             Some("application/openmetrics-text;q=x"),
             Some(";;,,q=1"),
         ] {
-            assert_eq!(Format::accepted(header), Format::Text, "{header:?}");
+            assert_eq!(MetricsFormat::accepted(header), MetricsFormat::Text, "{header:?}");
         }
     }
 
@@ -201,8 +201,8 @@ mod tests {
         #[test]
         fn no_label_value_begins_another_line_or_label(value: String) {
             let mut samples = Samples::default();
-            samples.add(Family::Complete, [value.clone()], 1_u64);
-            let text = encode(&samples, Format::Text);
+            samples.add(MetricFamily::Complete, [value.clone()], 1_u64);
+            let text = encode(&samples, MetricsFormat::Text);
             // Only a line feed ends a line of this format. A carriage return does not.
             prop_assert_eq!(text.matches('\n').count(), 3);
             let line = text.lines().last().unwrap_or_default();
@@ -211,7 +211,7 @@ mod tests {
 
         #[test]
         fn any_accept_header_chooses_a_format(header: String) {
-            let _ = Format::accepted(Some(&header));
+            let _ = MetricsFormat::accepted(Some(&header));
         }
     }
 }

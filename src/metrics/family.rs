@@ -2,7 +2,7 @@
 
 /// The type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that goes up and down.
     Gauge,
     /// A number that only grows, until the machine or the exporter restarts.
@@ -11,8 +11,8 @@ pub enum Kind {
     Info,
 }
 
-impl Kind {
-    /// The name of the type in the text format 0.0.4, which has no type for [`Kind::Info`].
+impl MetricKind {
+    /// The name of the type in the text format 0.0.4, which has no type for [`MetricKind::Info`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,11 +27,11 @@ macro_rules! families {
         /// A family of samples. Names and labels are an interface for dashboards and alerts.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[expect(missing_docs, reason = "the help of each family is its documentation")]
-        pub enum Family {
+        pub enum MetricFamily {
             $($family,)*
         }
 
-        impl Family {
+        impl MetricFamily {
             /// Every family, in the order of the output.
             pub const ALL: [Self; [$($name),*].len()] = [$(Self::$family),*];
 
@@ -43,8 +43,8 @@ macro_rules! families {
 
             /// The type of the family.
             #[must_use]
-            pub const fn kind(self) -> Kind {
-                match self { $(Self::$family => Kind::$kind,)* }
+            pub const fn kind(self) -> MetricKind {
+                match self { $(Self::$family => MetricKind::$kind,)* }
             }
 
             /// The names of the labels.
@@ -183,14 +183,14 @@ mod tests {
 
     #[test]
     fn names_follow_the_rules_of_prometheus() {
-        let names: BTreeSet<&str> = Family::ALL.iter().map(|family| family.name()).collect();
-        assert_eq!(names.len(), Family::ALL.len(), "a name occurs twice");
-        for family in Family::ALL {
+        let names: BTreeSet<&str> = MetricFamily::ALL.iter().map(|family| family.name()).collect();
+        assert_eq!(names.len(), MetricFamily::ALL.len(), "a name occurs twice");
+        for family in MetricFamily::ALL {
             let (name, kind) = (family.name(), family.kind());
             assert!(name.starts_with("twtool_"), "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
-            assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
-            assert_eq!(name.ends_with("_info"), kind == Kind::Info, "{name}");
+            assert_eq!(name.ends_with("_total"), kind == MetricKind::Counter, "{name}");
+            assert_eq!(name.ends_with("_info"), kind == MetricKind::Info, "{name}");
             assert!(!["_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end)), "{name}");
             assert!(family.help().ends_with('.') && !family.help().contains(['\n', '\\', '"']), "{name}");
             for label in family.labels() {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `family` | every family: name, type, labels, help |
 //! | `samples` | the samples of one collection |
-//! | `own` | the samples about twtool itself |
+//! | `self_counts` | the samples about twtool itself |
 //! | `closes` | counts the closes that a tracer reports |
 //! | `survey` | turns surveys into samples, and limits their number |
 //! | `encoding` | the text formats 0.0.4 and OpenMetrics |
@@ -18,14 +18,14 @@
 pub mod closes;
 pub mod encoding;
 pub mod family;
-pub mod own;
 pub mod samples;
+pub mod self_counts;
 pub mod survey;
 pub mod textfile;
 
 pub use closes::CloseCounts;
-pub use encoding::Format;
-pub use family::{Family, Kind};
-pub use own::Own;
+pub use encoding::MetricsFormat;
+pub use family::{MetricFamily, MetricKind};
 pub use samples::Samples;
-pub use survey::{Bounds, Collected, collect};
+pub use self_counts::SelfCounts;
+pub use survey::{CollectedSurveys, SampleLimits, collect};

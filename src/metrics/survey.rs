@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use super::closes::{CloseCounts, NetnsCloses, Program, Whose};
-use super::family::Family;
+use super::closes::{CloseCounts, NetnsCloses, ProgramGroup, ProgramLabels};
+use super::family::MetricFamily;
 use super::samples::Samples;
 use crate::analysis::capacity::Destination;
 use crate::analysis::doctor::sockets::unreserved_servers;
-use crate::analysis::doctor::{Leak, Status};
+use crate::analysis::doctor::{LeakThreshold, Status};
 use crate::analysis::summary::bucket_bytes;
 use crate::model::command::Shell;
 use crate::model::facts::Facts;
@@ -28,7 +28,7 @@ const OTHERS: &str = "others";
 
 /// The upper bounds of the number of samples.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct SampleLimits {
     /// The maximum number of destinations with samples of their own in each network namespace. The same maximum applies separately to
     /// server ports, to unreserved servers, to owners of sockets, and to programs that close connections.
     pub destinations: usize,
@@ -38,7 +38,7 @@ pub struct Bounds {
 
 /// The data that one collection has read.
 #[derive(Debug)]
-pub struct Collected {
+pub struct CollectedSurveys {
     /// The surveys.
     pub answer: Answer<Surveys>,
     /// A socket in CLOSE_WAIT counts as silent if the last ACK of its peer is at least this old.
@@ -47,7 +47,7 @@ pub struct Collected {
     pub closes: Option<CloseCounts>,
 }
 
-impl Collected {
+impl CollectedSurveys {
     /// The inode numbers of the network namespaces.
     #[must_use]
     pub fn inodes(&self) -> BTreeSet<u64> {
@@ -58,7 +58,7 @@ impl Collected {
 
 /// Turns the surveys into samples.
 #[must_use]
-pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
+pub fn collect(collected: &CollectedSurveys, bounds: SampleLimits) -> Samples {
     let Surveys { namespaces, owners_took } = &collected.answer.value;
     let mut samples = Samples::default();
     let mut labels = BTreeSet::new();
@@ -78,18 +78,18 @@ pub fn collect(collected: &Collected, bounds: Bounds) -> Samples {
         Namespace { samples: &mut samples, netns, survey, most, silent, closes }.add();
     }
     if let Some(closes) = &collected.closes {
-        samples.add(Family::TraceLost, NONE, closes.lost);
-        samples.add(Family::TraceSkipped, NONE, closes.skipped);
+        samples.add(MetricFamily::TraceLost, NONE, closes.lost);
+        samples.add(MetricFamily::TraceSkipped, NONE, closes.skipped);
     }
-    samples.add(Family::CollectionComplete, NONE, collected.answer.complete);
-    samples.add(Family::Namespaces, NONE, namespaces.len());
-    samples.add(Family::NamespacesOmitted, NONE, namespaces.len().saturating_sub(bounds.namespaces));
+    samples.add(MetricFamily::CollectionComplete, NONE, collected.answer.complete);
+    samples.add(MetricFamily::Namespaces, NONE, namespaces.len());
+    samples.add(MetricFamily::NamespacesOmitted, NONE, namespaces.len().saturating_sub(bounds.namespaces));
     let taken_at = namespaces.iter().map(|survey| survey.checkup.health.facts.taken_at).min();
-    samples.add_known(Family::CollectionTime, NONE, taken_at.and_then(seconds_since_1970));
+    samples.add_known(MetricFamily::CollectionTime, NONE, taken_at.and_then(seconds_since_1970));
     let sum = |part: fn(&Survey) -> Duration| namespaces.iter().map(part).sum::<Duration>().as_secs_f64();
-    samples.add(Family::CollectorDuration, ["settings"], sum(|survey| survey.settings_took));
-    samples.add(Family::CollectorDuration, ["sockets"], sum(|survey| survey.sockets_took));
-    samples.add(Family::CollectorDuration, ["owners"], owners_took.as_secs_f64());
+    samples.add(MetricFamily::CollectorDuration, ["settings"], sum(|survey| survey.settings_took));
+    samples.add(MetricFamily::CollectorDuration, ["sockets"], sum(|survey| survey.sockets_took));
+    samples.add(MetricFamily::CollectorDuration, ["owners"], owners_took.as_secs_f64());
     samples
 }
 
@@ -139,8 +139,8 @@ impl<'a> Namespace<'a> {
         let inode = facts.netns.map(|inode| inode.to_string()).unwrap_or_default();
         let process = facts.netns_name.as_deref().and_then(first_process).unwrap_or_default().to_owned();
         let complete = self.survey.complete;
-        self.samples.add(Family::NetnsInfo, [netns(), inode, process], true);
-        self.samples.add(Family::Complete, [netns()], complete);
+        self.samples.add(MetricFamily::NetnsInfo, [netns(), inode, process], true);
+        self.samples.add(MetricFamily::Complete, [netns()], complete);
         self.timewait();
         self.counters();
         self.server_ports();
@@ -152,7 +152,7 @@ impl<'a> Namespace<'a> {
         self.conntrack();
     }
 
-    fn one(&mut self, family: Family, value: impl Into<super::samples::Value>) {
+    fn one(&mut self, family: MetricFamily, value: impl Into<super::samples::SampleValue>) {
         self.samples.add(family, [self.netns.clone()], value);
     }
 
@@ -164,21 +164,21 @@ impl<'a> Namespace<'a> {
                 let count = survey.counts.count(direction, class);
                 for (state, number) in [("time-wait", count.time_wait), ("fin-wait-2", count.fin_wait_2)] {
                     let labels = [&self.netns, state, direction.name(), class.name()];
-                    self.samples.add(Family::TimewaitSockets, labels, number);
+                    self.samples.add(MetricFamily::TimewaitSockets, labels, number);
                 }
             }
             let closes = survey.counts.closes_per_s(direction, length);
-            self.samples.add_known(Family::ClosesPerSecond, [&self.netns, direction.name()], closes);
+            self.samples.add_known(MetricFamily::ClosesPerSecond, [&self.netns, direction.name()], closes);
         }
         if let Some(most) = self.health().buckets.max_tw_buckets {
             match (u64::try_from(most), self.health().facts.negative_maximum_is_none()) {
-                (Ok(most), _) => self.one(Family::TimewaitMax, most),
-                (Err(_), Some(true)) => self.one(Family::TimewaitMax, f64::INFINITY),
-                (Err(_), Some(false)) => self.one(Family::TimewaitMax, 0_u64),
+                (Ok(most), _) => self.one(MetricFamily::TimewaitMax, most),
+                (Err(_), Some(true)) => self.one(MetricFamily::TimewaitMax, f64::INFINITY),
+                (Err(_), Some(false)) => self.one(MetricFamily::TimewaitMax, 0_u64),
                 (Err(_), None) => {}
             }
         }
-        self.one(Family::TimewaitMemory, survey.counts.total() * bucket_bytes(&self.health().buckets));
+        self.one(MetricFamily::TimewaitMemory, survey.counts.total() * bucket_bytes(&self.health().buckets));
     }
 
     fn counters(&mut self) {
@@ -187,14 +187,14 @@ impl<'a> Namespace<'a> {
         let created = created.filter(|_| self.health().facts.counts_made_buckets() == Some(true));
         let created = created.map(|(long, short)| long.saturating_add(short));
         for (family, count) in [
-            (Family::TimewaitCreated, created),
-            (Family::TimewaitOverflow, buckets.counter("TCPTimeWaitOverflow")),
-            (Family::TimewaitRecycled, buckets.counter("TWRecycled")),
+            (MetricFamily::TimewaitCreated, created),
+            (MetricFamily::TimewaitOverflow, buckets.counter("TCPTimeWaitOverflow")),
+            (MetricFamily::TimewaitRecycled, buckets.counter("TWRecycled")),
         ] {
             self.samples.add_known(family, [&self.netns], count);
         }
         for (state, name) in [("syn-sent", "PAWSActive"), ("established", "PAWSEstab"), ("time-wait", "PAWSTimewait")] {
-            self.samples.add_known(Family::PawsRejected, [&self.netns, state], buckets.counter(name));
+            self.samples.add_known(MetricFamily::PawsRejected, [&self.netns, state], buckets.counter(name));
         }
     }
 
@@ -203,20 +203,24 @@ impl<'a> Namespace<'a> {
         let length = self.survey.counts.length(self.health().buckets.tw_timeout_s).seconds;
         let others = (others > 0).then(|| (OTHERS.to_owned(), others));
         for (port, sockets) in top.iter().map(|one| (one.port.to_string(), one.time_wait)).chain(others) {
-            self.samples.add(Family::ServerPortSockets, [&self.netns, &port], sockets);
-            self.samples.add(Family::ServerPortCloses, [&self.netns, &port], f64::from(sockets) / f64::from(length));
+            self.samples.add(MetricFamily::ServerPortSockets, [&self.netns, &port], sockets);
+            self.samples.add(
+                MetricFamily::ServerPortCloses,
+                [&self.netns, &port],
+                f64::from(sockets) / f64::from(length),
+            );
         }
     }
 
     fn ports(&mut self) {
         let Ok(capacity) = &self.survey.checkup.outbound else { return };
         let pool = &capacity.pool;
-        self.one(Family::EphemeralPorts, pool.range.count());
-        self.one(Family::EphemeralReserved, pool.reserved.count());
-        self.one(Family::EphemeralBound, pool.explicitly_bound.count());
-        self.one(Family::EphemeralUncertain, pool.most_uncertain());
-        self.one(Family::PoolPorts, pool.size);
-        self.one(Family::Destinations, capacity.destinations.len());
+        self.one(MetricFamily::EphemeralPorts, pool.range.count());
+        self.one(MetricFamily::EphemeralReserved, pool.reserved.count());
+        self.one(MetricFamily::EphemeralBound, pool.explicitly_bound.count());
+        self.one(MetricFamily::EphemeralUncertain, pool.most_uncertain());
+        self.one(MetricFamily::PoolPorts, pool.size);
+        self.one(MetricFamily::Destinations, capacity.destinations.len());
         let (named, rest) = capacity.destinations.split_at(self.most.min(capacity.destinations.len()));
         for one in named {
             let interface = one.ends.interface.map(|index| index.to_string()).unwrap_or_default();
@@ -238,37 +242,37 @@ impl<'a> Namespace<'a> {
         let sum = |part: fn(&Destination) -> u32| all.iter().map(|one| u64::from(part(one))).sum::<u64>();
         let least = |parts: &mut dyn Iterator<Item = f64>| parts.min_by(f64::total_cmp);
         let samples = &mut *self.samples;
-        samples.add(Family::DestinationPool, labels(), capacity.pool.size);
-        samples.add(Family::DestinationOpen, labels(), sum(|one| one.established + one.other));
-        samples.add(Family::DestinationTimewait, labels(), sum(|one| one.time_wait));
+        samples.add(MetricFamily::DestinationPool, labels(), capacity.pool.size);
+        samples.add(MetricFamily::DestinationOpen, labels(), sum(|one| one.established + one.other));
+        samples.add(MetricFamily::DestinationTimewait, labels(), sum(|one| one.time_wait));
         let reusable = all.iter().map(|one| one.reusable.map(u64::from)).sum::<Option<u64>>();
-        samples.add_known(Family::DestinationReusable, labels(), reusable);
-        samples.add_known(Family::DestinationFree, labels(), all.iter().map(|one| one.free).min());
-        samples.add_known(Family::DestinationUncertain, labels(), all.iter().map(|one| one.uncertain).max());
+        samples.add_known(MetricFamily::DestinationReusable, labels(), reusable);
+        samples.add_known(MetricFamily::DestinationFree, labels(), all.iter().map(|one| one.free).min());
+        samples.add_known(MetricFamily::DestinationUncertain, labels(), all.iter().map(|one| one.uncertain).max());
         samples.add_known(
-            Family::DestinationCloses,
+            MetricFamily::DestinationCloses,
             labels(),
             all.iter().map(|one| one.closes_per_s).sum::<Option<f64>>(),
         );
         let ceiling = least(&mut all.iter().filter_map(|one| one.sustainable_per_s));
-        samples.add_known(Family::DestinationCeiling, labels(), ceiling);
+        samples.add_known(MetricFamily::DestinationCeiling, labels(), ceiling);
         let exhausted = |one: &Destination| one.exhausted_in.map_or(f64::INFINITY, |time| time.as_secs_f64());
-        samples.add_known(Family::DestinationExhaustion, labels(), least(&mut all.iter().map(exhausted)));
+        samples.add_known(MetricFamily::DestinationExhaustion, labels(), least(&mut all.iter().map(exhausted)));
     }
 
     fn unreserved_servers(&mut self) {
         let Some(servers) = unreserved_servers(self.health()) else { return };
-        self.one(Family::UnreservedServers, servers.len());
+        self.one(MetricFamily::UnreservedServers, servers.len());
         for (port, listeners) in servers.iter().take(self.most) {
-            let owner = listeners.iter().find_map(|one| Owner::found(&one.owners)).unwrap_or_default();
+            let owner = listeners.iter().find_map(|one| OwnerLabels::found(&one.owners)).unwrap_or_default();
             let labels = [self.netns.clone(), port.to_string(), owner.process, owner.unit, owner.container];
-            self.samples.add(Family::UnreservedServer, labels, true);
+            self.samples.add(MetricFamily::UnreservedServer, labels, true);
         }
     }
 
     fn close_wait(&mut self) {
         let Ok(open) = &self.survey.checkup.health.sockets else { return };
-        self.one(Family::CloseWait, open.close_wait.len());
+        self.one(MetricFamily::CloseWait, open.close_wait.len());
         // Without sock_diag it is unknown how long a socket has been silent.
         if open.close_wait.iter().any(|one| one.socket.last_ack_ms.is_none()) {
             return;
@@ -277,49 +281,49 @@ impl<'a> Namespace<'a> {
             |one: &&CloseWait| one.socket.last_ack_ms.is_some_and(|ms| Duration::from_millis(ms.into()) >= self.silent);
         let (mut by_owner, mut not_accepted, mut unknown) = (BTreeMap::new(), BTreeMap::new(), 0_u64);
         for one in open.close_wait.iter().filter(is_silent) {
-            match (Owner::found(&one.owners), &one.owners) {
+            match (OwnerLabels::found(&one.owners), &one.owners) {
                 (Some(owner), _) => *by_owner.entry(owner).or_insert(0_u64) += 1,
                 (None, Owners::Nobody) => *not_accepted.entry(one.socket.tuple.local_port()).or_insert(0_u64) += 1,
                 (None, _) => unknown += 1,
             }
         }
-        self.one(Family::CloseWaitUnknown, unknown);
+        self.one(MetricFamily::CloseWaitUnknown, unknown);
         let (named, others) = largest(by_owner, self.most);
         for (owner, sockets) in named {
             let labels = [self.netns.clone(), owner.process, owner.unit, owner.container];
-            self.samples.add(Family::CloseWaitSilent, labels, sockets);
+            self.samples.add(MetricFamily::CloseWaitSilent, labels, sockets);
         }
         if others > 0 {
-            self.samples.add(Family::CloseWaitSilent, [&self.netns, OTHERS, "", ""], others);
+            self.samples.add(MetricFamily::CloseWaitSilent, [&self.netns, OTHERS, "", ""], others);
         }
         let (named, others) = largest(not_accepted, self.most);
         let others = (others > 0).then(|| (OTHERS.to_owned(), others));
         for (port, sockets) in named.into_iter().map(|(port, sockets)| (port.to_string(), sockets)).chain(others) {
-            self.samples.add(Family::CloseWaitNotAccepted, [&self.netns, &port], sockets);
+            self.samples.add(MetricFamily::CloseWaitNotAccepted, [&self.netns, &port], sockets);
         }
     }
 
     fn checks(&mut self) {
         // The commands in a check depend on the shell. The status does not.
-        for check in self.survey.checkup.checks(Leak { silent: self.silent }, &Shell::default()) {
+        for check in self.survey.checkup.checks(LeakThreshold { silent: self.silent }, &Shell::default()) {
             for status in Status::ALL {
                 let labels = [&self.netns, check.subject.id, status.name()];
-                self.samples.add(Family::DoctorCheck, labels, check.status == status);
+                self.samples.add(MetricFamily::DoctorCheck, labels, check.status == status);
             }
         }
     }
 
     fn closes(&mut self) {
-        let unknown = Program::default();
-        let others = Program { process: OTHERS.to_owned(), ..Program::default() };
+        let unknown = ProgramLabels::default();
+        let others = ProgramLabels { process: OTHERS.to_owned(), ..ProgramLabels::default() };
         for (whose, role, closes) in self.closes.iter().flat_map(|closes| closes.rows()) {
-            let Program { process, unit, container } = match whose {
-                Whose::Program(program) => program,
-                Whose::Unknown => &unknown,
-                Whose::Others => &others,
+            let ProgramLabels { process, unit, container } = match whose {
+                ProgramGroup::Program(program) => program,
+                ProgramGroup::Unknown => &unknown,
+                ProgramGroup::Others => &others,
             };
             let labels = [self.netns.as_str(), process, unit, container, role.name()];
-            self.samples.add(Family::TracedCloses, labels, closes);
+            self.samples.add(MetricFamily::TracedCloses, labels, closes);
         }
     }
 
@@ -328,23 +332,23 @@ impl<'a> Namespace<'a> {
             self.survey.checkup.health.settings.number(setting.key()).and_then(|number| u64::try_from(number).ok())
         };
         let (Some(entries), Some(most)) = (number(&NF_CONNTRACK_COUNT), number(&NF_CONNTRACK_MAX)) else { return };
-        self.one(Family::ConntrackEntries, entries);
+        self.one(MetricFamily::ConntrackEntries, entries);
         match most {
-            0 => self.one(Family::ConntrackMax, f64::INFINITY),
-            most => self.one(Family::ConntrackMax, most),
+            0 => self.one(MetricFamily::ConntrackMax, f64::INFINITY),
+            most => self.one(MetricFamily::ConntrackMax, most),
         }
     }
 }
 
 /// The labels of a process that has a socket open. The pid is not a label, because it changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Owner {
+struct OwnerLabels {
     process: String,
     unit: String,
     container: String,
 }
 
-impl Owner {
+impl OwnerLabels {
     fn found(owners: &Owners) -> Option<Self> {
         match owners {
             Owners::Found(processes) => processes.first().map(Self::of),

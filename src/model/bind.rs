@@ -92,14 +92,14 @@ pub struct UserIds {
 
 /// An option that the user did not specify for a bind test, so that twtool also tests the port with another value of the option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenOption {
+pub enum UnspecifiedOption {
     /// `IPV6_V6ONLY` with this value.
     V6only(bool),
     /// `IP_FREEBIND`.
     Freebind,
 }
 
-impl OpenOption {
+impl UnspecifiedOption {
     /// The arguments that select this value of the option.
     #[must_use]
     pub const fn words(self) -> &'static str {
@@ -115,7 +115,7 @@ impl OpenOption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherVerdict {
     /// The option.
-    pub option: OpenOption,
+    pub option: UnspecifiedOption,
     /// The verdict with it.
     pub verdict: Verdict,
     /// The cause with it.
@@ -206,7 +206,7 @@ pub struct Attempt {
     /// The device that the socket was bound to, by SO_BINDTODEVICE or by the scope of the address.
     pub device: Option<NonZeroU32>,
     /// Whether the bind fails only because the same server already has another of its addresses open.
-    pub own: bool,
+    pub blocked_by_own_socket: bool,
     /// The result of bind(); of socket() if the family is not supported.
     pub bind: CallResult,
     /// The result of listen(), if it was requested and bind() succeeded.

@@ -77,7 +77,7 @@ impl SocketCall {
             options: socket.reuse,
             v6only: socket.v6only,
             device: device.or(scope),
-            own: false,
+            blocked_by_own_socket: false,
             bind,
             listen,
             bound: None,
@@ -236,7 +236,7 @@ impl ProgramEnd {
 
 /// Why the program could not be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unwatchable {
+pub struct UnwatchableReason {
     /// What the kernel refused, and why.
     pub why: String,
     /// What would allow twtool to watch the program.

@@ -106,7 +106,7 @@ pub struct Line {
 
 /// A line for a file of sysctl.d(5), so that a setting keeps its value after a restart of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lasting {
+pub struct SysctlLine {
     /// The file.
     pub file: String,
     /// The line: `key = value`.
@@ -115,20 +115,20 @@ pub struct Lasting {
 
 /// Help for a problem: commands, lines of files that keep a change after a restart, then advice and reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Help {
+pub struct Suggestions {
     /// Commands that help at once, the most useful first.
     pub commands: Vec<Step>,
     /// Lines of files that keep a setting after a restart.
-    pub lasting: Vec<Lasting>,
+    pub sysctl_lines: Vec<SysctlLine>,
     /// Sentences: what else to do, and why.
     pub advice: Vec<String>,
 }
 
-impl Help {
+impl Suggestions {
     /// Appends the parts of another help to this one.
     pub fn append(&mut self, other: Self) {
         self.commands.extend(other.commands);
-        self.lasting.extend(other.lasting);
+        self.sysctl_lines.extend(other.sysctl_lines);
         self.advice.extend(other.advice);
     }
 }
@@ -136,7 +136,7 @@ impl Help {
 const RESERVED: &str = super::setting::IP_LOCAL_RESERVED_PORTS.name;
 
 /// The maximum number of port ranges in a command. A longer command is unreadable.
-const MOST_RANGES: usize = 100;
+const MAX_RANGES: usize = 100;
 
 /// The maximum length in bytes of a line that a user copies into a file. For a longer line, twtool prints a command that writes the file.
 pub const LONGEST_LINE: usize = 1000;
@@ -217,21 +217,21 @@ impl Shell {
 
     /// The help that sets a setting with a single value, now and after a restart.
     #[must_use]
-    pub fn change(&self, name: &str, value: &str, purpose: &str) -> Help {
+    pub fn change(&self, name: &str, value: &str, purpose: &str) -> Suggestions {
         let commands = vec![Step::new(self.set(name, value), purpose)];
-        Help { commands, lasting: self.lasting(name, value).into_iter().collect(), advice: vec![] }
+        Suggestions { commands, sysctl_lines: self.sysctl_line(name, value).into_iter().collect(), advice: vec![] }
     }
 
     /// The help that reserves ports for servers, now and after a restart. `reserved`: the present list, if it is known.
     #[must_use]
-    pub fn reserve(&self, ports: impl IntoIterator<Item = Port>, reserved: Option<&LocalReservedPorts>) -> Help {
+    pub fn reserve(&self, ports: impl IntoIterator<Item = Port>, reserved: Option<&LocalReservedPorts>) -> Suggestions {
         let added = LocalReservedPorts::default().with(ports);
         let ranges = added.0.as_slice();
-        let mut help = Help::default();
+        let mut help = Suggestions::default();
         if ranges.is_empty() {
             return help;
         }
-        if ranges.len() > MOST_RANGES {
+        if ranges.len() > MAX_RANGES {
             help.advice.push(format!(
                 "These ports form {} ranges, too many for one command. Move the ephemeral range with \
                  net.ipv4.ip_local_port_range, or reserve the ports in several steps.",
@@ -243,21 +243,21 @@ impl Shell {
         let others = if reserved.is_some_and(|list| list.0.is_empty()) { "" } else { ", and keep the others reserved" };
         help.commands.push(Step::new(self.add_reserved(ranges), format!("reserve the {what}{others}")));
         let after = reserved.map(|reserved| reserved.with(ranges.iter().flat_map(|range| range.ports())));
-        let Some(lasting) = after.and_then(|list| self.lasting(RESERVED, &list.to_string())) else { return help };
-        if lasting.line.len() > LONGEST_LINE {
+        let Some(entry) = after.and_then(|list| self.sysctl_line(RESERVED, &list.to_string())) else { return help };
+        if entry.line.len() > LONGEST_LINE {
             help.commands.push(Step::new(
-                self.save_reserved(&lasting.file),
+                self.save_reserved(&entry.file),
                 "then write the whole list to a file, which keeps it after a restart",
             ));
         }
-        if lasting.line.len() > SYSCTL_READS {
+        if entry.line.len() > SYSCTL_READS {
             help.advice.push(
                 "Load the file with systemd-sysctl: it reads a list of more than 4 KB completely. sysctl -p keeps only the \
                  first 4 KB, and reports no error."
                     .into(),
             );
         }
-        help.lasting.push(lasting);
+        help.sysctl_lines.push(entry);
         help
     }
 
@@ -281,13 +281,13 @@ impl Shell {
     /// The line of a file that gives a setting this value at each start of the machine. `None` if the namespace is not the initial
     /// one, because files of sysctl.d(5) apply only to the initial namespace.
     #[must_use]
-    pub fn lasting(&self, name: &str, value: &str) -> Option<Lasting> {
+    pub fn sysctl_line(&self, name: &str, value: &str) -> Option<SysctlLine> {
         let last = name.rsplit('.').next().unwrap_or(name);
         // If several files set a value, the last file in the order of names decides. This name comes after Debian's 99-sysctl.conf,
         // which is a link to /etc/sysctl.conf.
         let file = format!("/etc/sysctl.d/99-twtool-{last}.conf");
         let initial = self.netns.is_none() && self.caller.in_initial_netns;
-        initial.then(|| Lasting { file, line: format!("{name} = {value}") })
+        initial.then(|| SysctlLine { file, line: format!("{name} = {value}") })
     }
 
     /// The line that copies the kernel's list of reserved ports to a file, for a list that is too long to copy by hand. dd(1) gets the

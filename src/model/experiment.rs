@@ -237,7 +237,7 @@ impl ReturnValue {
 
 /// The kind of an event, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub enum LabEventKind {
     /// A part of the scenario begins.
     Part,
     /// A call, or a change of a setting.
@@ -280,7 +280,7 @@ pub struct LabEvent {
     /// The source of the event.
     pub actor: Actor,
     /// The kind and data of the event.
-    pub kind: EventKind,
+    pub kind: LabEventKind,
     /// The states, if they were observed. For a segment: the sender's state while the segment was under way, and the receiver's
     /// state after it had arrived.
     pub states: Option<States>,

@@ -35,15 +35,15 @@ pub struct Facts {
     /// Names of interfaces.
     pub interfaces: Interfaces,
     /// The facts that could not be read.
-    pub unread: Unread,
+    pub unread: UnreadFacts,
 }
 
 /// The names of facts that could not be read although they may exist, each with the reason. It does not contain facts that this kernel
 /// or namespace does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unread(pub Vec<(String, String)>);
+pub struct UnreadFacts(pub Vec<(String, String)>);
 
-impl Unread {
+impl UnreadFacts {
     /// Adds the name of a fact, and the reason why it could not be read.
     pub fn add(&mut self, what: &str, why: &impl ToString) {
         self.0.push((what.to_owned(), why.to_string()));
@@ -106,7 +106,7 @@ impl Facts {
     pub fn other_gaps(&self) -> Vec<String> {
         let is_setting = |what: &str| Setting::ALL.iter().any(|setting| setting.name() == what);
         let others = self.unread.0.iter().filter(|(what, _)| !is_setting(what)).cloned().collect();
-        Unread(others).sentences().into_iter().chain(self.interfaces.failure()).collect()
+        UnreadFacts(others).sentences().into_iter().chain(self.interfaces.failure()).collect()
     }
 
     /// Whether the kernel has this version or a later one; `None` if its release does not begin with a version.
@@ -247,7 +247,7 @@ pub(crate) mod tests {
             unprivileged_port_start: Some(1024),
             services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
-            unread: Unread::default(),
+            unread: UnreadFacts::default(),
         }
     }
 

@@ -95,7 +95,7 @@ pub struct NetnsId {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NetnsName {
     /// The name in ip-netns(8).
-    Given(OsString),
+    FromIpNetns(OsString),
     /// The process with the lowest pid that was found in the namespace. The process chooses its comm, so escape it for a terminal.
     FirstProcess {
         /// Its pid in the pid namespace of twtool.
@@ -108,7 +108,7 @@ pub enum NetnsName {
 impl fmt::Display for NetnsName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given(name) => f.write_str(&text_of(name.as_bytes())),
+            Self::FromIpNetns(name) => f.write_str(&text_of(name.as_bytes())),
             Self::FirstProcess { pid, comm } => write!(f, "{pid}:{comm}"),
         }
     }
@@ -126,9 +126,9 @@ pub struct Netns {
 impl Netns {
     /// The name of the namespace in ip-netns(8), if it has one.
     #[must_use]
-    pub fn given_name(&self) -> Option<&OsStr> {
+    pub fn ip_netns_name(&self) -> Option<&OsStr> {
         match &self.name {
-            Some(NetnsName::Given(name)) => Some(name),
+            Some(NetnsName::FromIpNetns(name)) => Some(name),
             Some(NetnsName::FirstProcess { .. }) | None => None,
         }
     }
@@ -176,9 +176,9 @@ mod tests {
     fn a_namespace_without_a_name_is_printed_with_its_inode_number() {
         let id = NetnsId { device: 4, inode: 4_026_531_840 };
         let text = |name| Netns { id, name }.to_string();
-        assert_eq!(text(Some(NetnsName::Given("web".into()))), "web");
+        assert_eq!(text(Some(NetnsName::FromIpNetns("web".into()))), "web");
         assert_eq!(text(Some(NetnsName::FirstProcess { pid: 1, comm: "init".into() })), "1:init");
         assert_eq!(text(None), "net:[4026531840]");
-        assert_eq!(text(Some(NetnsName::Given(OsString::from_vec(b"a\xff".to_vec())))), r"a\xff");
+        assert_eq!(text(Some(NetnsName::FromIpNetns(OsString::from_vec(b"a\xff".to_vec())))), r"a\xff");
     }
 }

@@ -192,9 +192,9 @@ impl Family {
 /// make every bucket 8 bytes larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
-struct Halves(u64, u64);
+struct AddrHalves(u64, u64);
 
-impl Halves {
+impl AddrHalves {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
     const fn of(bits: u128) -> Self {
@@ -208,7 +208,7 @@ impl Halves {
 }
 
 /// Both ports in one register, the local one in the upper half. If each port were written alone, copying both at once would stall
-/// the processor. The struct is packed for the same reason as [`Halves`].
+/// the processor. The struct is packed for the same reason as [`AddrHalves`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(2))]
 struct Ports(u32);
@@ -240,8 +240,8 @@ const MAPPED: u128 = 0xffff;
 pub struct FourTuple {
     /// The family of both addresses.
     pub family: Family,
-    local_addr: Halves,
-    remote_addr: Halves,
+    local_addr: AddrHalves,
+    remote_addr: AddrHalves,
     ports: Ports,
 }
 
@@ -268,8 +268,8 @@ impl FourTuple {
         };
         Self {
             family,
-            local_addr: Halves::of(local.0),
-            remote_addr: Halves::of(remote.0),
+            local_addr: AddrHalves::of(local.0),
+            remote_addr: AddrHalves::of(remote.0),
             ports: Ports::of(local.1, remote.1),
         }
     }

@@ -68,7 +68,7 @@ impl Target {
 
 /// Counts the targets of each kind, and returns the counts as text: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
 #[must_use]
-pub fn counted<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
+pub fn count_by_kind<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
     // Buckets come before orphans in the text, even if the first target is an orphan.
     let mut counts: Vec<((bool, TcpState), usize)> =
         vec![((false, TcpState::TimeWait), 0), ((false, TcpState::FinWait2), 0)];
@@ -131,12 +131,12 @@ pub(crate) mod tests {
         let orphan = |state| Target { socket: Socket::Full(full(state, 0)), direction: Direction::Unknown };
         let bucket = Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000));
         let orphans = [orphan(TcpState::FinWait1), orphan(TcpState::LastAck), orphan(TcpState::LastAck)];
-        assert_eq!(counted(orphans.iter()), "1 orphan in FIN_WAIT_1, 2 orphans in LAST_ACK");
-        assert_eq!(counted([bucket, orphans[0]].iter()), "1 TIME_WAIT, 1 orphan in FIN_WAIT_1");
+        assert_eq!(count_by_kind(orphans.iter()), "1 orphan in FIN_WAIT_1, 2 orphans in LAST_ACK");
+        assert_eq!(count_by_kind([bucket, orphans[0]].iter()), "1 TIME_WAIT, 1 orphan in FIN_WAIT_1");
         let mut fin_wait_2 = row("10.0.0.1", 80, "10.0.0.2", 40000);
         fin_wait_2.bucket.fin_wait_2 = true;
-        assert_eq!(counted([Target::from(fin_wait_2)].iter()), "1 FIN_WAIT_2");
-        assert_eq!(counted([].iter()), "0 TIME_WAIT");
+        assert_eq!(count_by_kind([Target::from(fin_wait_2)].iter()), "1 FIN_WAIT_2");
+        assert_eq!(count_by_kind([].iter()), "0 TIME_WAIT");
         assert!(bucket.compare(&orphans[0]).is_lt());
     }
 }

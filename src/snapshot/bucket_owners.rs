@@ -22,9 +22,9 @@ use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::recent_closes::{self, RecentClose};
-use super::{Answer, Choice, Namespaces, PassOn, Snapshot, SnapshotError, Summarized};
+use super::{Answer, CountedBuckets, Namespaces, PassOn, Snapshot, SnapshotError, SourceChoice};
 use crate::analysis::doctor::MadeBuckets;
-use crate::analysis::groups::{By, Count};
+use crate::analysis::groups::{GroupBy, StateCounts};
 use crate::analysis::makers;
 use crate::analysis::owner_counts::{OwnerCounts, OwnerGroup};
 use crate::filter::Filter;
@@ -39,7 +39,7 @@ use crate::source::Source;
 use crate::sys::{owner_socket, owners};
 
 /// The maximum size of a tracer's response in bytes. A response contains the closes of at most two minutes.
-const MOST: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -66,7 +66,7 @@ pub struct TracedLine {
 
 /// The closes that a tracer has recorded, by cookie: the owner of each bucket, and the owner's role in the connection.
 #[derive(Debug, Default)]
-pub struct Traced {
+pub struct TracedOwners {
     owners: HashMap<Cookie, (Owner, Role), RandomState>,
     /// The number and the cookie of each close. The oldest close comes first.
     order: VecDeque<(u64, Cookie)>,
@@ -79,7 +79,7 @@ pub struct Traced {
 /// The pid, whether it belongs to the pid namespace of the tracer, and the name and the cgroup of the process.
 type SharedKey = (u32, bool, String, Option<String>);
 
-impl Traced {
+impl TracedOwners {
     /// Reads all closes from the tracer that serves this Unix socket.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Traced {
     /// # Errors
     /// See [`Self::read`].
     pub fn read_since(path: &Path, number: u64) -> io::Result<Self> {
-        Self::parse(&owner_socket::read(path, number, MOST)?)
+        Self::parse(&owner_socket::read(path, number, MAX_BYTES)?)
     }
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
@@ -141,12 +141,12 @@ impl Traced {
         }
     }
 
-    /// Removes the closes that are older than [`recent_closes::KEPT`]. If there are more than [`recent_closes::MOST`], removes the
+    /// Removes the closes that are older than [`recent_closes::KEPT`]. If there are more than [`recent_closes::MAX_CLOSES`], removes the
     /// oldest ones, too. `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&mut self, now: Duration) {
         let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEPT));
         let old = self.order.partition_point(|(number, _)| *number < oldest);
-        let old = old.max(self.order.len().saturating_sub(recent_closes::MOST));
+        let old = old.max(self.order.len().saturating_sub(recent_closes::MAX_CLOSES));
         for (_, cookie) in self.order.drain(..old) {
             self.owners.remove(&cookie);
         }
@@ -186,12 +186,12 @@ impl Traced {
     /// Counts these buckets by their owner. Buckets without a recorded close are in the group of the unknown process.
     #[must_use]
     pub fn groups<'a>(&self, rows: impl Iterator<Item = &'a Row>) -> Vec<OwnerGroup> {
-        let mut all = Count::default();
+        let mut all = StateCounts::default();
         let owned = rows.filter_map(|row| {
             all.add(row.bucket.fin_wait_2);
             Some((row, self.owner(row)?))
         });
-        let mut counts = OwnerCounts::new(makers::By::Process);
+        let mut counts = OwnerCounts::new(makers::MakerGroupBy::Process);
         each_owner(owned, |owner, count| counts.add(owner, count));
         counts.groups(all)
     }
@@ -207,11 +207,11 @@ impl Traced {
 
 /// Passes on each owner with the number of its buckets. It compares pointers to the facts of owners, because buckets of one owner
 /// share these facts.
-fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: impl FnMut(&Owner, Count)) {
-    let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, Count)> = HashMap::new();
+fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: impl FnMut(&Owner, StateCounts)) {
+    let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, StateCounts)> = HashMap::new();
     for (row, owner) in owned {
         let key = (owner.candidates.as_ptr(), owner.evidence);
-        let (_, count) = counts.entry(key).or_insert_with(|| (owner, Count::default()));
+        let (_, count) = counts.entry(key).or_insert_with(|| (owner, StateCounts::default()));
         count.add(row.bucket.fin_wait_2);
     }
     for (owner, count) in counts.into_values() {
@@ -221,15 +221,15 @@ fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: i
 
 /// The live sockets of a network namespace that are evidence for the owners of its buckets.
 #[derive(Debug, Default)]
-struct Live {
+struct LiveSockets {
     listeners: HashMap<Port, Vec<FullSocket>>,
     connections: HashMap<(IpAddr, Port), Vec<FullSocket>>,
 }
 
-impl Live {
+impl LiveSockets {
     fn read() -> Result<Self, SnapshotError> {
         let states = StateSet::of(&[TcpState::Listen, TcpState::Established, TcpState::CloseWait]);
-        let mut source = Source::kernel(Choice::Auto)?;
+        let mut source = Source::kernel(SourceChoice::Auto)?;
         let (live, _) = source.collect(states, &Filter::TRUE, Self::default, |live: &mut Self, socket| {
             let Socket::Full(full) = socket else { return };
             if full.state == TcpState::Listen {
@@ -242,7 +242,7 @@ impl Live {
         Ok(live)
     }
 
-    /// The kind of evidence for the owner of this bucket, and the sockets whose processes may be this owner, at most [`MOST_SOCKETS`].
+    /// The kind of evidence for the owner of this bucket, and the sockets whose processes may be this owner, at most [`MAX_SOCKETS`].
     fn evidence(&self, row: &Row) -> Option<(Evidence, Vec<&FullSocket>)> {
         let tuple = &row.bucket.tuple;
         let covers = |listener: &&FullSocket| {
@@ -251,18 +251,18 @@ impl Live {
             wildcard || addr == tuple.local_addr()
         };
         let listeners = self.listeners.get(&tuple.local_port()).into_iter().flatten().filter(covers);
-        let listeners: Vec<&FullSocket> = listeners.take(MOST_SOCKETS).collect();
+        let listeners: Vec<&FullSocket> = listeners.take(MAX_SOCKETS).collect();
         if !listeners.is_empty() {
             return Some((Evidence::Listener, listeners));
         }
         let connections = self.connections.get(&(tuple.remote_addr(), tuple.remote_port()))?;
-        Some((Evidence::SameDestination, connections.iter().take(MOST_SOCKETS).collect()))
+        Some((Evidence::SameDestination, connections.iter().take(MAX_SOCKETS).collect()))
     }
 }
 
 /// The index of the namespace, the kind of evidence, and one end of the bucket: the local end for [`Evidence::Listener`], otherwise
 /// the remote end. Rows for which all three are equal have the same owner.
-type Ends = (u32, Evidence, (IpAddr, Port));
+type EvidenceKey = (u32, Evidence, (IpAddr, Port));
 
 /// Finds the owner of each row; `None` if it is unknown. [`Row::netns`] is an index into `facts`.
 ///
@@ -272,16 +272,16 @@ pub fn find(
     namespaces: &Namespaces,
     rows: &[&Row],
     facts: &[Facts],
-    traced: &Traced,
+    traced: &TracedOwners,
 ) -> Result<Answer<Vec<Option<Owner>>>, SnapshotError> {
     let mut found: Vec<Option<Owner>> = rows.iter().map(|row| traced.owner(row).cloned()).collect();
     if found.iter().all(Option::is_some) {
         return Ok(Answer::whole(found));
     }
-    let mut live: BTreeMap<Option<u64>, Live> = BTreeMap::new();
-    let ask = |_, pass_on: &mut PassOn<(Option<u64>, Live)>| {
+    let mut live: BTreeMap<Option<u64>, LiveSockets> = BTreeMap::new();
+    let ask = |_, pass_on: &mut PassOn<(Option<u64>, LiveSockets)>| {
         let netns = crate::source::kernel_facts().netns;
-        let _ = pass_on((netns, Live::read()?));
+        let _ = pass_on((netns, LiveSockets::read()?));
         Ok(Answer::whole(()))
     };
     let answer = namespaces.ask(&ask, &mut |(netns, sockets)| {
@@ -296,7 +296,7 @@ pub fn find(
         wanted.extend(sockets.into_iter().filter_map(|socket| Some((socket.inode?, *socket))));
     }
     let processes = owners::find(wanted.values());
-    let mut known: HashMap<Ends, Option<Owner>> = HashMap::new();
+    let mut known: HashMap<EvidenceKey, Option<Owner>> = HashMap::new();
     for i in unknown(&found) {
         let Some((evidence, sockets)) = evidence(rows[i]) else { continue };
         let infer = || {
@@ -335,8 +335,8 @@ pub fn find(
 /// See [`find`].
 pub fn count(
     namespaces: &Namespaces,
-    summarized: &mut Summarized,
-    traced: &Traced,
+    summarized: &mut CountedBuckets,
+    traced: &TracedOwners,
 ) -> Result<Answer<()>, SnapshotError> {
     let rows = summarized.rows();
     let found = find(namespaces, &rows, &summarized.facts, traced)?;
@@ -355,8 +355,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// See [`SnapshotError`].
-    pub fn made_buckets(&self, ipv4: Option<bool>, traced: &Traced) -> Result<Answer<MadeBuckets>, SnapshotError> {
-        let answer = self.summary(&[By::Owner], ipv4)?;
+    pub fn made_buckets(
+        &self,
+        ipv4: Option<bool>,
+        traced: &TracedOwners,
+    ) -> Result<Answer<MadeBuckets>, SnapshotError> {
+        let answer = self.summary(&[GroupBy::Owner], ipv4)?;
         let mut made = MadeBuckets::default();
         for row in answer.value.rows().into_iter().filter(|row| !row.bucket.fin_wait_2) {
             made.add(traced.maker(row), row.bucket.tuple.remote_addr());
@@ -366,7 +370,7 @@ impl Snapshot {
 }
 
 /// The maximum number of sockets whose processes are candidates for the owner of one bucket.
-const MOST_SOCKETS: usize = 64;
+const MAX_SOCKETS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -377,7 +381,7 @@ mod tests {
     fn a_line_of_a_tracer_names_the_owner_of_the_bucket_with_its_cookie() {
         let lines = b"{\"cookie\":\"1\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":\"/a/web.service\",\"method\":\"bpf\"}\n\
             {\"cookie\":\"0\",\"pid\":7,\"own_pid_namespace\":true,\"comm\":\"web\",\"cgroup\":null,\"method\":\"bpf\",\"more\":1}\n";
-        let traced = Traced::parse(lines).expect("lines");
+        let traced = TracedOwners::parse(lines).expect("lines");
         let maker = traced.maker(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
         assert_eq!((maker.0.pid, maker.1), (7, Role::Unknown), "the line has no role");
         let owner = traced.owner(&row("10.0.0.1", 80, "10.0.0.2", 40000)).expect("cookie 1");
@@ -385,8 +389,8 @@ mod tests {
             (owner.process().pid, owner.process().unit(), owner.evidence),
             (7, Some("web.service"), Evidence::Traced)
         );
-        assert!(Traced::parse(b"{\"cookie\":1}\n").is_err());
-        assert!(Traced::parse(b"").is_ok_and(|traced| traced.is_empty()));
+        assert!(TracedOwners::parse(b"{\"cookie\":1}\n").is_err());
+        assert!(TracedOwners::parse(b"").is_ok_and(|traced| traced.is_empty()));
     }
 
     #[test]
@@ -398,9 +402,9 @@ mod tests {
             )
         };
         let second = 1_000_000_000;
-        let mut traced = Traced::parse((line(second, 1) + &line(2 * second, 2)).as_bytes()).expect("lines");
+        let mut traced = TracedOwners::parse((line(second, 1) + &line(2 * second, 2)).as_bytes()).expect("lines");
         assert_eq!(traced.newest(), 2 * second);
-        traced.append(Traced::parse(line(9 * second, 3).as_bytes()).expect("a line"));
+        traced.append(TracedOwners::parse(line(9 * second, 3).as_bytes()).expect("a line"));
         assert_eq!((traced.newest(), traced.owners.len(), traced.shared.len()), (9 * second, 3, 1));
         assert!(traced.has_foreign_pids());
         traced.forget(recent_closes::KEPT + Duration::from_secs(2));

@@ -17,15 +17,15 @@ use super::buckets::rows_answer;
 use super::query::{Query, Selection};
 use super::{Answer, Namespaces, PassOn, SnapshotError};
 use crate::filter::Filter;
-use crate::model::facts::{Facts, Unread};
+use crate::model::facts::{Facts, UnreadFacts};
 use crate::model::kernel_counts::Counters;
 use crate::model::listeners::Listeners;
 use crate::model::row::Row;
 use crate::model::socket::TimeWaitBucket;
 use crate::sock_diag::transport::Netlink;
 pub use crate::source::recording::Occupant;
-use crate::source::recording::{Recorded, RecordedSample, SeriesFile, SeriesReader};
-use crate::source::{self, Choice, Source, SourceError, known};
+use crate::source::recording::{RecordedSample, RecordingContent, SeriesFile, SeriesReader};
+use crate::source::{self, Source, SourceChoice, SourceError, read_fact};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::{Interrupts, Signal};
@@ -34,7 +34,7 @@ use crate::sys::interrupt::{Interrupts, Signal};
 pub const SHARE: u32 = 4;
 
 /// The maximum number of missing buckets that a sample looks up. Each look-up takes about 4 µs.
-const MOST_ASKED: usize = 20_000;
+const MAX_ASKED: usize = 20_000;
 
 /// One sample of the buckets of a network namespace.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ pub struct TakenSample<T> {
 
 /// Takes samples from the kernel or from a recorded series.
 pub struct SampleSource {
-    input: Input,
+    input: SampleInput,
     clock: Stopwatch,
     series: Option<SeriesFile>,
     /// Blocks SIGINT and SIGTERM while a series is recorded, because the file gets its name only when the recording is finished.
@@ -91,15 +91,15 @@ pub struct SampleSource {
     /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
     /// How much memory to reserve for the rows of the next sample.
-    room: Room,
+    room: ExpectedRows,
 }
 
 /// The numbers of selected and of other buckets in the last sample, if there is only one namespace. With these numbers the next sample
 /// reserves its memory: a `Vec` that grows step by step takes 1.5 times as much memory.
 #[derive(Default)]
-struct Room([AtomicUsize; 2]);
+struct ExpectedRows([AtomicUsize; 2]);
 
-impl Room {
+impl ExpectedRows {
     fn rows(&self) -> [Vec<Row>; 2] {
         let room = |last: &AtomicUsize| {
             let last = last.load(Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Room {
     }
 }
 
-enum Input {
+enum SampleInput {
     Kernel(Namespaces),
     /// Every namespace that can be found at the time of a sample.
     Every,
@@ -122,20 +122,27 @@ enum Input {
 }
 
 impl SampleSource {
-    fn of(input: Input) -> Self {
-        Self { input, clock: Stopwatch::start(), series: None, interrupts: None, signal: None, room: Room::default() }
+    fn of(input: SampleInput) -> Self {
+        Self {
+            input,
+            clock: Stopwatch::start(),
+            series: None,
+            interrupts: None,
+            signal: None,
+            room: ExpectedRows::default(),
+        }
     }
 
     /// Samples these namespaces.
     #[must_use]
     pub fn of_kernel(namespaces: Namespaces) -> Self {
-        Self::of(Input::Kernel(namespaces))
+        Self::of(SampleInput::Kernel(namespaces))
     }
 
     /// Samples every namespace that can be found at the time of each sample.
     #[must_use]
     pub fn of_every_namespace() -> Self {
-        Self::of(Input::Every)
+        Self::of(SampleInput::Every)
     }
 
     /// Reads samples from a recorded series.
@@ -143,7 +150,7 @@ impl SampleSource {
     /// # Errors
     /// The file cannot be read.
     pub fn of_series(path: &Path) -> Result<Self, SnapshotError> {
-        Ok(Self::of(Input::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
+        Ok(Self::of(SampleInput::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
     }
 
     /// Records the following samples, until [`Self::finish`]. Call it before the process has other threads, because it blocks
@@ -153,11 +160,11 @@ impl SampleSource {
     /// The samples are not from the kernel or are of several network namespaces, or the file cannot be created.
     pub fn record(&mut self, path: &Path, replace: bool) -> Result<(), SnapshotError> {
         match &self.input {
-            Input::Kernel(namespaces) if !namespaces.are_several() => {}
+            SampleInput::Kernel(namespaces) if !namespaces.are_several() => {}
             _ => return Err(SnapshotError::OneNamespace),
         }
         self.series = Some(SeriesFile::create(path, replace).map_err(SourceError::from)?);
-        self.interrupts = Some(Interrupts::hold().map_err(SnapshotError::Observer)?);
+        self.interrupts = Some(Interrupts::block().map_err(SnapshotError::Io)?);
         Ok(())
     }
 
@@ -169,7 +176,7 @@ impl SampleSource {
     pub fn finish(&mut self) -> Result<(), SnapshotError> {
         let finished = self.series.take().map_or(Ok(()), SeriesFile::finish).map_err(SourceError::from);
         if let (Some(interrupts), Some(signal)) = (&self.interrupts, self.signal.take()) {
-            interrupts.let_through(signal).map_err(SnapshotError::Observer)?;
+            interrupts.deliver(signal).map_err(SnapshotError::Io)?;
         }
         self.interrupts = None;
         Ok(finished?)
@@ -181,7 +188,7 @@ impl SampleSource {
     /// # Errors
     /// The sleep failed.
     pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
-        if matches!(self.input, Input::Series(_)) {
+        if matches!(self.input, SampleInput::Series(_)) {
             return Ok(true);
         }
         let left = until.saturating_sub(self.clock.elapsed());
@@ -205,12 +212,12 @@ impl SampleSource {
     ) -> Result<Option<TakenSample<T>>, SnapshotError> {
         let every;
         let namespaces = match &mut self.input {
-            Input::Kernel(namespaces) => namespaces,
-            Input::Every => {
+            SampleInput::Kernel(namespaces) => namespaces,
+            SampleInput::Every => {
                 every = Namespaces::all();
                 &every
             }
-            Input::Series(series) => {
+            SampleInput::Series(series) => {
                 let next = series.next_sample().map_err(SourceError::from)?;
                 return next.map(|(recorded, rest)| replay(recorded, &rest, selection, follow)).transpose();
             }
@@ -257,17 +264,17 @@ fn sample_here<T>(
     recorder: &mut Option<(SeriesFile, RecordedSample)>,
     selection: &Selection,
     clock: Stopwatch,
-    room: Option<&Room>,
+    room: Option<&ExpectedRows>,
     follow: &impl Fn(BucketSample, &mut FindOccupant<'_>) -> T,
 ) -> Result<(T, Answer<()>), SnapshotError> {
     let Some((file, mut rest)) = recorder.take() else {
-        let mut source = Source::kernel(Choice::Auto)?;
-        let (sample, answer) = sample(&mut source, selection, &mut Measured::now(clock), room)?;
+        let mut source = Source::kernel(SourceChoice::Auto)?;
+        let (sample, answer) = sample(&mut source, selection, &mut SampleMeasurements::now(clock), room)?;
         return Ok((follow(sample, &mut occupants()), answer));
     };
     let mut file = Some(file);
     let taken = Source::recorded_sample(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
-        let taken = sample(&mut source, selection, &mut Measured::now(clock), room);
+        let taken = sample(&mut source, selection, &mut SampleMeasurements::now(clock), room);
         file = source.into_series();
         let (sample, answer) = taken?;
         rest.walked = sample.walked;
@@ -289,12 +296,13 @@ fn sample_here<T>(
 
 /// Reads a sample from a series.
 fn replay<T>(
-    recorded: Recorded,
+    recorded: RecordingContent,
     rest: &RecordedSample,
     selection: &Selection,
     follow: &impl Fn(BucketSample, &mut FindOccupant<'_>) -> T,
 ) -> Result<TakenSample<T>, SnapshotError> {
-    let (sample, answer) = sample(&mut Source::replayed(recorded), selection, &mut Measured::Recorded(rest), None)?;
+    let (sample, answer) =
+        sample(&mut Source::replayed(recorded), selection, &mut SampleMeasurements::Recorded(rest), None)?;
     let followed = follow(sample, &mut |bucket| {
         let known = bucket.cookie.and_then(|cookie| rest.occupants.get(&cookie.number()));
         known.copied().unwrap_or(Occupant::Nobody)
@@ -304,14 +312,14 @@ fn replay<T>(
 }
 
 /// The times and counters of a sample.
-enum Measured<'a> {
-    Now(Stopwatch, Unread),
+enum SampleMeasurements<'a> {
+    Now(Stopwatch, UnreadFacts),
     Recorded(&'a RecordedSample),
 }
 
-impl Measured<'_> {
+impl SampleMeasurements<'_> {
     fn now(clock: Stopwatch) -> Self {
-        Self::Now(clock, Unread::default())
+        Self::Now(clock, UnreadFacts::default())
     }
 
     /// The counters and the time before the walk. The time is read last.
@@ -334,15 +342,15 @@ impl Measured<'_> {
     }
 }
 
-fn counters(unread: &mut Unread) -> Counters {
-    known(unread, "the counters of TCP", sys::counts::counters()).unwrap_or_default()
+fn counters(unread: &mut UnreadFacts) -> Counters {
+    read_fact(unread, "the counters of TCP", sys::counts::counters()).unwrap_or_default()
 }
 
 fn sample(
     source: &mut Source,
     selection: &Selection,
-    measured: &mut Measured,
-    room: Option<&Room>,
+    measured: &mut SampleMeasurements,
+    room: Option<&ExpectedRows>,
 ) -> Result<(BucketSample, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let query = Query::new(&Selection { fin_wait_2: true, ..selection.clone() }, &facts, true)?;
@@ -352,7 +360,7 @@ fn sample(
         query.states,
         &Filter::TRUE,
         || {
-            let [rows, others] = room.map(Room::rows).unwrap_or_default();
+            let [rows, others] = room.map(ExpectedRows::rows).unwrap_or_default();
             (Listeners::default(), rows, others)
         },
         |(listeners, rows, others), socket| {
@@ -366,7 +374,7 @@ fn sample(
     }
     let (after, ended) = measured.after();
     let mut answer = rows_answer(&query, source, &facts, end)?;
-    if let Measured::Now(_, unread) = measured {
+    if let SampleMeasurements::Now(_, unread) = measured {
         answer.warnings.extend(unread.sentences());
     }
     let sample = BucketSample {
@@ -381,7 +389,7 @@ fn sample(
         tw_timeout_s: buckets.tw_timeout_s,
         complete: answer.complete,
     };
-    Ok((sample, Answer { about_words: query.warnings, ..answer }))
+    Ok((sample, Answer { filter_warnings: query.warnings, ..answer }))
 }
 
 /// Applies a selection to the rows of a sample that has been taken. Returns the selected rows and the other rows.
@@ -398,15 +406,15 @@ pub fn select(
     for row in rows {
         if query.selects(&row) { selected.push(row) } else { others.push(row) }
     }
-    query.judged()?;
+    query.check_filter()?;
     Ok([selected, others])
 }
 
-/// Returns a function that looks up occupants in the kernel. An occupant is unknown if its look-up fails, or after [`MOST_ASKED`]
+/// Returns a function that looks up occupants in the kernel. An occupant is unknown if its look-up fails, or after [`MAX_ASKED`]
 /// look-ups.
 fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
     let mut netlink: Option<Netlink> = None;
-    let mut left = MOST_ASKED;
+    let mut left = MAX_ASKED;
     move |bucket| {
         if left == 0 {
             return Occupant::Unknown;

@@ -195,9 +195,9 @@ impl Snapshot {
     pub fn filter_parts(&self, selection: &Selection) -> Result<Answer<FilterParts>, SnapshotError> {
         self.namespaces.within(|| {
             let source = self.input.open()?;
-            let (filter, about_words) = selection.resolve(source.facts())?;
+            let (filter, filter_warnings) = selection.resolve(source.facts())?;
             let (by_kernel, left_over) = (bytecode::judged_by_kernel(&filter), bytecode::left_over(&filter));
-            Ok(Answer { about_words, ..Answer::whole(FilterParts { filter, by_kernel, left_over }) })
+            Ok(Answer { filter_warnings, ..Answer::whole(FilterParts { filter, by_kernel, left_over }) })
         })
     }
 
@@ -220,7 +220,7 @@ impl Snapshot {
                     Query::new(selection, &names, shows_direction)?
                 };
                 let answer = ask(&query, source, pass_on)?;
-                Ok(Answer { about_words: query.warnings, ..answer })
+                Ok(Answer { filter_warnings: query.warnings, ..answer })
             })
         };
         self.namespaces.ask(&ask_here, each)
@@ -313,7 +313,7 @@ pub(super) fn rows_answer(
     facts: &Facts,
     end: WalkEnd,
 ) -> Result<Answer<()>, SnapshotError> {
-    query.judged()?;
+    query.check_filter()?;
     let (mut warnings, complete) = query.direction_gaps(facts);
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
@@ -349,7 +349,7 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     })?;
     if any {
         // One row is enough, so an interrupted dump does not matter.
-        query.directed(&facts)?;
+        query.check_directions(&facts)?;
         return Ok((true, Answer { warnings: source.warnings(), ..Answer::whole(()) }));
     }
     Ok((false, number_answer(query, source, &facts, end)?))
@@ -358,8 +358,8 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
 /// The answer after a walk that returned a number. A number cannot show which rows are uncertain. So if the filter tests a direction that
 /// could not be inferred, the result is an error, and not a warning as in [`rows_answer`].
 fn number_answer(query: &Query, source: &Source, facts: &Facts, end: WalkEnd) -> Result<Answer<()>, SnapshotError> {
-    query.judged()?;
-    query.directed(facts)?;
+    query.check_filter()?;
+    query.check_directions(facts)?;
     let mut warnings = source.warnings();
     warnings.extend((!end.complete).then(interrupted));
     Ok(Answer { complete: end.complete, warnings, ..Answer::whole(()) })

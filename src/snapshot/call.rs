@@ -19,7 +19,7 @@ use crate::model::facts::{Facts, Setting};
 use crate::model::netns::NetnsArg;
 use crate::model::port::{Port, PortArg, PortRange};
 use crate::model::socket::TcpState;
-use crate::source::{self, Choice, Source};
+use crate::source::{self, Source, SourceChoice};
 use crate::sys;
 pub use crate::sys::socket_calls::{ProgramEvent, ProgramTarget, WatchEnd, WatchError, watch};
 
@@ -54,16 +54,16 @@ pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let own = sys::netns::current().ok().flatten().map(|netns| netns.id.inode);
     let elsewhere = call.process.netns.is_some() && call.process.netns != own;
     let arg = elsewhere.then(|| NetnsArg::Process(call.process.tid.cast_unsigned()));
-    let mut situation = Namespaces::named(arg.as_slice())?.within(|| here(call))?;
+    let mut situation = Namespaces::named(arg.as_slice())?.within(|| situation_here(call))?;
     if let Some(arg) = arg {
         // Prefer the name of the namespace, because a pid identifies the namespace only while the process runs.
-        let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.given_name()?.to_owned()));
+        let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.ip_netns_name()?.to_owned()));
         situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
     }
     Ok(situation)
 }
 
-fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
+fn situation_here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let facts = source::kernel_facts();
     let mut warnings = facts.gaps(&Setting::ALL);
     let device = call.socket.as_ref().and_then(|socket| facts.interface_index(socket.device.as_deref()?).ok());
@@ -76,7 +76,7 @@ fn here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     };
     let (mut held, mut bound_sockets_are_listed) = (vec![], true);
     if let Some(port) = local.filter(|port| !port.reserved_by_rfc()) {
-        let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
+        let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?;
         let sockets = sockets_on(&mut source, port)?;
         warnings.extend((!sockets.complete).then(interrupted));
         warnings.extend(sockets.warnings);

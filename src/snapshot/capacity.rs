@@ -6,19 +6,19 @@ use std::num::NonZeroU32;
 use super::error::{BadValue, SnapshotError};
 use super::query::NO_V6ONLY;
 use super::{Answer, Snapshot, interrupted};
-use crate::analysis::advice::count;
+use crate::analysis::advice::counted_noun;
 use crate::analysis::capacity::sockets::{ConnectionEnds, RangeSockets};
-use crate::analysis::capacity::{self, Conditions, Destination, Pool, Wanted};
+use crate::analysis::capacity::{self, Conditions, Destination, DestinationFilter, Pool};
 use crate::analysis::history::Length;
 use crate::filter::{End, Filter};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
 use crate::model::bind::BindAddr;
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::{Facts, Setting, UnreadFacts};
 use crate::model::port::{Port, PortArg};
 use crate::model::port_set::PortSet;
 use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
-use crate::source::{self, Choice, Origin, Source, WalkEnd};
+use crate::source::{self, Origin, Source, SourceChoice, WalkEnd};
 use crate::sys;
 
 /// Selects the destinations of a question about capacity. Names are resolved in the network namespace of the question.
@@ -72,12 +72,12 @@ impl Snapshot {
 
 /// Answers the question in the network namespace of the calling thread.
 pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
-    let mut source = Source::kernel(Choice::Auto)?;
+    let mut source = Source::kernel(SourceChoice::Auto)?;
     let facts = source.facts().clone();
-    let asked = Asked::new(question, &facts)?;
+    let asked = ResolvedQuestion::new(question, &facts)?;
     let range = facts.local_port_range.ok_or(SnapshotError::Unread(Setting::LocalPortRange))?.0;
 
-    let mut unread = Unread::default();
+    let mut unread = UnreadFacts::default();
     let reuse = source::tw_reuse(&mut unread);
     let (sockets, end) = source.collect(
         StateSet::ALL,
@@ -94,8 +94,8 @@ pub(super) fn conclude(
     source: &Source,
     facts: Facts,
     (sockets, end): (RangeSockets, WalkEnd),
-    (reuse, mut unread): (TwReuse, Unread),
-    asked: &Asked,
+    (reuse, mut unread): (TwReuse, UnreadFacts),
+    asked: &ResolvedQuestion,
     probe: bool,
 ) -> Result<Answer<Capacity>, SnapshotError> {
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
@@ -111,7 +111,7 @@ pub(super) fn conclude(
     answer.warnings.extend(unread.sentences());
     let of_unknown_direction = sockets.of_unknown_direction();
     if of_unknown_direction > 0 {
-        let counted = count(of_unknown_direction, "connection");
+        let counted = counted_noun(of_unknown_direction, "connection");
         answer.warnings.push(format!("{counted} of unknown direction left out: {NO_V6ONLY}"));
     }
     if reuse.mode.is_none() || reuse.timestamps.is_none() {
@@ -155,7 +155,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
         let doubtful: PortSet = if unlisted == 0 { uncertain.clone() } else { sockets.range().ports().collect() };
         let is_doubtful = |port: &Port| !reserved.contains(*port) && !bound.contains(*port);
         let doubtful: Vec<Port> = doubtful.iter().filter(is_doubtful).collect();
-        match sys::port_probe::kept_from_connect(&doubtful) {
+        match sys::port_probe::skipped_by_connect(&doubtful) {
             Ok(kept) => {
                 kept.iter().for_each(|port| bound.insert(port));
                 (uncertain, unlisted) = (PortSet::default(), 0);
@@ -163,7 +163,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
             Err(why) => {
                 // The answer is incomplete only if the next attempt may succeed. If the kernel does not support the test, a repeated
                 // attempt would not help.
-                answer.complete &= why.is_answer();
+                answer.complete &= why.is_definite();
                 answer.warnings.push(format!(
                     "it is unknown which ports are explicitly bound, because they could not be tested \
                      ({why}); ports of connections count as not explicitly bound"
@@ -176,8 +176,8 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
 
 /// A question about capacity with every name resolved. The default asks about all destinations.
 #[derive(Default)]
-pub(super) struct Asked {
-    wanted: Wanted,
+pub(super) struct ResolvedQuestion {
+    wanted: DestinationFilter,
     /// The destination that the answer must contain, and the text that the user typed for it.
     to: Option<(SocketAddr, String)>,
     from: Option<SocketAddr>,
@@ -191,7 +191,7 @@ fn socket_addr(addr: IpAddr, port: u16, scope: Option<NonZeroU32>) -> SocketAddr
     }
 }
 
-impl Asked {
+impl ResolvedQuestion {
     fn new(question: &CapacityQuestion, facts: &Facts) -> Result<Self, BadValue> {
         const TO: &str = "--to <ADDR[:PORT]>";
         const FROM: &str = "--from <ADDR>";
@@ -223,7 +223,7 @@ impl Asked {
         let port = question.to.as_ref().and_then(|typed| typed.port.as_ref());
         let port = port.map(|port| destination_port(port, TO, facts)).transpose()?;
         let scope = to.and_then(|(_, scope)| scope).or_else(|| from.and_then(|(_, scope)| scope));
-        let wanted = Wanted {
+        let wanted = DestinationFilter {
             remote_addr: to.map(|(addr, _)| addr),
             remote_port: port,
             local_addr: from.map(|(addr, _)| addr),

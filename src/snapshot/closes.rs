@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use super::bucket_owners::TracedLine;
 use super::error::BadValue;
 use super::recent_closes::{RecentClose, RecentCloses};
-use super::sampled::Sampler;
+use super::sampled::SocketSampler;
 use super::{Answer, Namespaces, Selection, SnapshotError};
 use crate::filter::Filter;
 use crate::model::close::{Close, CloseTotals, Maker, MakerFacts, Method, Outcome, Role};
@@ -31,13 +31,13 @@ use crate::sys::interrupt::Interrupts;
 pub use crate::sys::interrupt::Signal;
 use crate::sys::owner_socket::OwnerSocket;
 use crate::sys::{cgroup, netns, owners, users};
-use crate::trace::{Record, Task, TraceError, Tracer};
+use crate::trace::{BpfRecord, Task, TraceError, Tracer};
 
 /// The maximum time between two reads of the ring buffer. The kernel wakes twtool earlier if the buffer fills.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// The maximum number of processes whose facts are kept, and the maximum number of cgroups whose paths are kept.
-const MOST: usize = 8192;
+const MAX_CACHED: usize = 8192;
 
 /// Receives each selected close, with the facts of its network namespace.
 pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
@@ -51,7 +51,7 @@ pub struct Closes {
     /// The inode numbers of the selected namespaces; `None` selects all.
     selected: Option<BTreeSet<u64>>,
     namespaces: NamespaceFacts,
-    makers: Makers,
+    makers: MakerCache,
     totals: CloseTotals,
     served: Option<OwnerSocket>,
     /// The recent closes, for readers of the socket or for another thread.
@@ -66,12 +66,12 @@ pub struct Closes {
 /// How closes are found.
 enum Engine {
     Bpf { tracer: Tracer, wakes: Wakes },
-    Sampled(Sampler),
+    Sampled(SocketSampler),
 }
 
 /// The choice of the method to find closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum MethodChoice {
     /// With BPF, or by samples if BPF is not possible.
     Auto,
     /// With BPF only.
@@ -88,18 +88,18 @@ impl Closes {
     pub fn start(
         selection: &Selection,
         namespaces: Option<Namespaces>,
-        how: How,
+        how: MethodChoice,
     ) -> Result<Answer<Self>, SnapshotError> {
         let own = source::kernel_facts();
-        let (filter, about_words) = selection.resolve(&own)?;
+        let (filter, filter_warnings) = selection.resolve(&own)?;
         if filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
             return Err(SnapshotError::Unjudged("a close has no remaining time, so expires has no meaning"));
         }
-        let interrupts = Interrupts::hold().map_err(SnapshotError::Observer)?;
+        let interrupts = Interrupts::block().map_err(SnapshotError::Io)?;
         let (tracer, refusal) = match how {
-            How::Sampled => (None, None),
-            How::Bpf => (Some(Tracer::start()?), None),
-            How::Auto => Tracer::start().map_or_else(|why| (None, Some(why)), |tracer| (Some(tracer), None)),
+            MethodChoice::Sampled => (None, None),
+            MethodChoice::Bpf => (Some(Tracer::start()?), None),
+            MethodChoice::Auto => Tracer::start().map_or_else(|why| (None, Some(why)), |tracer| (Some(tracer), None)),
         };
         let inodes = namespaces.as_ref().map(Namespaces::inodes).transpose()?;
         let selected = inodes.map(|inodes| inodes.into_iter().collect());
@@ -113,7 +113,7 @@ impl Closes {
         let engine = if let Some(tracer) = tracer {
             Engine::bpf(tracer, Some(&interrupts))?
         } else {
-            let mut sampler = Sampler::new(namespaces.unwrap_or_else(Namespaces::own));
+            let mut sampler = SocketSampler::new(namespaces.unwrap_or_else(Namespaces::own));
             // The buckets of the first sample were made before the start.
             sampler.sample(&mut |_, _| {})?;
             Engine::Sampled(sampler)
@@ -125,7 +125,7 @@ impl Closes {
             ..Self::new(engine, Some(interrupts), own)
         };
         let complete = warnings.is_empty();
-        Ok(Answer { complete, about_words, warnings, ..Answer::whole(closes) })
+        Ok(Answer { complete, filter_warnings, warnings, ..Answer::whole(closes) })
     }
 
     /// Starts to trace every network namespace with BPF, for a program that reads its signals itself. The owners of the closes are
@@ -146,7 +146,7 @@ impl Closes {
             filter: Filter::TRUE,
             selected: None,
             namespaces: NamespaceFacts::new(own),
-            makers: Makers::new(),
+            makers: MakerCache::new(),
             totals: CloseTotals::default(),
             served: None,
             recent: None,
@@ -201,7 +201,7 @@ impl Closes {
     }
 
     /// Waits for at most this time, and passes the closes since the last call to `each`. If a signal has arrived, this function
-    /// returns it. Then the caller must finish its output and call [`Self::let_through`].
+    /// returns it. Then the caller must finish its output and call [`Self::deliver`].
     ///
     /// # Errors
     /// A system call failed.
@@ -233,11 +233,11 @@ impl Closes {
     ///
     /// # Errors
     /// The signal cannot be raised.
-    pub fn let_through(self, signal: Signal) -> io::Result<()> {
+    pub fn deliver(self, signal: Signal) -> io::Result<()> {
         let Self { interrupts, served, .. } = self;
         // Remove the file of the socket now, because the signal ends twtool without running destructors.
         drop(served);
-        interrupts.map_or(Ok(()), |interrupts| interrupts.let_through(signal))
+        interrupts.map_or(Ok(()), |interrupts| interrupts.deliver(signal))
     }
 
     /// When the closes were read last (CLOCK_MONOTONIC). [`Self::next`] has passed on all earlier closes.
@@ -295,7 +295,7 @@ const SAMPLES: &str = "Samples miss connections that last only a few millisecond
 
 impl Engine {
     fn bpf(tracer: Tracer, interrupts: Option<&Interrupts>) -> Result<Self, SnapshotError> {
-        let wakes = Wakes::new(tracer.as_fd(), interrupts).map_err(SnapshotError::Observer)?;
+        let wakes = Wakes::new(tracer.as_fd(), interrupts).map_err(SnapshotError::Io)?;
         Ok(Self::Bpf { tracer, wakes })
     }
 }
@@ -322,12 +322,12 @@ fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
 }
 
 /// The time of a record on the real-time clock.
-fn time_of(record: &Record, now: SystemTime, monotonic: Duration) -> SystemTime {
+fn time_of(record: &BpfRecord, now: SystemTime, monotonic: Duration) -> SystemTime {
     let age = monotonic.saturating_sub(Duration::from_nanos(record.time_ns));
     now.checked_sub(age).unwrap_or(now)
 }
 
-fn close(record: Record, at: SystemTime, facts: &Facts, makers: &mut Makers) -> Close {
+fn close(record: BpfRecord, at: SystemTime, facts: &Facts, makers: &mut MakerCache) -> Close {
     let role = if record.accepted {
         Role::Accepted
     } else if facts.ephemeral(record.tuple.local_port()) == Some(true) {
@@ -344,7 +344,7 @@ fn close(record: Record, at: SystemTime, facts: &Facts, makers: &mut Makers) -> 
         mark: Some(record.mark),
         outcome: record.outcome,
         role,
-        maker: record.task.filter(|task| task.did_it).map(|task| makers.maker(task)),
+        maker: record.task.filter(|task| task.closed_socket).map(|task| makers.maker(task)),
         method: Method::Bpf,
     }
 }
@@ -417,7 +417,7 @@ impl NamespaceFacts {
 }
 
 /// The processes that closed connections.
-struct Makers {
+struct MakerCache {
     own_pid_namespace: bool,
     /// By pid, start time and name, because execve(2) changes the name and the arguments.
     known: HashMap<(u32, u64, String), Arc<MakerFacts>, foldhash::fast::RandomState>,
@@ -425,7 +425,7 @@ struct Makers {
     cgroups: HashMap<u64, Option<String>, foldhash::fast::RandomState>,
 }
 
-impl Makers {
+impl MakerCache {
     fn new() -> Self {
         let own_pid_namespace = owners::in_initial_pid_namespace();
         Self { own_pid_namespace, known: HashMap::default(), cgroups: HashMap::default() }
@@ -433,7 +433,7 @@ impl Makers {
 
     fn maker(&mut self, task: Task) -> Maker {
         let key = (task.pid, task.start_ns, task.comm);
-        if self.known.len() >= MOST && !self.known.contains_key(&key) {
+        if self.known.len() >= MAX_CACHED && !self.known.contains_key(&key) {
             self.known.clear();
         }
         let facts = if let Some(facts) = self.known.get(&key) {
@@ -469,7 +469,7 @@ impl Makers {
 
     /// The path of the cgroup with this id, for a process whose cgroup /proc does not show.
     fn path(&mut self, id: u64) -> Option<String> {
-        if self.cgroups.len() >= MOST {
+        if self.cgroups.len() >= MAX_CACHED {
             self.cgroups.clear();
         }
         let find = || cgroup::paths_of(&BTreeSet::from([id])).ok()?.remove(&id);

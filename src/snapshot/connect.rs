@@ -17,9 +17,9 @@ use crate::analysis::conflict;
 use crate::analysis::connect::{PortChoice, Situation};
 use crate::model::addr::{ScopedAddr, ScopedEnd};
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, Holder, ReuseOptions};
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::{Facts, Setting, UnreadFacts};
 use crate::model::port::{Port, PortArg, PortRange};
-use crate::source::{self, Choice, Source};
+use crate::source::{self, Source, SourceChoice};
 use crate::sys;
 use crate::sys::errno::FailureClass;
 
@@ -54,7 +54,7 @@ impl Snapshot {
 
 fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, SnapshotError> {
     let facts = source::kernel_facts();
-    let Ends { to, to_port, from, from_port } = Ends::resolve(question, &facts)?;
+    let ResolvedEnds { to, to_port, from, from_port } = ResolvedEnds::resolve(question, &facts)?;
     let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
     answer.complete = answer.warnings.is_empty();
 
@@ -68,7 +68,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     };
     let bound = bind_as_client(from, from_port, question.reuseaddr, &facts, &mut answer)?;
 
-    let mut unread = Unread::default();
+    let mut unread = UnreadFacts::default();
     let reuse = source::tw_reuse(&mut unread);
     let mut situation = Situation {
         facts,
@@ -152,7 +152,7 @@ fn bind_as_client(
         let attempts = vec![sys::bind::attempt_once(at, Port(0), false)?];
         return Ok(ClientBind { attempts, holders: vec![], idle_are_listed: true });
     };
-    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
+    let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?;
     let (own, sockets, consistent) = until_consistent(|| {
         let own = sys::bind::attempt_once(at, port, reuseaddr)?;
         let sockets = sockets_on(&mut source, port)?;
@@ -181,14 +181,14 @@ fn bind_as_client(
 }
 
 /// The ends of the connection, with every name resolved.
-struct Ends {
+struct ResolvedEnds {
     to: BindAddr,
     to_port: Port,
     from: Option<BindAddr>,
     from_port: Option<Port>,
 }
 
-impl Ends {
+impl ResolvedEnds {
     fn resolve(question: &ConnectQuestion, facts: &Facts) -> Result<Self, BadValue> {
         let ConnectQuestion { to: typed_to, from: typed_from, ipv4, .. } = question;
         let Some(to_port) = &typed_to.port else {

@@ -54,7 +54,7 @@ pub enum SnapshotError {
     NoNamespace(Vec<String>),
     /// The observer of a wait could not write its report, signals could not be set up or received, or a thread could not be started.
     #[error(transparent)]
-    Observer(io::Error),
+    Io(io::Error),
     /// There is no answer, so an existing recording is not replaced.
     #[error("{failure}; the existing recording '{}' is not replaced", path.display())]
     NotReplaced {

@@ -6,14 +6,14 @@ use std::io;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
 use super::{Answer, Snapshot, SnapshotError, interrupted};
-use crate::analysis::doctor::{self, Check, Leak, MadeBuckets, Outbound};
+use crate::analysis::doctor::{self, Check, LeakThreshold, MadeBuckets, OutboundConnections};
 use crate::filter::Filter;
 use crate::model::command::Shell;
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::{Facts, Setting, UnreadFacts};
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
 use crate::model::process::Owners;
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
-use crate::source::{Choice, Source, SourceError, kernel_bucket_facts, kernel_facts, known};
+use crate::source::{Source, SourceChoice, SourceError, kernel_bucket_facts, kernel_facts, read_fact};
 use crate::sys;
 
 /// What `doctor` examines in one network namespace.
@@ -31,10 +31,12 @@ impl Checkup {
     /// Describes each setting, counter and kind of socket, with a finding if there is evidence for one. The commands in
     /// the result are quoted for `shell`.
     #[must_use]
-    pub fn checks(&self, leak: Leak, shell: &Shell) -> Vec<Check> {
+    pub fn checks(&self, leak: LeakThreshold, shell: &Shell) -> Vec<Check> {
         let outbound = self.outbound.as_ref().map_err(String::as_str);
-        let outbound = outbound
-            .map(|capacity| Outbound { destinations: &capacity.destinations, conditions: capacity.conditions() });
+        let outbound = outbound.map(|capacity| OutboundConnections {
+            destinations: &capacity.destinations,
+            conditions: capacity.conditions(),
+        });
         doctor::examine(&self.health, outbound, self.made.as_ref(), leak, shell)
     }
 }
@@ -91,10 +93,10 @@ fn keep_family(health: &mut Health, ipv4: bool) {
 
 fn read() -> Health {
     let mut facts = kernel_facts();
-    let mut unread = Unread::default();
+    let mut unread = UnreadFacts::default();
     let buckets = kernel_bucket_facts(&mut unread);
     let sockets = sockets(&facts, &mut unread).map_err(|error| error.to_string());
-    let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
+    let capabilities = read_fact(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
     facts.unread.0.extend(unread.0);
     Health { settings: settings(), buckets, sockets, capabilities, facts }
 }
@@ -112,8 +114,8 @@ fn setting(name: &str) -> Reading {
     }
 }
 
-fn sockets(facts: &Facts, unread: &mut Unread) -> Result<OpenSockets, SourceError> {
-    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?.with_tcp_info();
+fn sockets(facts: &Facts, unread: &mut UnreadFacts) -> Result<OpenSockets, SourceError> {
+    let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?.with_tcp_info();
     let states = StateSet::of(&[TcpState::Listen, TcpState::CloseWait]);
     let (found, end) = source.collect(states, &Filter::TRUE, Vec::new, |found: &mut Vec<FullSocket>, socket| {
         if let Socket::Full(full) = socket {
@@ -163,7 +165,7 @@ pub(super) fn open_sockets(
 /// Finds the owners of the sockets of one or several network namespaces, in one search through the processes.
 pub(super) fn find_owners<'a>(
     namespaces: impl IntoIterator<Item = (&'a Facts, &'a mut OpenSockets)>,
-    unread: &mut Unread,
+    unread: &mut UnreadFacts,
 ) {
     let mut wanted: Vec<(FullSocket, &mut Owners)> = vec![];
     for (facts, OpenSockets { listeners, close_wait, .. }) in namespaces {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use super::error::SnapshotError;
-use crate::analysis::conflict::Obstacles;
+use crate::analysis::conflict::FailedAttempts;
 use crate::analysis::direction;
 use crate::filter::{End, Filter};
 use crate::model::bind::{Attempt, Holder};
@@ -122,7 +122,7 @@ pub(super) fn holders(
     owners.extend(found.owners);
     let failure = found.failure.map(|why| format!("some processes could not be read, so owners may be missing: {why}"));
     let all: Vec<Socket> = sockets.iter().map(|(socket, _)| *socket).collect();
-    let obstacles = Obstacles::new(attempts, &all.iter());
+    let failed_attempts = FailedAttempts::new(attempts, &all.iter());
     let mut created_in = creation_cgroups(source, &all, &owners);
     let mut holder = |(socket, direction): (Socket, Direction)| {
         let created_in = socket.cookie().and_then(|cookie| created_in.remove(&cookie));
@@ -134,7 +134,7 @@ pub(super) fn holders(
             owners,
             user: full(&socket).and_then(|full| sys::users::user(full.uid)),
             created_in,
-            blocks: obstacles.has(&socket),
+            blocks: failed_attempts.can_be_blocked_by(&socket),
         }
     };
     (sockets.into_iter().map(&mut holder).collect(), failure)

@@ -7,7 +7,7 @@
 //! | question | value | file |
 //! |---|---|---|
 //! | [`Snapshot::buckets`], `for_each_bucket`, `count_buckets`, `any_bucket` | [`Buckets`], rows, a number, yes or no | `buckets` |
-//! | [`Snapshot::summary`] | [`Summarized`] | `summary` |
+//! | [`Snapshot::summary`] | [`CountedBuckets`] | `summary` |
 //! | [`Snapshot::port_uses`] | listeners and TIME_WAIT sockets on ports | `port_use` |
 //! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
@@ -65,11 +65,11 @@ pub use self::namespaces::{Namespaces, merged_facts};
 pub use self::ordered_rows::RowLimit;
 pub use self::port::PortState;
 pub use self::query::Selection;
-pub use self::summary::Summarized;
+pub use self::summary::CountedBuckets;
 use crate::model::facts::Facts;
 pub use crate::parallel::PassOn;
 use crate::source::{self, Source, SourceError};
-pub use crate::source::{Choice, Origin};
+pub use crate::source::{Origin, SourceChoice};
 
 /// Answers questions about one or several network namespaces, from the kernel or from a recording.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The kernel.
-    Kernel(Choice),
+    Kernel(SourceChoice),
     /// The kernel, whose responses are recorded. The file gets its name after the question has been answered.
     Recorded {
         /// The file.
@@ -135,7 +135,7 @@ impl Snapshot {
     /// Makes a snapshot of the kernel in these network namespaces.
     #[must_use]
     pub const fn of(namespaces: Namespaces) -> Self {
-        Self { namespaces, input: Input::Kernel(Choice::Auto) }
+        Self { namespaces, input: Input::Kernel(SourceChoice::Auto) }
     }
 
     /// The namespaces for a question that only the kernel can answer.
@@ -169,7 +169,7 @@ pub struct Answer<T> {
     /// Whether nothing is missing from the value.
     pub complete: bool,
     /// Warnings about the text of the question, for example about an ambiguous filter.
-    pub about_words: Vec<String>,
+    pub filter_warnings: Vec<String>,
     /// Warnings about the value: what is missing or uncertain, and why.
     pub warnings: Vec<String>,
 }
@@ -178,26 +178,26 @@ impl<T> Answer<T> {
     /// A complete answer without warnings.
     #[must_use]
     pub const fn whole(value: T) -> Self {
-        Self { value, complete: true, about_words: vec![], warnings: vec![] }
+        Self { value, complete: true, filter_warnings: vec![], warnings: vec![] }
     }
 
     /// Replaces the value.
     #[must_use]
     pub fn with<U>(self, value: U) -> Answer<U> {
-        Answer { value, complete: self.complete, about_words: self.about_words, warnings: self.warnings }
+        Answer { value, complete: self.complete, filter_warnings: self.filter_warnings, warnings: self.warnings }
     }
 
     /// Changes the value.
     #[must_use]
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
-        let Self { value, complete, about_words, warnings } = self;
-        Answer { value: change(value), complete, about_words, warnings }
+        let Self { value, complete, filter_warnings, warnings } = self;
+        Answer { value: change(value), complete, filter_warnings, warnings }
     }
 
     /// All warnings.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
-        [self.about_words.as_slice(), &self.warnings].concat()
+        [self.filter_warnings.as_slice(), &self.warnings].concat()
     }
 }
 

@@ -9,12 +9,12 @@ use crate::filter::Filter;
 use crate::model::port::Port;
 use crate::model::services::Services;
 use crate::model::socket::{Socket, StateSet, TcpState};
-use crate::source::{Choice, Source};
+use crate::source::{Source, SourceChoice};
 use crate::sys;
 
 /// The maximum number of sockets to read, which takes about 4 ms (Linux 6.18, 2026-11-28). The kernel sends listeners first, so
 /// the limit mostly cuts off buckets.
-const MOST_SOCKETS: usize = 10_000;
+const MAX_SOCKETS: usize = 10_000;
 
 /// The sockets on a port: whether any listens, and how many are in TIME_WAIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct UsedPort {
 /// The names of network namespaces that ip-netns(8) keeps; empty if they cannot be read.
 #[must_use]
 pub fn netns_names() -> Vec<OsString> {
-    sys::netns::given_names().unwrap_or_default()
+    sys::netns::ip_netns_names().unwrap_or_default()
 }
 
 impl Snapshot {
@@ -50,7 +50,7 @@ impl Snapshot {
             let mut ports: BTreeMap<Port, UsedPort> = BTreeMap::new();
             let mut read = 0;
             let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-            let mut source = Source::kernel(Choice::Auto)?;
+            let mut source = Source::kernel(SourceChoice::Auto)?;
             source.walk(states, &Filter::TRUE, &mut |socket| {
                 let tuple = socket.tuple();
                 match socket {
@@ -62,7 +62,7 @@ impl Snapshot {
                     }
                 }
                 read += 1;
-                if read < MOST_SOCKETS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                if read < MAX_SOCKETS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             Ok((ports, source.facts().services.clone()))
         })

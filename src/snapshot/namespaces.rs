@@ -11,15 +11,15 @@ use crate::model::netns::{Netns, NetnsArg};
 use crate::model::services::Services;
 use crate::parallel;
 use crate::sys::descriptors;
-use crate::sys::interrupt::Held;
+use crate::sys::interrupt::BlockedSignals;
 use crate::sys::netns::{self, OpenNetns};
 
 /// The network namespaces that a question is about.
 #[derive(Debug)]
-pub struct Namespaces(Which);
+pub struct Namespaces(NamespaceChoice);
 
 #[derive(Debug)]
-enum Which {
+enum NamespaceChoice {
     Own,
     One(OpenNetns),
     /// Each namespace once, and sentences about namespaces that may be missing.
@@ -30,7 +30,7 @@ impl Namespaces {
     /// The namespace of the calling thread.
     #[must_use]
     pub const fn own() -> Self {
-        Self(Which::Own)
+        Self(NamespaceChoice::Own)
     }
 
     /// The named namespaces, each once. If `names` is empty, this is the namespace of the calling thread.
@@ -46,9 +46,9 @@ impl Namespaces {
             }
         }
         Ok(Self(match namespaces.len() {
-            0 => Which::Own,
-            1 => namespaces.pop().map_or(Which::Own, Which::One),
-            _ => Which::Several(namespaces, vec![]),
+            0 => NamespaceChoice::Own,
+            1 => namespaces.pop().map_or(NamespaceChoice::Own, NamespaceChoice::One),
+            _ => NamespaceChoice::Several(namespaces, vec![]),
         }))
     }
 
@@ -64,13 +64,13 @@ impl Namespaces {
     #[must_use]
     pub fn all() -> Self {
         let netns::NetnsList { namespaces, unseen } = netns::all();
-        Self(Which::Several(namespaces, unseen))
+        Self(NamespaceChoice::Several(namespaces, unseen))
     }
 
     /// Whether the question is about several namespaces, or about all.
     #[must_use]
     pub const fn are_several(&self) -> bool {
-        matches!(self.0, Which::Several(..))
+        matches!(self.0, NamespaceChoice::Several(..))
     }
 
     /// The inode numbers of the namespaces.
@@ -80,23 +80,25 @@ impl Namespaces {
     #[cfg(feature = "trace")]
     pub fn inodes(&self) -> Result<Vec<u64>, SnapshotError> {
         match &self.0 {
-            Which::Own => match netns::current() {
+            NamespaceChoice::Own => match netns::current() {
                 Ok(Some(own)) => Ok(vec![own.id.inode]),
                 Ok(None) => Err(SnapshotError::NoNamespace(vec!["/proc does not show the namespace of twtool".into()])),
                 Err(error) => Err(SnapshotError::NoNamespace(vec![error.to_string()])),
             },
-            Which::One(one) => Ok(vec![one.netns.id.inode]),
-            Which::Several(namespaces, _) => Ok(namespaces.iter().map(|netns| netns.netns.id.inode).collect()),
+            NamespaceChoice::One(one) => Ok(vec![one.netns.id.inode]),
+            NamespaceChoice::Several(namespaces, _) => {
+                Ok(namespaces.iter().map(|netns| netns.netns.id.inode).collect())
+            }
         }
     }
 
     /// Splits the value into one value per namespace, for a question that needs a separate answer for each.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let (first, others) = match self.0 {
-            Which::Several(namespaces, _) => (None, namespaces),
+            NamespaceChoice::Several(namespaces, _) => (None, namespaces),
             one => (Some(Self(one)), vec![]),
         };
-        first.into_iter().chain(others.into_iter().map(|netns| Self(Which::One(netns))))
+        first.into_iter().chain(others.into_iter().map(|netns| Self(NamespaceChoice::One(netns))))
     }
 
     /// Runs a function in the namespace, which must be the only one. The function reads the /proc/thread-self/net and the
@@ -109,9 +111,9 @@ impl Namespaces {
         run: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
         match &self.0 {
-            Which::Own => run(),
-            Which::One(netns) => netns::within(netns, run).map_err(SnapshotError::from)?,
-            Which::Several(..) => Err(SnapshotError::OneNamespace.into()),
+            NamespaceChoice::Own => run(),
+            NamespaceChoice::One(netns) => netns::within(netns, run).map_err(SnapshotError::from)?,
+            NamespaceChoice::Several(..) => Err(SnapshotError::OneNamespace.into()),
         }
     }
 
@@ -125,9 +127,9 @@ impl Namespaces {
         &self,
         run: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
-        let held = Held::all();
+        let blocked = BlockedSignals::block_all();
         self.within(|| {
-            held.release();
+            blocked.release();
             run()
         })
     }
@@ -147,29 +149,29 @@ impl Namespaces {
         each: &mut PassOn<P>,
     ) -> Result<Answer<()>, SnapshotError> {
         let (namespaces, unseen) = match &self.0 {
-            Which::Own => return ask(0, each),
-            Which::One(netns) => return netns::within(netns, || ask(0, each))?,
-            Which::Several(namespaces, unseen) => (namespaces, unseen),
+            NamespaceChoice::Own => return ask(0, each),
+            NamespaceChoice::One(netns) => return netns::within(netns, || ask(0, each))?,
+            NamespaceChoice::Several(namespaces, unseen) => (namespaces, unseen),
         };
-        let mut merge = Merge::new(unseen);
+        let mut merge = MergedAnswer::new(unseen);
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let numbered: Vec<(u32, &OpenNetns)> = (0..).zip(namespaces).collect();
-        let work = |(number, netns): &(u32, &OpenNetns), pass_on: &mut PassOn<Piece<P>>| {
-            let mut number_piece = |piece| pass_on(Piece::Part(piece));
+        let work = |(number, netns): &(u32, &OpenNetns), pass_on: &mut PassOn<AnswerPiece<P>>| {
+            let mut number_piece = |piece| pass_on(AnswerPiece::Part(piece));
             let answer = netns::within(netns, || ask(*number, &mut number_piece));
-            let _ = pass_on(Piece::End(*number, answer.unwrap_or_else(|error| Err(error.into()))));
+            let _ = pass_on(AnswerPiece::End(*number, answer.unwrap_or_else(|error| Err(error.into()))));
         };
         parallel::in_order_on_new_threads(
             &numbered,
             cores.min(descriptors::workers()),
             &work,
             &mut |piece| match piece {
-                Piece::Part(part) => {
+                AnswerPiece::Part(part) => {
                     // If `each` breaks, the `End` of this namespace does not arrive. So a `Part` already counts as an answer.
                     merge.answered = true;
                     each(part)
                 }
-                Piece::End(number, answer) => {
+                AnswerPiece::End(number, answer) => {
                     merge.add(&namespaces[number as usize], answer);
                     ControlFlow::Continue(())
                 }
@@ -180,21 +182,21 @@ impl Namespaces {
 }
 
 /// A part of the answer of a namespace, or its end.
-enum Piece<P> {
+enum AnswerPiece<P> {
     Part(P),
     /// The number of the namespace, and its answer, after the last part.
     End(u32, Result<Answer<()>, SnapshotError>),
 }
 
 /// The merged warnings and completeness of several answers.
-struct Merge {
+struct MergedAnswer {
     answer: Answer<()>,
     /// Whether any namespace has answered.
     answered: bool,
     first_error: Option<SnapshotError>,
 }
 
-impl Merge {
+impl MergedAnswer {
     fn new(unseen: &[String]) -> Self {
         let answer = Answer { complete: unseen.is_empty(), warnings: unseen.to_owned(), ..Answer::whole(()) };
         Self { answer, answered: false, first_error: None }
@@ -205,13 +207,15 @@ impl Merge {
             Ok(answer) => {
                 self.answer.complete &= answer.complete;
                 // The question is the same for every namespace, so each warning about its text is kept once.
-                for warning in answer.about_words {
-                    if !self.answer.about_words.contains(&warning) {
-                        self.answer.about_words.push(warning);
+                for warning in answer.filter_warnings {
+                    if !self.answer.filter_warnings.contains(&warning) {
+                        self.answer.filter_warnings.push(warning);
                     }
                 }
                 self.answered = true;
-                self.answer.warnings.extend(answer.warnings.iter().map(|warning| located(&netns.netns, warning)));
+                self.answer
+                    .warnings
+                    .extend(answer.warnings.iter().map(|warning| with_namespace(&netns.netns, warning)));
             }
             // The namespace ended after it was found, so its sockets no longer exist and nothing is missing.
             Err(SnapshotError::Netns(error)) if error.is_gone() => {}
@@ -219,7 +223,7 @@ impl Merge {
                 self.answer.complete = false;
                 self.answer.warnings.push(match &error {
                     SnapshotError::Netns(error) => error.to_string(),
-                    error => located(&netns.netns, &error.to_string()),
+                    error => with_namespace(&netns.netns, &error.to_string()),
                 });
                 self.first_error.get_or_insert(error);
             }
@@ -235,7 +239,7 @@ impl Merge {
 }
 
 /// Adds the name of the namespace to a sentence.
-fn located(netns: &Netns, sentence: &str) -> String {
+fn with_namespace(netns: &Netns, sentence: &str) -> String {
     format!("network namespace '{netns}': {sentence}")
 }
 
@@ -269,19 +273,19 @@ mod tests {
     #[test]
     fn a_warning_about_the_arguments_is_kept_once() {
         let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
-        let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
+        let namespaces = Namespaces(NamespaceChoice::Several(vec![own(), own()], vec![]));
         let ask = |number, pass_on: &mut PassOn<u32>| {
             let _ = pass_on(number);
-            Ok(Answer { about_words: vec!["left to right".into()], ..Answer::whole(()) })
+            Ok(Answer { filter_warnings: vec!["left to right".into()], ..Answer::whole(()) })
         };
         let answer = namespaces.ask(&ask, &mut |_| ControlFlow::Continue(())).expect("both answer");
-        assert_eq!(answer.about_words, ["left to right"]);
+        assert_eq!(answer.filter_warnings, ["left to right"]);
     }
 
     #[test]
     fn a_break_after_the_first_piece_is_an_answer_even_if_another_namespace_fails() {
         let own = || netns::open(&NetnsArg::Path("/proc/self/ns/net".into())).expect("it can be opened");
-        let namespaces = Namespaces(Which::Several(vec![own(), own()], vec![]));
+        let namespaces = Namespaces(NamespaceChoice::Several(vec![own(), own()], vec![]));
         let ask = |number, pass_on: &mut PassOn<u32>| {
             if number == 0 {
                 return Err(SnapshotError::OneNamespace);

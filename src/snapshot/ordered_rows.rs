@@ -220,11 +220,11 @@ mod tests {
     #[test]
     fn with_a_limit_at_most_two_runs_of_rows_are_kept_and_the_right_ones_are_shown() {
         const MANY: usize = 20 * RUN + 17;
-        const MOST: usize = 10;
+        const MAX_ROWS: usize = 10;
         for (order, from_the_end) in
             [(Some(Order::Expires), false), (Some(Order::Expires), true), (Some(Order::Local), false), (None, false)]
         {
-            let mut came = OrderedRows::new(order, RowLimit { rows: MOST, from_the_end });
+            let mut came = OrderedRows::new(order, RowLimit { rows: MAX_ROWS, from_the_end });
             let mut all = vec![];
             for i in 0..MANY {
                 let number = u32::try_from(i * 7919 % MANY).expect("few");
@@ -240,7 +240,7 @@ mod tests {
             }
             assert_eq!(came.total(), MANY);
             let kept: Vec<Row> = came.sorted().into_iter().copied().collect();
-            let shown = if from_the_end { &all[MANY - MOST..] } else { &all[..MOST] };
+            let shown = if from_the_end { &all[MANY - MAX_ROWS..] } else { &all[..MAX_ROWS] };
             assert_eq!(kept, shown);
         }
     }

@@ -17,14 +17,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::SnapshotError;
-use super::bucket_owners::Traced;
+use super::bucket_owners::TracedOwners;
 use super::closes::Closes;
 use super::recent_closes::RecentCloses;
 use crate::model::close::CloseTotals;
 use crate::sys::clock;
 
 /// Owners of buckets that one thread updates and another thread shows.
-pub type SharedOwners = Arc<RwLock<Traced>>;
+pub type SharedOwners = Arc<RwLock<TracedOwners>>;
 
 /// The tracer that owners of buckets come from, if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl OwnerFeed {
 
     /// Adds the closes since the last update, removes closes that are older than two minutes, and returns the state of the tracer.
     pub fn update(&mut self) -> Tracing {
-        let newest = self.read(Traced::newest);
+        let newest = self.read(TracedOwners::newest);
         let now = clock::monotonic();
         let tracing = if let Some(own) = &self.own {
             let progress = own.wait_until_read(now);
@@ -85,7 +85,7 @@ impl OwnerFeed {
             } else {
                 Tracing::Own(progress.totals)
             }
-        } else if let Ok(newer) = Traced::read_since(&self.socket, newest) {
+        } else if let Ok(newer) = TracedOwners::read_since(&self.socket, newest) {
             self.failed = None;
             self.write(|owners| owners.append(newer));
             Tracing::Served(self.socket.clone())
@@ -111,11 +111,11 @@ impl OwnerFeed {
         (self.own, self.failed) = (None, None);
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Traced) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&TracedOwners) -> T) -> T {
         read(&self.owners.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, write: impl FnOnce(&mut Traced)) {
+    fn write(&self, write: impl FnOnce(&mut TracedOwners)) {
         write(&mut self.owners.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -123,12 +123,12 @@ impl OwnerFeed {
 /// A tracer on a thread of its own. Dropping this value ends it.
 struct OwnTracer {
     recent: RecentCloses,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedState {
     stop: AtomicBool,
     progress: Mutex<Progress>,
     changed: Condvar,
@@ -142,7 +142,7 @@ struct Progress {
     failure: Option<String>,
 }
 
-impl Shared {
+impl SharedState {
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +153,7 @@ const WAIT: Duration = Duration::from_millis(50);
 
 impl OwnTracer {
     fn start() -> Result<Self, SnapshotError> {
-        let (recent, shared) = (RecentCloses::default(), Arc::<Shared>::default());
+        let (recent, shared) = (RecentCloses::default(), Arc::<SharedState>::default());
         let (started, starts) = mpsc::channel();
         let work = {
             let (recent, shared) = (recent.clone(), Arc::clone(&shared));
@@ -167,7 +167,7 @@ impl OwnTracer {
                 }
             }
         };
-        let thread = thread::Builder::new().name("tracer".into()).spawn(work).map_err(SnapshotError::Observer)?;
+        let thread = thread::Builder::new().name("tracer".into()).spawn(work).map_err(SnapshotError::Io)?;
         wait_for_start(&starts)?;
         Ok(Self { recent, shared, thread: Some(thread) })
     }
@@ -195,11 +195,11 @@ impl Drop for OwnTracer {
 
 /// Waits until the thread has started to trace, or has failed to start.
 fn wait_for_start(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
-    starts.recv().unwrap_or_else(|_| Err(SnapshotError::Observer(std::io::Error::other("the thread has ended"))))
+    starts.recv().unwrap_or_else(|_| Err(SnapshotError::Io(std::io::Error::other("the thread has ended"))))
 }
 
 /// Traces until the [`OwnTracer`] is dropped, or until tracing fails.
-fn trace(mut closes: Closes, shared: &Shared) {
+fn trace(mut closes: Closes, shared: &SharedState) {
     while !shared.stop.load(Ordering::Relaxed) {
         let failure = closes.next(WAIT, &mut |_, _| ControlFlow::Continue(())).err().map(|error| error.to_string());
         let failed = failure.is_some();

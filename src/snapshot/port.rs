@@ -10,15 +10,15 @@ use crate::analysis::conflict;
 use crate::analysis::verdict::{self, Conclusion};
 use crate::model::addr::ScopedAddr;
 use crate::model::bind::{
-    Attempt, BindAddr, CallResult, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, ReuseportNote, ServerSetup,
-    UserIds,
+    Attempt, BindAddr, CallResult, Errno, Holder, OtherVerdict, ReuseOptions, ReuseportNote, ServerSetup,
+    UnspecifiedOption, UserIds,
 };
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::{Port, PortArg};
 use crate::model::user::UserArg;
-use crate::source::{self, Choice, Source};
+use crate::source::{self, Source, SourceChoice};
 use crate::sys;
-use crate::sys::bind::Tried;
+use crate::sys::bind::BindResults;
 
 /// The maximum number of rounds. A round lists the sockets and binds the port. It is repeated until both results are consistent.
 const ROUNDS: u32 = 3;
@@ -53,7 +53,7 @@ pub struct ServerQuestion {
 #[derive(Clone, Debug)]
 pub struct Alternative {
     /// The option.
-    pub option: OpenOption,
+    pub option: UnspecifiedOption,
     /// The results of the binds, as in [`PortState::attempts`].
     pub attempts: Vec<Attempt>,
 }
@@ -119,15 +119,15 @@ impl Snapshot {
             let mut answer = Answer { warnings: facts.gaps(&Setting::ALL), ..Answer::whole(()) };
             answer.complete = answer.warnings.is_empty();
             let addrs = addresses(question, &facts, &mut answer.warnings)?;
-            let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
+            let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?;
             let setup = server_setup(&question.server, &facts)?;
-            let Round { tried: Tried { attempts, mut note }, sockets, consistent } =
+            let Round { results: BindResults { attempts, mut note }, sockets, consistent } =
                 bind_and_list(&mut source, &addrs, port, listen, &setup)?;
             let mut alternatives = vec![];
-            for (option, setup) in open_options(&setup, &attempts, !sockets.list.is_empty()) {
-                let tried = sys::bind::attempts(&addrs, port, listen, &setup)?;
-                note = note.max(tried.note);
-                alternatives.push(Alternative { option, attempts: tried.attempts });
+            for (option, setup) in unspecified_options(&setup, &attempts, !sockets.list.is_empty()) {
+                let results = sys::bind::attempts(&addrs, port, listen, &setup)?;
+                note = note.max(results.note);
+                alternatives.push(Alternative { option, attempts: results.attempts });
             }
             answer.complete &= sockets.complete && sockets.unread.is_none();
             answer.warnings.extend((!sockets.complete).then(interrupted));
@@ -181,7 +181,7 @@ impl Snapshot {
 
 /// The results of one round of binds, and the kernel's list of sockets.
 struct Round {
-    tried: Tried,
+    results: BindResults,
     sockets: PortSockets,
     consistent: bool,
 }
@@ -196,10 +196,10 @@ fn bind_and_list(
 ) -> Result<Round, SnapshotError> {
     until_consistent(|| {
         let sockets = sockets_on(source, port)?;
-        let tried = sys::bind::attempts(addrs, port, listen, setup)?;
+        let results = sys::bind::attempts(addrs, port, listen, setup)?;
         // No socket has port 0, so there is no list to compare.
-        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&tried.attempts), &sockets.sockets());
-        Ok((Round { tried, sockets, consistent }, consistent))
+        let consistent = port.reserved_by_rfc() || conflict::consistent(&plain(&results.attempts), &sockets.sockets());
+        Ok((Round { results, sockets, consistent }, consistent))
     })
 }
 
@@ -222,7 +222,11 @@ fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
 }
 
 /// The options that the question does not specify and that can change the verdict, each with the setup that has the option.
-fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec<(OpenOption, ServerSetup)> {
+fn unspecified_options(
+    setup: &ServerSetup,
+    attempts: &[Attempt],
+    is_used: bool,
+) -> Vec<(UnspecifiedOption, ServerSetup)> {
     let mut open = vec![];
     let ipv6 = attempts
         .iter()
@@ -230,11 +234,11 @@ fn open_options(setup: &ServerSetup, attempts: &[Attempt], is_used: bool) -> Vec
     // On an unused port, both values of IPV6_V6ONLY give the same result.
     if let Some(attempt) = ipv6.filter(|_| setup.v6only.is_none() && (is_used || setup.together)) {
         let v6only = !attempt.v6only;
-        open.push((OpenOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));
+        open.push((UnspecifiedOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));
     }
     let absent = attempts.iter().any(|attempt| attempt.bind == CallResult::Failed(Errno::AddrNotAvailable));
     if absent && !setup.freebind && !setup.transparent {
-        open.push((OpenOption::Freebind, ServerSetup { freebind: true, ..*setup }));
+        open.push((UnspecifiedOption::Freebind, ServerSetup { freebind: true, ..*setup }));
     }
     open
 }

@@ -7,7 +7,7 @@ use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
 use crate::model::port::{Port, PortArg, PortUse};
 use crate::model::socket::{Socket, StateSet, TcpState};
-use crate::source::{self, Choice, Source};
+use crate::source::{self, Source, SourceChoice};
 
 use super::error::BadValue;
 
@@ -66,7 +66,7 @@ impl Snapshot {
 
 fn count_uses(ipv4: Option<bool>, facts: &Facts) -> Result<Answer<HashMap<Port, PortUse>>, SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
-    let mut source = Source::kernel_with(Choice::Auto, facts.clone())?;
+    let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?;
     let (by_port, end) = source.collect(states, &Filter::TRUE, HashMap::new, |by_port, socket| {
         let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
         let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);

@@ -12,9 +12,9 @@ use super::holders::{PortSockets, hidden_owners, holders, sockets_on};
 use super::port::{PortQuestion, addresses, server_setup, single_port};
 use super::{Answer, Snapshot, interrupted};
 use crate::analysis::advice;
-use crate::analysis::conflict::{self, Obstacles};
+use crate::analysis::conflict::{self, FailedAttempts};
 use crate::analysis::verdict;
-use crate::analysis::waiting::{self, Bound, Ended, ROUND, SocketKey, WaitStep, Waiting};
+use crate::analysis::waiting::{self, BindOutcome, ROUND, SocketKey, WaitEnd, WaitProgress, WaitStep};
 use crate::model::bind::{
     Attempt, BindAddr, CallResult, Cause, Errno, Holder, ReuseOptions, ReuseportNote, ServerSetup,
 };
@@ -22,7 +22,7 @@ use crate::model::facts::{Facts, Setting};
 use crate::model::port::Port;
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
-use crate::source::{self, Choice, Source};
+use crate::source::{self, Source, SourceChoice};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::Interrupts;
@@ -61,7 +61,7 @@ pub struct WaitTarget {
 #[derive(Clone, Debug)]
 pub struct WaitState {
     /// How the wait ended; `None` while it lasts.
-    pub ended: Option<Ended>,
+    pub ended: Option<WaitEnd>,
     /// The duration of the wait so far.
     pub waited: Duration,
     /// The number of binds so far.
@@ -80,7 +80,7 @@ pub struct WaitState {
 
 /// The result of a wait.
 #[derive(Clone, Debug)]
-pub struct Waited {
+pub struct WaitResult {
     /// The port, the addresses and the options.
     pub target: WaitTarget,
     /// The facts of the target, with the time at the end of the wait.
@@ -99,7 +99,7 @@ pub struct Waited {
 
 /// The events of a wait that an observer receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observes {
+pub enum ObservedEvents {
     /// Nothing.
     Nothing,
     /// The state before each pause, with the exact cause, so that the observer can report changes. Finding the cause may need
@@ -112,8 +112,8 @@ pub enum Observes {
 /// Reports the state of a wait while it lasts.
 pub trait Observer: Send {
     /// The events that it wants to receive.
-    fn observes(&self) -> Observes;
-    /// Whether the observer of [`Observes::Changes`] wants to receive the state at this time of the wait.
+    fn observes(&self) -> ObservedEvents;
+    /// Whether the observer of [`ObservedEvents::Changes`] wants to receive the state at this time of the wait.
     fn wants_change_at(&self, waited: Duration) -> bool;
     /// Receives the state.
     ///
@@ -130,11 +130,15 @@ impl Snapshot {
     ///
     /// # Errors
     /// See [`SnapshotError`]. A timeout or a denied bind is an answer and no error.
-    pub fn wait(&self, question: &WaitQuestion, observer: &mut dyn Observer) -> Result<Answer<Waited>, SnapshotError> {
+    pub fn wait(
+        &self,
+        question: &WaitQuestion,
+        observer: &mut dyn Observer,
+    ) -> Result<Answer<WaitResult>, SnapshotError> {
         // The signals must be blocked before another thread exists, because the kernel delivers a signal to any thread that
         // does not block it.
-        let draws = observer.observes() == Observes::Everything;
-        let interrupts = draws.then(Interrupts::hold).transpose().map_err(SnapshotError::Observer)?;
+        let draws = observer.observes() == ObservedEvents::Everything;
+        let interrupts = draws.then(Interrupts::block).transpose().map_err(SnapshotError::Io)?;
         self.kernel_namespaces()?.within_with_signals(|| {
             let facts = source::kernel_facts();
             let port = single_port(&question.port.port, &facts)?;
@@ -163,18 +167,18 @@ impl Snapshot {
             answer.warnings.extend(watch.unread.clone());
             answer.warnings.extend(hidden_owners(&state.blocked_by));
             // If the source does not list every kind of socket, the answer may lack a holder. A denied bind has no holder.
-            let unseen = state.ended != Some(Ended::Denied)
+            let unseen = state.ended != Some(WaitEnd::Denied)
                 && state.cause == Cause::Unknown
                 && !watch.bound_sockets_are_listed();
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let tries_plain =
-                question.tries_plain && state.ended == Some(Ended::Bindable) && with != ReuseOptions::NONE;
+                question.tries_plain && state.ended == Some(WaitEnd::Bindable) && with != ReuseOptions::NONE;
             // The wait is over, so an error of this bind only leaves `needs_options` unknown.
             let needs_options = tries_plain.then(|| watch.plain_bind_is_in_use().ok()).flatten();
             let Watch { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
             let uid = sys::capabilities::effective_user();
-            Ok(answer.with(Waited { target, facts, state, attempts, note, needs_options, uid }))
+            Ok(answer.with(WaitResult { target, facts, state, attempts, note, needs_options, uid }))
         })
     }
 }
@@ -193,22 +197,22 @@ impl Wait<'_> {
     fn run(&mut self) -> Result<WaitState, SnapshotError> {
         let clock = Stopwatch::start();
         let plain = self.target.with == ReuseOptions::NONE;
-        let mut waiting = Waiting::new(plain, self.watch.looks_up(), self.target.timeout);
+        let mut waiting = WaitProgress::new(plain, self.watch.looks_up(), self.target.timeout);
         loop {
             match waiting.next(clock.elapsed()) {
                 WaitStep::Bind { every_address } => {
-                    let (bound, binds) = self.watch.bind(every_address)?;
-                    waiting.bound(bound, binds, clock.elapsed());
+                    let (outcome, binds) = self.watch.bind(every_address)?;
+                    waiting.report_bind(outcome, binds, clock.elapsed());
                 }
                 WaitStep::List => {
                     let began = clock.elapsed();
                     let (sockets, explained) = self.watch.list()?;
                     let now = clock.elapsed();
-                    waiting.listed(&sockets, explained, now.saturating_sub(began), now);
+                    waiting.report_list(&sockets, explained, now.saturating_sub(began), now);
                 }
                 WaitStep::LookUp(socket) => {
                     let found = self.watch.look_up(&socket)?;
-                    waiting.looked_up(found, clock.elapsed());
+                    waiting.report_look_up(found, clock.elapsed());
                 }
                 WaitStep::Pause(pause) => self.pause(&waiting, clock, pause)?,
                 WaitStep::End(ended) => {
@@ -220,9 +224,9 @@ impl Wait<'_> {
     }
 
     /// Sleeps, and reports to the observer meanwhile.
-    fn pause(&mut self, waiting: &Waiting, clock: Stopwatch, pause: Duration) -> Result<(), SnapshotError> {
+    fn pause(&mut self, waiting: &WaitProgress, clock: Stopwatch, pause: Duration) -> Result<(), SnapshotError> {
         let end = clock.elapsed().saturating_add(pause);
-        if self.observer.observes() == Observes::Changes && self.observer.wants_change_at(clock.elapsed()) {
+        if self.observer.observes() == ObservedEvents::Changes && self.observer.wants_change_at(clock.elapsed()) {
             self.show(waiting, clock.elapsed())?;
         }
         loop {
@@ -236,29 +240,33 @@ impl Wait<'_> {
                 continue;
             };
             self.show(waiting, now)?;
-            if let Some(signal) = interrupts.wait(left.min(ROUND)).map_err(SnapshotError::Observer)? {
+            if let Some(signal) = interrupts.wait(left.min(ROUND)).map_err(SnapshotError::Io)? {
                 self.observer.clear();
-                interrupts.let_through(signal).map_err(SnapshotError::Observer)?;
+                interrupts.deliver(signal).map_err(SnapshotError::Io)?;
             }
         }
     }
 
     /// Passes the state to the observer. The blocking sockets and the cause are determined again only if they may have changed.
-    fn show(&mut self, waiting: &Waiting, now: Duration) -> Result<(), SnapshotError> {
+    fn show(&mut self, waiting: &WaitProgress, now: Duration) -> Result<(), SnapshotError> {
         let stamp = (waiting.changes(), waiting.binds());
         let state = if let Some((_, state)) = self.last.take().filter(|(then, _)| *then == stamp) {
             WaitState { waited: now, remaining: waiting.remaining(now), ..state }
         } else {
             let state = self.state(waiting, None, now);
             // A status line on a terminal does not name the cause.
-            if self.observer.observes() == Observes::Changes { self.with_exact_cause(state, waiting)? } else { state }
+            if self.observer.observes() == ObservedEvents::Changes {
+                self.with_exact_cause(state, waiting)?
+            } else {
+                state
+            }
         };
         let observed = self.observer.observe(self.target, &state);
         self.last = Some((stamp, state));
-        observed.map_err(SnapshotError::Observer)
+        observed.map_err(SnapshotError::Io)
     }
 
-    fn state(&self, waiting: &Waiting, ended: Option<Ended>, waited: Duration) -> WaitState {
+    fn state(&self, waiting: &WaitProgress, ended: Option<WaitEnd>, waited: Duration) -> WaitState {
         let blocked_by = self.watch.holders(waiting.known());
         WaitState {
             ended,
@@ -282,7 +290,7 @@ impl Wait<'_> {
     }
 
     /// If only buckets block the port, additional binds determine whether a bind with SO_REUSEADDR would succeed.
-    fn with_exact_cause(&mut self, mut state: WaitState, waiting: &Waiting) -> Result<WaitState, SnapshotError> {
+    fn with_exact_cause(&mut self, mut state: WaitState, waiting: &WaitProgress) -> Result<WaitState, SnapshotError> {
         if verdict::only_buckets(state.cause) {
             let works = self.watch.reuseaddr_works(waiting.changes())?;
             state.cause = self.cause(&state.blocked_by, works);
@@ -335,7 +343,7 @@ impl Watch {
             port,
             with,
             setup,
-            source: Source::kernel_with(Choice::Auto, facts)?,
+            source: Source::kernel_with(SourceChoice::Auto, facts)?,
             attempts: vec![],
             addrs: order,
             typed: addrs.to_owned(),
@@ -364,7 +372,7 @@ impl Watch {
 
     /// Binds the addresses, and returns the result and the number of binds. Without `every_address`, it stops at the first
     /// failure and starts with the address that failed last time, so one bind is enough as long as this address fails.
-    fn bind(&mut self, every_address: bool) -> Result<(Bound, u32), SnapshotError> {
+    fn bind(&mut self, every_address: bool) -> Result<(BindOutcome, u32), SnapshotError> {
         self.tried = true;
         let mut round = vec![];
         if let Some(at) = self.failing.filter(|_| !every_address) {
@@ -389,9 +397,9 @@ impl Watch {
         let binds = u32::try_from(binds).unwrap_or(u32::MAX);
         let failure = |attempt: &&Attempt| attempt.outcome() != CallResult::Ok;
         self.failing = round.iter().find(failure).map(|attempt| attempt.at);
-        let bound = round.iter().map(bound).max();
+        let worst = round.iter().map(bind_outcome).max();
         self.remember(round);
-        Ok((bound.unwrap_or(Bound::All), binds))
+        Ok((worst.unwrap_or(BindOutcome::All), binds))
     }
 
     fn attempt(&mut self, at: BindAddr) -> Result<Attempt, SnapshotError> {
@@ -450,8 +458,8 @@ impl Watch {
         let PortSockets { mut list, complete, unread: unlisted, .. } = sockets_on(&mut self.source, self.port)?;
         self.complete = complete;
         let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
-        let obstacles = Obstacles::new(&self.attempts, &sockets.iter());
-        list.retain(|(socket, _)| obstacles.has(socket));
+        let failed_attempts = FailedAttempts::new(&self.attempts, &sockets.iter());
+        list.retain(|(socket, _)| failed_attempts.can_be_blocked_by(socket));
         let sockets: Vec<Socket> = list.iter().map(|(socket, _)| *socket).collect();
         let last: Vec<Attempt> =
             self.attempts.iter().filter(|attempt| Some(attempt.at) == self.failing).copied().collect();
@@ -490,12 +498,12 @@ impl Watch {
 }
 
 /// Converts the result of one attempt for `analysis::waiting`. A server that blocks itself counts as denied, because waiting does not help.
-fn bound(attempt: &Attempt) -> Bound {
+fn bind_outcome(attempt: &Attempt) -> BindOutcome {
     match attempt.outcome() {
-        _ if attempt.own => Bound::Denied,
-        CallResult::Ok => Bound::All,
-        CallResult::Failed(Errno::AddrInUse) => Bound::InUse,
-        CallResult::Failed(Errno::AddrNotAvailable) => Bound::NotAvailable,
-        CallResult::Failed(_) => Bound::Denied,
+        _ if attempt.blocked_by_own_socket => BindOutcome::Denied,
+        CallResult::Ok => BindOutcome::All,
+        CallResult::Failed(Errno::AddrInUse) => BindOutcome::InUse,
+        CallResult::Failed(Errno::AddrNotAvailable) => BindOutcome::NotAvailable,
+        CallResult::Failed(_) => BindOutcome::Denied,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::{BadValue, SnapshotError};
 use crate::analysis::direction;
-use crate::filter::parser::{self, Parsed};
+use crate::filter::parser::{self, ParsedFilter};
 use crate::filter::{End, Filter};
 use crate::model::addr::ScopedPrefix;
 use crate::model::facts::{Facts, Setting};
@@ -23,7 +23,7 @@ pub struct Selection {
     /// An expression of the filter language. An empty one selects every bucket.
     pub expression: String,
     /// Further tests. A bucket must pass at least one test of each group that is not empty.
-    pub groups: Vec<Group>,
+    pub groups: Vec<AnyOf>,
     /// Only buckets with less remaining time than this.
     pub expires_under: Option<Duration>,
     /// Only buckets with IPv4 (true) or IPv6 (false) on the wire.
@@ -35,7 +35,7 @@ pub struct Selection {
 
 /// Tests of which a bucket must pass at least one.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct AnyOf {
     /// The argument that the tests come from, for error messages.
     pub argument: &'static str,
     /// The tests.
@@ -93,11 +93,11 @@ impl Selection {
     /// The expression has a mistake, or a name does not exist here.
     pub fn resolve(&self, facts: &Facts) -> Result<(Filter, Vec<String>), SnapshotError> {
         let mut tests = vec![];
-        for Group { argument, tests: any } in self.groups.iter().filter(|group| !group.tests.is_empty()) {
+        for AnyOf { argument, tests: any } in self.groups.iter().filter(|group| !group.tests.is_empty()) {
             let any = any.iter().map(|test| test.resolve(argument, facts)).collect::<Result<_, _>>()?;
             tests.push(Filter::any(any));
         }
-        let Parsed { filter, warnings } = parser::parse(&self.expression, facts)?;
+        let ParsedFilter { filter, warnings } = parser::parse(&self.expression, facts)?;
         tests.extend(self.expires_under.map(Filter::ExpiresUnder));
         tests.extend(self.ipv4.map(Filter::ipv4_on_the_wire));
         tests.extend((filter != Filter::TRUE).then_some(filter));
@@ -234,7 +234,7 @@ impl Query {
 
     /// Fails if the filter tests directions that could not be inferred, because a number or an exit code cannot show which rows
     /// are uncertain. Call it after the walk.
-    pub(super) fn directed(&self, facts: &Facts) -> Result<(), SnapshotError> {
+    pub(super) fn check_directions(&self, facts: &Facts) -> Result<(), SnapshotError> {
         if !self.needs.direction {
             return Ok(());
         }
@@ -261,7 +261,7 @@ impl Query {
 
     /// Fails if the filter could not be evaluated on some row, because a list from which rows are silently missing is worse than
     /// no list.
-    pub(super) fn judged(&self) -> Result<(), SnapshotError> {
+    pub(super) fn check_filter(&self) -> Result<(), SnapshotError> {
         if !self.unjudged.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use crate::model::socket::Cookie;
 
 /// The maximum number of closes that are kept. A close has 32 bytes, so the list takes at most 8 MiB. The facts about the processes take
 /// additional memory.
-pub const MOST: usize = 256 * 1024;
+pub const MAX_CLOSES: usize = 256 * 1024;
 
 /// How long a close is kept: twice as long as TIME_WAIT lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
 pub const KEPT: Duration = Duration::from_secs(120);
@@ -40,7 +40,7 @@ impl RecentCloses {
     pub fn add(&self, close: &Close, now: Duration) {
         let (Some(cookie), Some(maker)) = (close.cookie, &close.maker) else { return };
         let mut closes = self.lock();
-        if closes.len() >= MOST {
+        if closes.len() >= MAX_CLOSES {
             closes.pop_front();
         }
         let next = closes.back().map_or(0, |last| last.number + 1);

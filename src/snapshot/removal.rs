@@ -20,7 +20,7 @@ use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::target::{ORPHAN_STATES, Target};
 use crate::sock_diag::destroy::{self, Acknowledgement, Destruction};
 use crate::sock_diag::transport::Netlink;
-use crate::source::{Choice, Source, SourceError, WalkEnd, open_netlink};
+use crate::source::{Source, SourceChoice, SourceError, WalkEnd, open_netlink};
 use crate::sys::{capabilities, errno};
 
 /// The sockets that a removal would destroy, in the network namespace of the calling thread.
@@ -32,18 +32,18 @@ pub struct Candidates {
     /// The buckets and orphans to remove.
     pub targets: Vec<Target>,
     /// Sockets that pass the filter but need another flag.
-    pub others: Others,
+    pub others: ExcludedSockets,
     /// Whether the dump was not interrupted and every fact could be read.
     pub complete: bool,
     /// Warnings about the filter expression, for example that it is ambiguous.
-    pub about_words: Vec<String>,
+    pub filter_warnings: Vec<String>,
     /// Warnings about the sockets.
     pub warnings: Vec<String>,
 }
 
 /// Sockets that pass the filter but are selected only with another flag.
 #[derive(Debug, Default)]
-pub struct Others {
+pub struct ExcludedSockets {
     /// FIN_WAIT_2 buckets.
     pub fin_wait_2: Vec<Target>,
     /// Closing sockets without a process.
@@ -58,13 +58,13 @@ impl Candidates {
     /// removal must not depend on a guess.
     pub fn find(selection: &Selection, orphans: bool) -> Result<Self, SnapshotError> {
         // procfs has no cookies, so it cannot replace sock_diag.
-        let mut source = Source::kernel(Choice::SockDiag)?;
+        let mut source = Source::kernel(SourceChoice::SockDiag)?;
         let query = Query::new(selection, source.facts(), true)?;
         let facts = source.facts().clone();
         let ((_, targets, others), end) = source.collect(
             query.states.union(ORPHAN_STATES),
             &query.filter,
-            || (Listeners::default(), vec![], Others::default()),
+            || (Listeners::default(), vec![], ExcludedSockets::default()),
             |(listeners, targets, others), socket| match socket {
                 Socket::Full(full) if full.is_orphan() => {
                     let found = if orphans { targets } else { &mut others.orphans };
@@ -76,14 +76,14 @@ impl Candidates {
                 _ => targets.extend(query.row(listeners, &facts, socket).map(Target::from)),
             },
         )?;
-        query.judged()?;
-        query.directed(&facts)?;
+        query.check_filter()?;
+        query.check_directions(&facts)?;
         facts.interfaces.look_up(targets.iter().filter_map(|target: &Target| target.socket.interface()));
         let mut warnings = gaps(&facts);
         let complete = end.complete && warnings.is_empty();
         warnings.extend((!end.complete).then(interrupted));
-        let about_words = query.warnings.clone();
-        Ok(Self { source, query, facts, targets, others, complete, about_words, warnings })
+        let filter_warnings = query.warnings.clone();
+        Ok(Self { source, query, facts, targets, others, complete, filter_warnings, warnings })
     }
 
     /// Whether the selection has no test, so that every socket is selected.
@@ -102,7 +102,7 @@ impl Candidates {
     /// to a caller with CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket (Linux 6.1 does), so before 6.1 only the
     /// caller's own capabilities count.
     #[must_use]
-    pub fn seem_forbidden(&self) -> bool {
+    pub fn probably_forbidden(&self) -> bool {
         let targets = &self.targets;
         let unmarked = !targets.is_empty() && targets.iter().all(|target| target.row().bucket.mark.is_none());
         let privileged = || capabilities::effective().is_ok_and(|set| set.has(Capability::NetAdmin));
@@ -160,7 +160,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     }
     // If a response is missing, twtool cannot tell whether the kernel destroyed a socket or the socket ended by itself.
     let answered = warnings.is_empty();
-    let left = left(query, source);
+    let left = list_left(query, source);
     let verified = answered && matches!(&left, Ok((_, WalkEnd { complete: true, .. })));
     let left = match left {
         Ok((left, end)) => {
@@ -231,7 +231,7 @@ fn remove_orphans(
 
 /// The cookies that a second list for the query contains. This can be more sockets than the query selects, because the source
 /// evaluates only a part of the filter.
-fn left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd), SourceError> {
+fn list_left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, WalkEnd), SourceError> {
     let states = query.states.union(ORPHAN_STATES).without(StateSet::of(&[TcpState::Listen]));
     source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))
 }

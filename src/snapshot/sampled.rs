@@ -34,10 +34,10 @@ use crate::sys::owners;
 pub(super) const INTERVAL: Duration = Duration::from_millis(20);
 
 /// If the sampler keeps the processes of more sockets than this, it forgets the sockets that are gone.
-const MOST: usize = 256 * 1024;
+const MAX_MAKERS: usize = 256 * 1024;
 
 /// Takes samples of the sockets of network namespaces, and reports each new bucket with its maker.
-pub(super) struct Sampler {
+pub(super) struct SocketSampler {
     namespaces: Namespaces,
     /// The facts of each namespace by its index.
     facts: BTreeMap<u32, Arc<Facts>>,
@@ -51,14 +51,14 @@ pub(super) struct Sampler {
 
 /// The sockets of a namespace.
 #[derive(Default)]
-struct Sockets {
+struct NamespaceSockets {
     facts: Option<Facts>,
     listeners: Listeners,
     live: Vec<FullSocket>,
     buckets: Vec<TimeWaitBucket>,
 }
 
-impl Sockets {
+impl NamespaceSockets {
     fn read(with_facts: bool) -> Result<Self, SnapshotError> {
         let states = StateSet::ALL.without(StateSet::of(&[TcpState::Closed, TcpState::BoundInactive]));
         let mut netlink = source::open_netlink()?;
@@ -77,7 +77,7 @@ impl Sockets {
     }
 }
 
-impl Sampler {
+impl SocketSampler {
     pub(super) fn new(namespaces: Namespaces) -> Self {
         let (facts, makers) = Default::default();
         Self { namespaces, facts, buckets: None, makers, took: Duration::ZERO }
@@ -92,9 +92,9 @@ impl Sampler {
     pub(super) fn sample(&mut self, each: &mut dyn FnMut(Close, &Arc<Facts>)) -> Result<(), SnapshotError> {
         let clock = Stopwatch::start();
         let known: HashSet<u32> = self.facts.keys().copied().collect();
-        let mut found: Vec<(u32, Sockets)> = vec![];
-        let ask = |number: u32, pass_on: &mut PassOn<(u32, Sockets)>| {
-            let _ = pass_on((number, Sockets::read(!known.contains(&number))?));
+        let mut found: Vec<(u32, NamespaceSockets)> = vec![];
+        let ask = |number: u32, pass_on: &mut PassOn<(u32, NamespaceSockets)>| {
+            let _ = pass_on((number, NamespaceSockets::read(!known.contains(&number))?));
             Ok(super::Answer::whole(()))
         };
         self.namespaces.ask(&ask, &mut |sockets| {
@@ -123,7 +123,7 @@ impl Sampler {
         }
         // While a socket becomes a bucket, a sample may list neither. So the processes of sockets that are gone are kept until
         // there are too many.
-        if self.makers.len() > MOST {
+        if self.makers.len() > MAX_MAKERS {
             let live: HashSet<Cookie> =
                 found.iter().flat_map(|(_, sockets)| &sockets.live).filter_map(|socket| socket.cookie).collect();
             self.makers.retain(|cookie, _| live.contains(cookie));

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use super::namespaces::located_by_facts;
 use super::{Answer, PassOn, Snapshot, SnapshotError, interrupted, merged_facts};
 use crate::analysis::direction;
-use crate::analysis::groups::{By, Count};
+use crate::analysis::groups::{GroupBy, StateCounts};
 use crate::analysis::limits::{self, Limit};
-use crate::analysis::summary::{Summary, Tally};
+use crate::analysis::summary::{Summary, SummaryCounts};
 use crate::filter::Filter;
 use crate::model::facts::{Facts, Setting};
 use crate::model::kernel_counts::BucketFacts;
@@ -19,8 +19,8 @@ use crate::source::{Origin, Source, WalkEnd};
 
 /// Counts of buckets in one network namespace or in several.
 #[derive(Debug)]
-pub struct Summarized {
-    tally: Tally,
+pub struct CountedBuckets {
+    counts: SummaryCounts,
     kernel: BucketFacts,
     /// Limits that the merged counts do not show: a namespace has reached its maximum, or the lengths of TIME_WAIT differ.
     limits: Vec<Limit>,
@@ -34,14 +34,14 @@ pub struct Summarized {
     of_one_family: bool,
 }
 
-impl Summarized {
+impl CountedBuckets {
     /// Draws the conclusions from the counts. Each group has its `top` largest members.
     #[must_use]
     pub fn summary(self, top: usize) -> Summary {
-        let Self { tally, mut kernel, limits, several, of_one_family, .. } = self;
+        let Self { counts, mut kernel, limits, several, of_one_family, .. } = self;
         // Each namespace has its own maximum.
         kernel.max_tw_buckets = kernel.max_tw_buckets.filter(|_| !several);
-        tally.summary(kernel, limits, top, of_one_family)
+        counts.summary(kernel, limits, top, of_one_family)
     }
 
     /// The facts of all namespaces together.
@@ -57,8 +57,8 @@ impl Summarized {
     }
 
     /// Records that `count` of the counted buckets belong to this owner. Buckets without a recorded owner have an unknown owner.
-    pub fn add_owner(&mut self, owner: &Owner, count: Count) {
-        self.tally.add_owner(owner, count);
+    pub fn add_owner(&mut self, owner: &Owner, count: StateCounts) {
+        self.counts.add_owner(owner, count);
     }
 
     /// Adds the counts of another namespace.
@@ -68,7 +68,7 @@ impl Summarized {
         if differ && self.limits.iter().all(|limit| limit.id != "length") {
             self.limits.push(limits::lengths_differ());
         }
-        self.tally.merge(other.tally);
+        self.counts.merge(other.counts);
         self.kernel = self.kernel.merged(&other.kernel);
         self.limits.extend(other.limits);
         let netns = u32::try_from(self.facts.len()).unwrap_or(u32::MAX);
@@ -85,10 +85,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// See [`SnapshotError`].
-    pub fn summary(&self, by: &[By], ipv4: Option<bool>) -> Result<Answer<Summarized>, SnapshotError> {
+    pub fn summary(&self, by: &[GroupBy], ipv4: Option<bool>) -> Result<Answer<CountedBuckets>, SnapshotError> {
         let several = self.namespaces.are_several();
-        let mut all: Option<Summarized> = None;
-        let count_here = |_, pass_on: &mut PassOn<Summarized>| {
+        let mut all: Option<CountedBuckets> = None;
+        let count_here = |_, pass_on: &mut PassOn<CountedBuckets>| {
             let (mut counted, answer) = self.input.ask(|source| count(source, by, ipv4))?;
             if several {
                 let located = |limit: &mut Limit| limit.text = located_by_facts(&counted.facts[0], &limit.text);
@@ -112,44 +112,49 @@ impl Snapshot {
     }
 }
 
-fn count(source: &mut Source, by: &[By], ipv4: Option<bool>) -> Result<(Summarized, Answer<()>), SnapshotError> {
+fn count(
+    source: &mut Source,
+    by: &[GroupBy],
+    ipv4: Option<bool>,
+) -> Result<(CountedBuckets, Answer<()>), SnapshotError> {
     let kernel = source.bucket_facts();
     let mut facts = source.facts().clone();
-    let (tally, rows, end) = walk(source, by, &facts, &kernel, ipv4)?;
+    let (counts, rows, end) = walk(source, by, &facts, &kernel, ipv4)?;
     // The direction depends on the ephemeral range.
-    let needed: &[Setting] = if by.contains(&By::Direction) { &[Setting::LocalPortRange] } else { &[] };
+    let needed: &[Setting] = if by.contains(&GroupBy::Direction) { &[Setting::LocalPortRange] } else { &[] };
     let mut warnings = facts.gaps(needed);
     let complete = end.complete && warnings.is_empty();
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
-    let limits = tally.at_maximum(&kernel).into_iter().collect();
+    let limits = counts.at_maximum(&kernel).into_iter().collect();
     // This closes the descriptor for interface names, because there may be many namespaces.
     facts.interfaces.keep([]);
     let origin = source.origin();
     let of_one_family = ipv4.is_some();
-    let counted = Summarized { tally, kernel, limits, facts: vec![facts], origin, rows, several: false, of_one_family };
+    let counted =
+        CountedBuckets { counts, kernel, limits, facts: vec![facts], origin, rows, several: false, of_one_family };
     Ok((counted, Answer { complete, warnings, ..Answer::whole(()) }))
 }
 
 fn walk(
     source: &mut Source,
-    by: &[By],
+    by: &[GroupBy],
     facts: &Facts,
     kernel: &BucketFacts,
     ipv4: Option<bool>,
-) -> Result<(Tally, Vec<Row>, WalkEnd), SnapshotError> {
+) -> Result<(SummaryCounts, Vec<Row>, WalkEnd), SnapshotError> {
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::FinWait2]);
     // Listeners of both families are listed, because the direction may depend on both. The kernel may also list buckets of the other
     // family, so `wanted` tests each bucket again.
     let filter = ipv4.map_or(Filter::TRUE, Filter::ipv4_on_the_wire);
     let wanted = |bucket_is_ipv4| ipv4.is_none_or(|ipv4| ipv4 == bucket_is_ipv4);
-    let infers_direction = by.contains(&By::Direction);
+    let infers_direction = by.contains(&GroupBy::Direction);
     let needs_owners = by.iter().any(|by| by.needs_owners());
-    let ((_, tally, rows), end) = source.collect(
+    let ((_, counts, rows), end) = source.collect(
         states,
         &filter,
-        || (Listeners::default(), Tally::new(by, kernel), vec![]),
-        |(listeners, tally, rows), socket| match socket {
+        || (Listeners::default(), SummaryCounts::new(by, kernel), vec![]),
+        |(listeners, counts, rows), socket| match socket {
             Socket::Full(full) if full.state == TcpState::Listen => listeners.add(*full),
             Socket::Bucket(bucket) if wanted(bucket.tuple.family.ipv4_on_the_wire()) => {
                 let direction = if infers_direction {
@@ -157,7 +162,7 @@ fn walk(
                 } else {
                     Direction::Unknown
                 };
-                tally.add(bucket, direction);
+                counts.add(bucket, direction);
                 if needs_owners {
                     rows.push(Row { bucket: *bucket, direction, netns: 0 });
                 }
@@ -166,5 +171,5 @@ fn walk(
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;
-    Ok((tally, rows, end))
+    Ok((counts, rows, end))
 }

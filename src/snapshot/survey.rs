@@ -13,19 +13,19 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::capacity::{Asked, conclude};
+use super::capacity::{ResolvedQuestion, conclude};
 use super::health::{find_owners, open_sockets, settings};
 use super::{Answer, Capacity, Checkup, PassOn, Snapshot, SnapshotError, interrupted};
 use crate::analysis::capacity::sockets::RangeSockets;
 use crate::analysis::direction;
 use crate::analysis::monitoring::BucketCounts;
 use crate::filter::Filter;
-use crate::model::facts::{Facts, Setting, Unread};
+use crate::model::facts::{Facts, Setting, UnreadFacts};
 use crate::model::health::{Health, OpenSockets};
 use crate::model::listeners::Listeners;
 use crate::model::port::PortRange;
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
-use crate::source::{self, Choice, Source, SourceError, WalkEnd, known};
+use crate::source::{self, Source, SourceChoice, SourceError, WalkEnd, read_fact};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
 
@@ -80,7 +80,7 @@ impl Snapshot {
             return Err(SnapshotError::NoNamespace(answer.warnings));
         }
         let clock = Stopwatch::start();
-        let mut unread = Unread::default();
+        let mut unread = UnreadFacts::default();
         let sockets = namespaces.iter_mut().filter_map(|survey| {
             let Health { facts, sockets, .. } = &mut survey.checkup.health;
             Some((&*facts, sockets.as_mut().ok()?))
@@ -93,7 +93,7 @@ impl Snapshot {
 }
 
 /// What one walk collects.
-struct Walked {
+struct WalkCounts {
     listeners: Listeners,
     counts: BucketCounts,
     /// `None` if the ephemeral range is unknown.
@@ -102,7 +102,7 @@ struct Walked {
     open: Vec<FullSocket>,
 }
 
-impl Walked {
+impl WalkCounts {
     fn new(range: Option<PortRange>) -> Self {
         Self {
             listeners: Listeners::default(),
@@ -135,26 +135,31 @@ impl Walked {
 
 fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
-    let mut unread = Unread::default();
+    let mut unread = UnreadFacts::default();
     // Read the kernel's counts before the source opens sockets, because the counts include them.
     let states = if has_unlisted_sockets() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
-    let mut source = Source::kernel(Choice::Auto)?;
+    let mut source = Source::kernel(SourceChoice::Auto)?;
     let buckets = source.bucket_facts();
     let reuse = source::tw_reuse(&mut unread);
     let settings = settings();
-    let capabilities = known(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
+    let capabilities = read_fact(&mut unread, "/proc/thread-self/status", sys::capabilities::effective());
     let mut facts = source.facts().clone();
     let settings_took = clock.elapsed();
 
     let range = facts.local_port_range.map(|range| range.0);
-    let (Walked { counts, range: in_range, open, .. }, end) =
-        source.collect(states, &Filter::TRUE, || Walked::new(range), |walked, socket| walked.add(range, socket))?;
+    let (WalkCounts { counts, range: in_range, open, .. }, end) =
+        source.collect(states, &Filter::TRUE, || WalkCounts::new(range), |walked, socket| walked.add(range, socket))?;
     let WalkEnd { complete, recovered, repeats } = end;
     let outbound = match in_range {
-        Some(sockets) if facts.local_reserved_ports.is_some() => {
-            conclude(&source, facts.clone(), (sockets, end), (reuse, Unread::default()), &Asked::default(), false)
-                .map_err(|error| error.to_string())
-        }
+        Some(sockets) if facts.local_reserved_ports.is_some() => conclude(
+            &source,
+            facts.clone(),
+            (sockets, end),
+            (reuse, UnreadFacts::default()),
+            &ResolvedQuestion::default(),
+            false,
+        )
+        .map_err(|error| error.to_string()),
         Some(_) => Err(SnapshotError::Unread(Setting::LocalReservedPorts).to_string()),
         None => Err(SnapshotError::Unread(Setting::LocalPortRange).to_string()),
     };

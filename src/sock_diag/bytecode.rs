@@ -103,10 +103,10 @@ pub fn autobound() -> Option<Vec<u8>> {
 }
 
 /// A jump target whose position in the program may not be known yet.
-type Label = usize;
+type JumpTarget = usize;
 
 /// The jump target 4 bytes after the end.
-const REJECT: Label = 0;
+const REJECT: JumpTarget = 0;
 
 #[derive(Default)]
 struct Program {
@@ -114,11 +114,11 @@ struct Program {
     /// The position of each label. The first label is [`REJECT`].
     labels: Vec<Option<usize>>,
     /// The positions of instructions, each with the label that its `no` jumps to.
-    jumps: Vec<(usize, Label)>,
+    jumps: Vec<(usize, JumpTarget)>,
 }
 
 impl Program {
-    fn label(&mut self) -> Label {
+    fn label(&mut self) -> JumpTarget {
         if self.labels.is_empty() {
             self.labels.push(None);
         }
@@ -126,12 +126,12 @@ impl Program {
         self.labels.len() - 1
     }
 
-    fn place(&mut self, label: Label) {
+    fn place(&mut self, label: JumpTarget) {
         self.labels[label] = Some(self.bytes.len());
     }
 
     /// Appends an instruction that continues after its operand if its test is true, and jumps to `otherwise` if it is false.
-    fn instruction(&mut self, code: u8, operand: &[u8], otherwise: Label) {
+    fn instruction(&mut self, code: u8, operand: &[u8], otherwise: JumpTarget) {
         let at = self.bytes.len();
         self.jumps.push((at, otherwise));
         // `yes` is a u8. The longest instruction has 4 + 8 + 16 bytes.
@@ -141,17 +141,17 @@ impl Program {
     }
 
     /// Appends an instruction whose operand is a port. The port is in the `no` field of a second header.
-    fn port(&mut self, code: u8, port: Port, otherwise: Label) {
+    fn port(&mut self, code: u8, port: Port, otherwise: JumpTarget) {
         let [low, high] = port.0.to_ne_bytes();
         self.instruction(code, &[0, 0, low, high], otherwise);
     }
 
-    fn jump(&mut self, to: Label) {
+    fn jump(&mut self, to: JumpTarget) {
         self.instruction(JMP, &[], to);
     }
 
     /// Appends code that continues if the filter is true, and jumps to `otherwise` if it is false.
-    fn test(&mut self, filter: &Filter, otherwise: Label) {
+    fn test(&mut self, filter: &Filter, otherwise: JumpTarget) {
         match filter {
             Filter::All(tests) => tests.iter().for_each(|test| self.test(test, otherwise)),
             Filter::Any(tests) => match tests.split_last() {
@@ -197,7 +197,7 @@ impl Program {
         }
     }
 
-    fn addr(&mut self, end: End, prefix: Prefix, otherwise: Label) {
+    fn addr(&mut self, end: End, prefix: Prefix, otherwise: JumpTarget) {
         let code = match end {
             End::Local => S_COND,
             End::Remote => D_COND,

@@ -17,7 +17,7 @@ use netlink_packet_sock_diag::constants::SOCK_DIAG_BY_FAMILY;
 use netlink_packet_sock_diag::inet::InetRequest;
 
 use super::request::{self, SEQUENCE};
-use super::response::{self, Malformed};
+use super::response::{self, MalformedSocket};
 use super::transport::Commands;
 use crate::model::socket::{FourTuple, Socket};
 
@@ -44,7 +44,7 @@ pub enum LookupError {
     Framing(String),
     /// A message that does not describe a socket.
     #[error("the kernel sent a malformed netlink message: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(#[from] MalformedSocket),
 }
 
 /// Returns the current state of a socket, or `None` if the kernel does not find it any more.

@@ -36,7 +36,7 @@ const TIMER_TIMEWAIT: u8 = 3;
 
 /// Why bytes do not describe a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum MalformedSocket {
     /// The bytes are shorter than `struct inet_diag_msg`.
     #[error("a socket record of {0} bytes, but struct inet_diag_msg has {LENGTH}")]
     Short(usize),
@@ -92,19 +92,19 @@ pub fn cgroup(payload: &[u8]) -> Option<u64> {
 /// Decodes the socket in a message of type SOCK_DIAG_BY_FAMILY or TCPDIAG_GETSOCK.
 ///
 /// # Errors
-/// [`Malformed`] names the problem in the bytes.
+/// [`MalformedSocket`] names the problem in the bytes.
 #[expect(clippy::inline_always, reason = "returning a socket through memory costs more than decoding it")]
 #[inline(always)]
-pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
+pub fn decode(payload: &[u8]) -> Result<Socket, MalformedSocket> {
     let Some((message, attributes)) = payload.split_first_chunk::<LENGTH>() else {
-        return Err(Malformed::Short(payload.len()));
+        return Err(MalformedSocket::Short(payload.len()));
     };
     let u32_at = |at| u32::from_ne_bytes(bytes(message, at));
     let port_at = |at| Port(u16::from_be_bytes(bytes(message, at)));
     let ipv4 = match message[0] {
         AF_INET => true,
         AF_INET6 => false,
-        other => return Err(Malformed::Family(other)),
+        other => return Err(MalformedSocket::Family(other)),
     };
     let addr_at = |at| {
         if ipv4 {
@@ -117,9 +117,9 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
     let interface = NonZeroU32::new(u32_at(40));
     let cookie = cookie_of(message);
     let (state, timer) = (message[1], message[2]);
-    let contradiction = Malformed::State { state, timer };
+    let contradiction = MalformedSocket::State { state, timer };
     let state = TcpState::from_number(state).ok_or(contradiction.clone())?;
-    let attributes = Attributes::read(attributes)?;
+    let attributes = SocketAttributes::read(attributes)?;
 
     if timer == TIMER_TIMEWAIT {
         let fin_wait_2 = match state {
@@ -152,7 +152,7 @@ pub fn decode(payload: &[u8]) -> Result<Socket, Malformed> {
 
 /// The attributes that are decoded. All others are skipped.
 #[derive(Default)]
-struct Attributes {
+struct SocketAttributes {
     mark: Option<u32>,
     v6only: Option<bool>,
     last_ack_ms: Option<u32>,
@@ -161,26 +161,26 @@ struct Attributes {
 /// `tcpi_last_ack_recv` in `struct tcp_info` (uapi/linux/tcp.h): eight bytes, then the 13th u32.
 const LAST_ACK_RECV: usize = 56;
 
-impl Attributes {
+impl SocketAttributes {
     /// Reads a list of `struct nlattr`: a length and a type of 16 bits each, then the value, padded to 4 bytes.
     #[inline]
-    fn read(mut rest: &[u8]) -> Result<Self, Malformed> {
+    fn read(mut rest: &[u8]) -> Result<Self, MalformedSocket> {
         const HEADER: usize = 4;
         let mut found = Self::default();
         while !rest.is_empty() {
-            let header = rest.first_chunk::<HEADER>().ok_or(Malformed::Attribute)?;
+            let header = rest.first_chunk::<HEADER>().ok_or(MalformedSocket::Attribute)?;
             let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-            let value = rest.get(HEADER..length).ok_or(Malformed::Attribute)?;
+            let value = rest.get(HEADER..length).ok_or(MalformedSocket::Attribute)?;
             match u16::from_ne_bytes([header[2], header[3]]) {
                 INET_DIAG_MARK => {
-                    found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| Malformed::Attribute)?));
+                    found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| MalformedSocket::Attribute)?));
                 }
                 // Newer kernels append fields to the struct. Without this field (kernels before 2.6), the value is unknown.
                 INET_DIAG_INFO => {
                     let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
                     found.last_ack_ms = field.copied().map(u32::from_ne_bytes);
                 }
-                INET_DIAG_SKV6ONLY => found.v6only = Some(*value.first().ok_or(Malformed::Attribute)? != 0),
+                INET_DIAG_SKV6ONLY => found.v6only = Some(*value.first().ok_or(MalformedSocket::Attribute)? != 0),
                 _ => {}
             }
             rest = rest.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
@@ -274,14 +274,14 @@ mod tests {
             m[at] = value;
             decode(&m)
         };
-        assert_eq!(with(0, 1), Err(Malformed::Family(1)));
-        assert_eq!(with(1, 1), Err(Malformed::State { state: 1, timer: 3 }));
-        assert_eq!(with(1, 0), Err(Malformed::State { state: 0, timer: 3 }));
-        assert_eq!(with(2, 0), Err(Malformed::State { state: 6, timer: 0 }));
-        assert_eq!(decode(&sample()[..71]), Err(Malformed::Short(71)));
-        assert_eq!(decode(&sample()[..75]), Err(Malformed::Attribute));
-        assert_eq!(with(72, 9), Err(Malformed::Attribute));
-        assert_eq!(with(72, 3), Err(Malformed::Attribute), "an attribute is never shorter than its header");
+        assert_eq!(with(0, 1), Err(MalformedSocket::Family(1)));
+        assert_eq!(with(1, 1), Err(MalformedSocket::State { state: 1, timer: 3 }));
+        assert_eq!(with(1, 0), Err(MalformedSocket::State { state: 0, timer: 3 }));
+        assert_eq!(with(2, 0), Err(MalformedSocket::State { state: 6, timer: 0 }));
+        assert_eq!(decode(&sample()[..71]), Err(MalformedSocket::Short(71)));
+        assert_eq!(decode(&sample()[..75]), Err(MalformedSocket::Attribute));
+        assert_eq!(with(72, 9), Err(MalformedSocket::Attribute));
+        assert_eq!(with(72, 3), Err(MalformedSocket::Attribute), "an attribute is never shorter than its header");
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::io;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::request::Request;
-use crate::sys::counts::{self, Reading, TableCounts};
+use crate::sys::counts::{self, ReadPass, TableCounts};
 
 /// The size of a receive buffer in bytes. The kernel sends at most about 32 KiB in one datagram (`netlink_dump` in
 /// net/netlink/af_netlink.c), and less if the buffer is smaller.
@@ -25,7 +25,7 @@ pub trait Transport {
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize>;
 
     /// Counts that show how many sockets are removed from the kernel's tables. `None` if they are unknown.
-    fn table_counts(&self, _: Reading) -> Option<TableCounts> {
+    fn table_counts(&self, _: ReadPass) -> Option<TableCounts> {
         None
     }
 
@@ -100,7 +100,7 @@ impl Transport for Netlink {
         })
     }
 
-    fn table_counts(&self, reading: Reading) -> Option<TableCounts> {
+    fn table_counts(&self, reading: ReadPass) -> Option<TableCounts> {
         counts::table_counts(reading).ok()
     }
 
@@ -128,7 +128,7 @@ impl Commands for Netlink {
 
 /// One event on a transport, in the form in which a recording keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum TransportEvent {
     /// A request was sent.
     Request(Request),
     /// A whole datagram was received.
@@ -140,21 +140,21 @@ pub enum Event {
 /// The destination of a recording.
 pub trait EventSink {
     /// Writes one event.
-    fn keep(&mut self, event: &Event) -> io::Result<()>;
+    fn keep(&mut self, event: &TransportEvent) -> io::Result<()>;
 }
 
 /// A transport that records every event of another transport.
-pub struct Recording<T, S> {
+pub struct RecordingTransport<T, S> {
     inner: T,
     sink: S,
 }
 
 /// Writes an event. A failure gets its own text, so that it does not look like a failure of the kernel.
-fn keep(sink: &mut impl EventSink, event: &Event) -> io::Result<()> {
+fn keep(sink: &mut impl EventSink, event: &TransportEvent) -> io::Result<()> {
     sink.keep(event).map_err(|error| io::Error::other(format!("writing the recording failed: {error}")))
 }
 
-impl<T: Transport, S: EventSink> Recording<T, S> {
+impl<T: Transport, S: EventSink> RecordingTransport<T, S> {
     /// Records the events of `inner`.
     pub const fn new(inner: T, sink: S) -> Self {
         Self { inner, sink }
@@ -166,21 +166,21 @@ impl<T: Transport, S: EventSink> Recording<T, S> {
     }
 }
 
-impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
+impl<T: Transport, S: EventSink> Transport for RecordingTransport<T, S> {
     fn send(&mut self, request: &Request) -> io::Result<()> {
-        keep(&mut self.sink, &Event::Request(request.clone()))?;
+        keep(&mut self.sink, &TransportEvent::Request(request.clone()))?;
         self.inner.send(request)
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self.inner.recv(buffer) {
             Ok(length) => {
-                keep(&mut self.sink, &Event::Datagram(buffer.clone()))?;
+                keep(&mut self.sink, &TransportEvent::Datagram(buffer.clone()))?;
                 Ok(length)
             }
             Err(error) => {
                 if let Some(errno) = error.raw_os_error() {
-                    keep(&mut self.sink, &Event::RecvFailed(errno))?;
+                    keep(&mut self.sink, &TransportEvent::RecvFailed(errno))?;
                 }
                 Err(error)
             }
@@ -192,8 +192,8 @@ impl<T: Transport, S: EventSink> Transport for Recording<T, S> {
 /// the requested states. The caller skips sockets in other states. A recording contains every socket of a walk, so the program
 /// of a request is ignored.
 pub struct Replay {
-    events: Vec<Event>,
-    pending: VecDeque<Event>,
+    events: Vec<TransportEvent>,
+    pending: VecDeque<TransportEvent>,
 }
 
 /// Why a [`Replay`] failed. The `io::Error` of `send` or `recv` contains it.
@@ -216,7 +216,7 @@ impl From<ReplayError> for io::Error {
 impl Replay {
     /// Replays these events, which are in the order in which they happened.
     #[must_use]
-    pub const fn new(events: Vec<Event>) -> Self {
+    pub const fn new(events: Vec<TransportEvent>) -> Self {
         Self { events, pending: VecDeque::new() }
     }
 }
@@ -224,24 +224,24 @@ impl Replay {
 impl Transport for Replay {
     fn send(&mut self, request: &Request) -> io::Result<()> {
         // Use the last request that matches: if a dump was interrupted and repeated, this is the last attempt.
-        let answers = |event: &Event| match event {
-            Event::Request(r) => r.walk == request.walk && r.states.contains_all(request.states),
+        let answers = |event: &TransportEvent| match event {
+            TransportEvent::Request(r) => r.walk == request.walk && r.states.contains_all(request.states),
             _ => false,
         };
         let at = self.events.iter().rposition(answers).ok_or(ReplayError::NotRecorded)?;
-        let answer = self.events[at + 1..].iter().take_while(|event| !matches!(event, Event::Request(_)));
+        let answer = self.events[at + 1..].iter().take_while(|event| !matches!(event, TransportEvent::Request(_)));
         self.pending = answer.cloned().collect();
         Ok(())
     }
 
     fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self.pending.pop_front() {
-            Some(Event::Datagram(bytes)) => {
+            Some(TransportEvent::Datagram(bytes)) => {
                 *buffer = bytes;
                 Ok(buffer.len())
             }
-            Some(Event::RecvFailed(errno)) => Err(io::Error::from_raw_os_error(errno)),
-            Some(Event::Request(_)) | None => Err(ReplayError::Ended.into()),
+            Some(TransportEvent::RecvFailed(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(TransportEvent::Request(_)) | None => Err(ReplayError::Ended.into()),
         }
     }
 }

@@ -26,9 +26,9 @@ use crate::sys::errno::retry;
 
 pub use self::error::SourceError;
 use self::kernel_facts::kernel_bucket_settings;
-pub(crate) use self::kernel_facts::known;
+pub(crate) use self::kernel_facts::read_fact;
 pub use self::kernel_facts::{kernel_bucket_facts, kernel_facts, tw_reuse, tw_timeout_s};
-use self::recording::{Recorded, RecordingFile, SeriesFile};
+use self::recording::{RecordingContent, RecordingFile, SeriesFile};
 pub use self::walk::WalkEnd;
 use self::walk::{walk_procfs, walk_sock_diag, with_listeners};
 
@@ -52,7 +52,7 @@ pub fn open_netlink() -> Result<Netlink, SourceError> {
 
 /// Which of the kernel's interfaces to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum SourceChoice {
     /// sock_diag, or procfs if sock_diag is absent or refused.
     Auto,
     /// Only sock_diag.
@@ -84,9 +84,9 @@ impl Origin {
 enum Carrier {
     Kernel(Netlink),
     Procfs,
-    Recorder(transport::Recording<Netlink, RecordingFile>),
+    Recorder(transport::RecordingTransport<Netlink, RecordingFile>),
     /// Records one sample of a series (see [`SeriesFile`]).
-    SeriesRecorder(transport::Recording<Netlink, SeriesFile>),
+    SeriesRecorder(transport::RecordingTransport<Netlink, SeriesFile>),
     Replay(Replay),
 }
 
@@ -110,18 +110,20 @@ impl Source {
     }
 
     /// Opens this kernel, in the calling thread's network namespace.
-    pub fn kernel(choice: Choice) -> Result<Self, SourceError> {
+    pub fn kernel(choice: SourceChoice) -> Result<Self, SourceError> {
         Self::kernel_with(choice, kernel_facts())
     }
 
     /// Opens this kernel for a caller that has already read the facts of the calling thread's network namespace.
-    pub fn kernel_with(choice: Choice, facts: Facts) -> Result<Self, SourceError> {
-        if choice == Choice::Procfs {
+    pub fn kernel_with(choice: SourceChoice, facts: Facts) -> Result<Self, SourceError> {
+        if choice == SourceChoice::Procfs {
             return Ok(Self::new(facts, Carrier::Procfs));
         }
         match open_netlink() {
-            Ok(socket) => Ok(Self { fall_back: choice == Choice::Auto, ..Self::new(facts, Carrier::Kernel(socket)) }),
-            Err(error) if choice == Choice::Auto && error.refuses_sock_diag() => {
+            Ok(socket) => {
+                Ok(Self { fall_back: choice == SourceChoice::Auto, ..Self::new(facts, Carrier::Kernel(socket)) })
+            }
+            Err(error) if choice == SourceChoice::Auto && error.refuses_sock_diag() => {
                 Ok(Self { refusal: Some(error), ..Self::new(facts, Carrier::Procfs) })
             }
             Err(error) => Err(error),
@@ -134,7 +136,7 @@ impl Source {
         let mut facts = kernel_facts();
         let buckets = kernel_bucket_facts(&mut facts.unread);
         let file = RecordingFile::create(path, replace, &facts, &buckets)?;
-        let carrier = Carrier::Recorder(transport::Recording::new(socket, file));
+        let carrier = Carrier::Recorder(transport::RecordingTransport::new(socket, file));
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
     }
 
@@ -148,7 +150,7 @@ impl Source {
             file.begin(&facts, &buckets)?;
         }
         let carrier = match file.take() {
-            Some(file) => Carrier::SeriesRecorder(transport::Recording::new(socket, file)),
+            Some(file) => Carrier::SeriesRecorder(transport::RecordingTransport::new(socket, file)),
             None => Carrier::Kernel(socket),
         };
         Ok(Self { buckets: Some(buckets), ..Self::new(facts, carrier) })
@@ -170,8 +172,8 @@ impl Source {
 
     /// Opens the content of a recording.
     #[must_use]
-    pub fn replayed(recorded: Recorded) -> Self {
-        let Recorded { facts, buckets, events, .. } = recorded;
+    pub fn replayed(recorded: RecordingContent) -> Self {
+        let RecordingContent { facts, buckets, events, .. } = recorded;
         Self { buckets: Some(buckets), ..Self::new(facts, Carrier::Replay(Replay::new(events))) }
     }
 

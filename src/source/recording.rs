@@ -21,7 +21,7 @@ pub use self::series::{Occupant, RecordedSample, SeriesFile, SeriesReader};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::request::Request;
-use crate::sock_diag::transport::{self, Event, EventSink};
+use crate::sock_diag::transport::{self, EventSink, TransportEvent};
 use crate::sys;
 
 /// Why a recording cannot be read or written.
@@ -69,13 +69,13 @@ pub enum RecordingError {
 
 /// The content of a recording.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recorded {
+pub struct RecordingContent {
     /// The facts of the recording machine.
     pub facts: Facts,
     /// The kernel's counts and settings about buckets. All of them are unknown if the file does not contain them.
     pub buckets: BucketFacts,
     /// The requests, datagrams and failures in the order in which they happened.
-    pub events: Vec<Event>,
+    pub events: Vec<TransportEvent>,
     /// In a series: the times and counters of the sample.
     pub sample: Option<RecordedSample>,
 }
@@ -180,11 +180,11 @@ impl RecordingFile {
 }
 
 impl EventSink for RecordingFile {
-    fn keep(&mut self, event: &Event) -> io::Result<()> {
+    fn keep(&mut self, event: &TransportEvent) -> io::Result<()> {
         let line = match event {
-            Event::Request(request) => RecordingLine::Request(hex(&request.encode())),
-            Event::Datagram(bytes) => RecordingLine::Datagram(hex(bytes)),
-            Event::RecvFailed(errno) => RecordingLine::RecvFailed(*errno),
+            TransportEvent::Request(request) => RecordingLine::Request(hex(&request.encode())),
+            TransportEvent::Datagram(bytes) => RecordingLine::Datagram(hex(bytes)),
+            TransportEvent::RecvFailed(errno) => RecordingLine::RecvFailed(*errno),
         };
         self.line(&line)
     }
@@ -194,13 +194,13 @@ impl EventSink for RecordingFile {
 ///
 /// # Errors
 /// The error names the problem and the line.
-pub fn read(path: &Path) -> Result<Recorded, RecordingError> {
+pub fn read(path: &Path) -> Result<RecordingContent, RecordingError> {
     let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_only(BufReader::new(file)));
     content.map_err(|problem| problem.of(path))
 }
 
 /// Parses the bytes of a recording. The error names the problem and the line.
-pub fn parse(bytes: &[u8]) -> Result<Recorded, String> {
+pub fn parse(bytes: &[u8]) -> Result<RecordingContent, String> {
     parse_only(bytes).map_err(|problem| match problem {
         Problem::Unread(error) => error.to_string(),
         Problem::Damaged(what) => what,
@@ -233,7 +233,7 @@ impl Problem {
 }
 
 /// Reads line by line, so that a file of another kind is refused after its first line, whatever its size.
-struct Lines<R> {
+struct LineReader<R> {
     reader: R,
     /// The line that was read last, with its line feed.
     line: Vec<u8>,
@@ -241,7 +241,7 @@ struct Lines<R> {
     number: u64,
 }
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> LineReader<R> {
     const fn new(reader: R) -> Self {
         Self { reader, line: vec![], number: 0 }
     }
@@ -275,8 +275,8 @@ impl<R: BufRead> Lines<R> {
 }
 
 /// Parses a recording that is not part of a series.
-fn parse_only(reader: impl BufRead) -> Result<Recorded, Problem> {
-    let mut lines = Lines::new(reader);
+fn parse_only(reader: impl BufRead) -> Result<RecordingContent, Problem> {
+    let mut lines = LineReader::new(reader);
     lines.next(MAX_HEADER_LENGTH)?;
     let recorded = parse_one(&mut lines)?;
     if recorded.sample.is_some() {
@@ -287,7 +287,7 @@ fn parse_only(reader: impl BufRead) -> Result<Recorded, Problem> {
 }
 
 /// Parses a recording whose first line has been read.
-fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
+fn parse_one(lines: &mut LineReader<impl BufRead>) -> Result<RecordingContent, Problem> {
     if lines.line.is_empty() {
         return Err(Problem::Damaged("it is empty".into()));
     }
@@ -304,19 +304,19 @@ fn parse_one(lines: &mut Lines<impl BufRead>) -> Result<Recorded, Problem> {
         match serde_json::from_slice(&lines.line).map_err(|_| lines.unparsed("neither an event nor the end"))? {
             RecordingLine::Request(text) => {
                 let request = unhex(&text).and_then(|bytes| Request::decode(&bytes));
-                events.push(Event::Request(request.ok_or_else(|| lines.bad("not a request"))?));
+                events.push(TransportEvent::Request(request.ok_or_else(|| lines.bad("not a request"))?));
             }
             RecordingLine::Datagram(text) => {
-                events.push(Event::Datagram(unhex(&text).ok_or_else(|| lines.bad("not hexadecimal bytes"))?));
+                events.push(TransportEvent::Datagram(unhex(&text).ok_or_else(|| lines.bad("not hexadecimal bytes"))?));
             }
-            RecordingLine::RecvFailed(errno) => events.push(Event::RecvFailed(errno)),
+            RecordingLine::RecvFailed(errno) => events.push(TransportEvent::RecvFailed(errno)),
             RecordingLine::Sample(line) => sample = Some(line),
             RecordingLine::Samples(_) => return Err(lines.bad("the end of the sample is missing").into()),
             RecordingLine::End { lines: count, crc32 } => {
                 if count != lines.number - first || crc32 != checksum.finalize() {
                     return Err(Problem::Damaged("its checksum does not match, so its content was changed".into()));
                 }
-                return Ok(Recorded { facts, buckets, events, sample });
+                return Ok(RecordingContent { facts, buckets, events, sample });
             }
         }
     }
@@ -347,7 +347,7 @@ mod tests {
 
     use super::header::LATEST_MS;
     use super::*;
-    use crate::model::facts::Unread;
+    use crate::model::facts::UnreadFacts;
     use crate::model::kernel_counts::{TcpExt, TcpSockstat};
     use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
     use crate::model::services::Services;
@@ -366,7 +366,7 @@ mod tests {
             unprivileged_port_start: None,
             services: Services::new([(Port(80), ["http", "www"])]),
             interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
-            unread: Unread::default(),
+            unread: UnreadFacts::default(),
         }
     }
 
@@ -380,9 +380,13 @@ mod tests {
         }
     }
 
-    fn events() -> Vec<Event> {
+    fn events() -> Vec<TransportEvent> {
         let request = Request { walk: Walk::BothFamilies, states: StateSet::ALL, program: None, tcp_info: false };
-        vec![Event::Request(request), Event::Datagram(vec![0, 1, 0xfe, 0xff]), Event::RecvFailed(105)]
+        vec![
+            TransportEvent::Request(request),
+            TransportEvent::Datagram(vec![0, 1, 0xfe, 0xff]),
+            TransportEvent::RecvFailed(105),
+        ]
     }
 
     fn written() -> Vec<u8> {
@@ -400,7 +404,7 @@ mod tests {
     fn a_recording_is_read_back_unchanged() {
         assert_eq!(
             parse(&written()),
-            Ok(Recorded { facts: facts(), buckets: buckets(), events: events(), sample: None })
+            Ok(RecordingContent { facts: facts(), buckets: buckets(), events: events(), sample: None })
         );
     }
 
@@ -449,8 +453,9 @@ mod tests {
             assert!(matches!(made, Err(RecordingError::Unfit { .. })));
         }
         let mut file = RecordingFile::create(&path, false, &facts(), &buckets()).expect("a file");
-        assert!(file.keep(&Event::Datagram(vec![0; 2 * transport::BUFFER])).is_err());
-        file.keep(&Event::Datagram(vec![0; transport::BUFFER])).expect("the largest datagram that is received");
+        assert!(file.keep(&TransportEvent::Datagram(vec![0; 2 * transport::BUFFER])).is_err());
+        file.keep(&TransportEvent::Datagram(vec![0; transport::BUFFER]))
+            .expect("the largest datagram that is received");
         file.finish().expect("finished");
         assert!(read(&path).is_ok());
     }

@@ -12,7 +12,7 @@ const FIRST: RawFd = 3;
 
 /// A listening socket that systemd has passed.
 #[derive(Debug)]
-pub enum Inherited {
+pub enum InheritedListener {
     /// IPv4 or IPv6.
     Tcp(TcpListener),
     /// A Unix socket.
@@ -21,7 +21,7 @@ pub enum Inherited {
 
 /// Returns the sockets that systemd has passed (`LISTEN_FDS` is their number), if `LISTEN_PID` names this process. Call it once, because
 /// it takes over the descriptors from 3 on. Nothing else in the process may own them.
-pub fn listeners() -> io::Result<Vec<Inherited>> {
+pub fn listeners() -> io::Result<Vec<InheritedListener>> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     if number("LISTEN_PID") != Some(std::process::id()) {
         return Ok(vec![]);
@@ -31,7 +31,7 @@ pub fn listeners() -> io::Result<Vec<Inherited>> {
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper takes over a descriptor that another program has opened")]
-fn adopt(descriptor: RawFd) -> io::Result<Inherited> {
+fn adopt(descriptor: RawFd) -> io::Result<InheritedListener> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {descriptor} is {why}"));
     // SAFETY: F_SETFD changes only the state of a descriptor number; any number is allowed.
     if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
@@ -49,8 +49,8 @@ fn adopt(descriptor: RawFd) -> io::Result<Inherited> {
     // part of the program owns it.
     let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
     match domain {
-        Domain::IPV4 | Domain::IPV6 => Ok(Inherited::Tcp(owned.into())),
-        Domain::UNIX => Ok(Inherited::Unix(owned.into())),
+        Domain::IPV4 | Domain::IPV6 => Ok(InheritedListener::Tcp(owned.into())),
+        Domain::UNIX => Ok(InheritedListener::Unix(owned.into())),
         _ => Err(wrong("neither a TCP nor a Unix socket")),
     }
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno as NixErrno;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::errno::{FailureClass, name, retry};
-use super::interrupt::Held;
+use super::interrupt::BlockedSignals;
 use super::reuseport_note::NoteGuard;
 use super::user_thread;
 use crate::model::bind::{Attempt, BindAddr, CallResult, Errno, ReuseOptions, ReuseportNote, ServerSetup};
@@ -28,7 +28,7 @@ pub struct AttemptError {
 
 /// The results of binds, and what they did to the kernel's note of SO_REUSEPORT (see `reuseport_note`).
 #[derive(Debug)]
-pub struct Tried {
+pub struct BindResults {
     /// The results, in the order of the addresses and of [`ReuseOptions::ALL`].
     pub attempts: Vec<Attempt>,
     /// Whether a note of a server was kept or lost, or whether the attempts left a note.
@@ -83,13 +83,18 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 ///    which is now lost.
 /// 4. For a server that opens all addresses at once, the results come from `Prober::together`. There the notes of the
 ///    server's own sockets have an effect, as they do for the server.
-pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetup) -> Result<Tried, AttemptError> {
+pub fn attempts(
+    addrs: &[BindAddr],
+    port: Port,
+    listen: bool,
+    setup: &ServerSetup,
+) -> Result<BindResults, AttemptError> {
     const ORDER: [ReuseOptions; 4] =
         [ReuseOptions::REUSEPORT, ReuseOptions::BOTH, ReuseOptions::REUSEADDR, ReuseOptions::NONE];
     let (ipv6, ipv4) = addrs.iter().copied().partition::<Vec<_>, _>(|at| at.addr.is_ipv6());
     let order = || ipv6.iter().chain(&ipv4).copied();
     let prober = Prober { port, listen, setup };
-    let _held = Held::all();
+    let _blocked = BlockedSignals::block_all();
     let (mut attempts, mut uncleared): (Vec<Attempt>, Vec<Attempt>) = (vec![], vec![]);
     for options in ORDER {
         for at in order() {
@@ -125,12 +130,13 @@ pub fn attempts(addrs: &[BindAddr], port: Port, listen: bool, setup: &ServerSetu
                 note = ReuseportNote::Left;
             }
             for ((known, worked), new) in alone.iter_mut().zip(worked).zip(together) {
-                let own = worked == CallResult::Ok && new.outcome() == CallResult::Failed(Errno::AddrInUse);
-                **known = Attempt { own, ..new };
+                let blocked_by_own_socket =
+                    worked == CallResult::Ok && new.outcome() == CallResult::Failed(Errno::AddrInUse);
+                **known = Attempt { blocked_by_own_socket, ..new };
             }
         }
     }
-    Ok(Tried { attempts, note })
+    Ok(BindResults { attempts, note })
 }
 
 /// Whether the note of an attempt admits a server that the kernel would refuse without the note. It admits no such server if all
@@ -156,7 +162,7 @@ pub fn attempt_alone(
     setup: &ServerSetup,
 ) -> Result<(Attempt, ReuseportNote), AttemptError> {
     let prober = Prober { port, listen: false, setup };
-    let _held = Held::all();
+    let _blocked = BlockedSignals::block_all();
     let (first, cleared) = prober.attempt_and_clear(at, options)?;
     if !options.reuseport || first.bind != CallResult::Ok {
         return Ok((first, ReuseportNote::Kept));
@@ -177,19 +183,19 @@ pub fn attempt_once(at: BindAddr, port: Port, reuseaddr: bool) -> Result<Attempt
 }
 
 /// Binds every address with one set of options, as a server does that opens all of them at once. Each bind must have succeeded alone
-/// before. So an attempt that fails now conflicts with the server's own sockets, and [`Attempt::own`] is set.
+/// before. So an attempt that fails now conflicts with the server's own sockets, and [`Attempt::blocked_by_own_socket`] is set.
 pub fn attempt_together(
     addrs: &[BindAddr],
     port: Port,
     options: ReuseOptions,
     setup: &ServerSetup,
 ) -> Result<(Vec<Attempt>, ReuseportNote), AttemptError> {
-    let _held = Held::all();
+    let _blocked = BlockedSignals::block_all();
     let prober = Prober { port, listen: false, setup };
     let (mut attempts, cleared) = prober.together(addrs, options)?;
     let left = !cleared && prober.leaves_note(&attempts, &attempts)?;
     for attempt in &mut attempts {
-        attempt.own = attempt.outcome() == CallResult::Failed(Errno::AddrInUse);
+        attempt.blocked_by_own_socket = attempt.outcome() == CallResult::Failed(Errno::AddrInUse);
     }
     Ok((attempts, if left { ReuseportNote::Left } else { ReuseportNote::Kept }))
 }
@@ -274,7 +280,16 @@ impl Prober<'_> {
         let failed = |call| move |source| AttemptError { call, addr: at.addr, source };
         let device = self.setup.device.or(at.scope);
         let bind = CallResult::Ok;
-        let mut attempt = Attempt { at, options, v6only: false, device, own: false, bind, listen: None, bound: None };
+        let mut attempt = Attempt {
+            at,
+            options,
+            v6only: false,
+            device,
+            blocked_by_own_socket: false,
+            bind,
+            listen: None,
+            bound: None,
+        };
         let socket = match server_socket(at.addr, options, self.setup) {
             Ok(socket) => socket,
             Err(("socket()" | MPTCP, error)) if errno(&error) == Errno::FamilyNotSupported => {

@@ -9,7 +9,7 @@ use super::file;
 use crate::model::health::Capabilities;
 
 /// The maximum size of a status file in bytes. One line lists the supplementary groups, and a thread can have 65,536 of them.
-const MOST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads /proc/thread-self/status. The content is not always UTF-8, because it contains the name of the program.
 pub fn status() -> io::Result<Vec<u8>> {
@@ -18,7 +18,7 @@ pub fn status() -> io::Result<Vec<u8>> {
 
 /// Reads /proc/THREAD/status. `thread` is the number of a thread, or `thread-self`.
 pub fn status_of(thread: impl Display) -> io::Result<Vec<u8>> {
-    retry(|| file::read(Path::new(&format!("/proc/{thread}/status")), MOST))
+    retry(|| file::read(Path::new(&format!("/proc/{thread}/status")), MAX_BYTES))
 }
 
 /// Reads the effective capabilities of the calling thread.

@@ -38,7 +38,7 @@ pub fn path_of_process(cgroups: &[u8]) -> Option<String> {
 /// Finds the folder of the unified hierarchy. systemd mounts it at /sys/fs/cgroup, or at /sys/fs/cgroup/unified if it also mounts
 /// cgroup v1.
 #[must_use]
-pub fn unified() -> Option<PathBuf> {
+pub fn unified_hierarchy() -> Option<PathBuf> {
     /// `CGROUP2_SUPER_MAGIC` in linux/magic.h.
     const MAGIC: u64 = 0x6367_7270;
     let is_unified = |path: &PathBuf| {
@@ -49,22 +49,22 @@ pub fn unified() -> Option<PathBuf> {
 }
 
 /// The maximum number of folders of the hierarchy that a search reads.
-const MOST: usize = 20_000;
+const MAX_FOLDERS: usize = 20_000;
 
 /// Finds the paths of cgroups by their numbers. A cgroup is not in the result if it has been removed, if this cgroup namespace does not
-/// show it, or if the search ends earlier ([`MOST`]).
+/// show it, or if the search ends earlier (`MAX_FOLDERS`).
 ///
 /// # Errors
 /// A folder that still exists could not be read.
 pub fn paths_of(ids: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, String>> {
     let mut found = BTreeMap::new();
-    let Some(root) = unified().filter(|_| !ids.is_empty()) else { return Ok(found) };
+    let Some(root) = unified_hierarchy().filter(|_| !ids.is_empty()) else { return Ok(found) };
     // The loop below finds only folders inside the root. If a container has its own cgroup namespace, all its sockets can belong to
     // the root of that namespace.
     let own = if_present(retry(|| fs::metadata(&root)))?.map(|folder| folder.ino());
     found.extend(own.filter(|id| ids.contains(id)).map(|id| (id, "/".to_owned())));
     let mut unread = vec![root.clone()];
-    for _ in 0..MOST {
+    for _ in 0..MAX_FOLDERS {
         let Some(folder) = unread.pop().filter(|_| found.len() < ids.len()) else { break };
         let Some(entries) = if_present(retry(|| fs::read_dir(&folder)))? else { continue };
         for entry in entries {

@@ -39,7 +39,7 @@ use super::capabilities::{self, Need};
 
 /// The parts of a confinement that are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InForce {
+pub struct ActiveConfinement {
     /// The version of landlock's interface (ABI); `None` if landlock is not in force.
     pub landlock: Option<i32>,
     /// Whether the seccomp filter is in force.
@@ -48,7 +48,7 @@ pub struct InForce {
 
 /// Confines the calling thread by all three means. The thread can then only read the recording, and use the descriptors that it has.
 #[must_use]
-pub fn for_replay(recording: &Path) -> InForce {
+pub fn for_replay(recording: &Path) -> ActiveConfinement {
     seed_hash_maps();
     // Root must still be able to read the recording of another user.
     let _ = capabilities::keep_only(&[Need::ReadingFiles]);
@@ -57,7 +57,7 @@ pub fn for_replay(recording: &Path) -> InForce {
 
 /// Confines the calling thread by all three means. The thread can then only use the descriptors that it has.
 #[must_use]
-pub fn to_nothing() -> InForce {
+pub fn for_open_descriptors_only() -> ActiveConfinement {
     let _ = capabilities::keep_only(&[]);
     confine(&[], &[EXPORTER_CALLS])
 }
@@ -92,10 +92,10 @@ pub fn for_tracing() {
 /// files from `folders`.
 #[cfg(feature = "exporter")]
 #[must_use]
-pub fn for_requests(folders: &[&Path]) -> InForce {
+pub fn for_requests(folders: &[&Path]) -> ActiveConfinement {
     seed_hash_maps();
     let landlock = restrict_access(&[Path::new("/proc")], folders).ok().flatten();
-    InForce { landlock, seccomp: refuse_calls(&[REQUEST_CALLS], &[]).is_ok() }
+    ActiveConfinement { landlock, seccomp: refuse_calls(&[REQUEST_CALLS], &[]).is_ok() }
 }
 
 /// Makes std prepare the seeds of hash maps before the confinement. If getrandom(2) is refused, std reads `/dev/urandom` instead, and
@@ -104,10 +104,13 @@ fn seed_hash_maps() {
     let _ = RandomState::new();
 }
 
-fn confine(readable: &[&Path], more: &[&[c_long]]) -> InForce {
+fn confine(readable: &[&Path], more: &[&[c_long]]) -> ActiveConfinement {
     let landlock = restrict_access(readable, &[]).ok().flatten();
     let files = if landlock.is_none() { FILE_CALLS } else { &[] };
-    InForce { landlock, seccomp: refuse_calls(&[&[&[libc::SYS_bpf], CALLS, files], more].concat(), &[]).is_ok() }
+    ActiveConfinement {
+        landlock,
+        seccomp: refuse_calls(&[&[&[libc::SYS_bpf], CALLS, files], more].concat(), &[]).is_ok(),
+    }
 }
 
 /// Makes landlock allow reading `readable`, removing files from `folders`, and no other access. Returns the version of landlock's
@@ -151,7 +154,8 @@ fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<
     }
     let write = [libc::O_WRONLY, libc::O_RDWR, libc::O_ACCMODE].map(|mode| (libc::O_ACCMODE, mode));
     let change = [libc::O_CREAT, libc::O_TRUNC].map(|flag| (flag, flag));
-    let writes = |argument| write.into_iter().chain(change).map(move |(mask, value)| masked(argument, mask, value));
+    let writes =
+        |argument| write.into_iter().chain(change).map(move |(mask, value)| masked_rule(argument, mask, value));
     rules.insert(number(libc::SYS_openat), writes(2).collect::<Result<_, _>>()?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(number(libc::SYS_open), writes(1).collect::<Result<_, _>>()?);
@@ -171,7 +175,7 @@ fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<
 /// The number of an argument, and how it compares with a value.
 type Condition = (u8, SeccompCmpOp, u64);
 
-fn masked(argument: u8, mask: i32, value: i32) -> Result<SeccompRule, BackendError> {
+fn masked_rule(argument: u8, mask: i32, value: i32) -> Result<SeccompRule, BackendError> {
     rule(argument, SeccompCmpOp::MaskedEq(mask.unsigned_abs().into()), value.unsigned_abs().into())
 }
 
@@ -265,7 +269,7 @@ mod tests {
     use super::*;
 
     /// Runs `work` on a thread that may read only `file`. Returns what is in force, and the result.
-    fn confined<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> (InForce, T) {
+    fn confined<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> (ActiveConfinement, T) {
         thread::scope(|scope| scope.spawn(|| (for_replay(file), work())).join().expect("no panic"))
     }
 

@@ -57,7 +57,7 @@ impl TableCounts {
 
 /// Whether a reading of [`TableCounts`] is the first or the second. The order in which [`table_counts`] reads the files depends on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadPass {
     /// The first one.
     Earlier,
     /// The second one.
@@ -68,7 +68,7 @@ pub enum Reading {
 ///
 /// The files are not read at the same moment. The first reading reads `opens` before the other counts, and the second reading reads
 /// it after them. So the difference of `opens` includes every connection that was opened between the two readings of the other counts.
-pub fn table_counts(reading: Reading) -> io::Result<TableCounts> {
+pub fn table_counts(reading: ReadPass) -> io::Result<TableCounts> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "its format is unknown");
     let opens = || {
         let tcp = read("/proc/thread-self/net/snmp", |text| parse_counters(text, "Tcp:"))?;
@@ -83,8 +83,8 @@ pub fn table_counts(reading: Reading) -> io::Result<TableCounts> {
         Ok::<_, io::Error>((sockstat.inuse.saturating_add(in_use_ipv6), sockstat.tw))
     };
     let (opens, (in_use, buckets)) = match reading {
-        Reading::Earlier => (opens()?, in_tables()?),
-        Reading::Later => {
+        ReadPass::Earlier => (opens()?, in_tables()?),
+        ReadPass::Later => {
             let in_tables = in_tables()?;
             (opens()?, in_tables)
         }
@@ -104,8 +104,8 @@ fn read<T>(path: &str, parse: fn(&str) -> Option<T>) -> io::Result<T> {
 
 fn text_of(path: &str) -> io::Result<String> {
     /// The maximum size of a file in bytes. The kernel writes a few kilobytes.
-    const MOST: u64 = 1 << 20;
-    String::from_utf8(retry(|| file::read(Path::new(path), MOST))?)
+    const MAX_BYTES: u64 = 1 << 20;
+    String::from_utf8(retry(|| file::read(Path::new(path), MAX_BYTES))?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

@@ -77,7 +77,7 @@ pub struct NewFile {
     replace: bool,
     writer: BufWriter<File>,
     /// The temporary name, if the filesystem does not support O_TMPFILE.
-    partial: Option<Partial>,
+    partial: Option<TempName>,
 }
 
 impl NewFile {
@@ -104,7 +104,7 @@ impl NewFile {
                 Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
                     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                     let (partial, file) =
-                        Partial::new(&location, |name| rustix::fs::openat(&location.folder, name, flags, mode))?;
+                        TempName::new(&location, |name| rustix::fs::openat(&location.folder, name, flags, mode))?;
                     (file, Some(partial))
                 }
                 Err(error) => return Err(error.into()),
@@ -132,7 +132,7 @@ impl NewFile {
                 |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &location.folder, name, AtFlags::SYMLINK_FOLLOW);
             return match retry_on_intr(|| link(&location.name)) {
                 // rename(2) can replace a file, linkat(2) cannot.
-                Err(Errno::EXIST) if replace => Partial::new(&location, link)?.0.rename(&location, true),
+                Err(Errno::EXIST) if replace => TempName::new(&location, link)?.0.rename(&location, true),
                 linked => Ok(linked?),
             };
         };
@@ -201,12 +201,12 @@ fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
 }
 
 /// A temporary name in the same folder. The name is removed when the value is dropped.
-struct Partial {
+struct TempName {
     folder: Arc<OwnedFd>,
     name: OsString,
 }
 
-impl Partial {
+impl TempName {
     /// Creates the file under a name that does not exist yet.
     fn new<T>(location: &Location, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -248,7 +248,7 @@ impl Partial {
     }
 }
 
-impl Drop for Partial {
+impl Drop for TempName {
     fn drop(&mut self) {
         let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         partials().retain(|(_, other)| *other != self.name);

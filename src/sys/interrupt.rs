@@ -2,7 +2,7 @@
 //! or clean up after a bind.
 //!
 //! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler interrupts the code.
-//! When it is dropped, the signals have their normal effect again. [`Held`] blocks all signals for a short time.
+//! When it is dropped, the signals have their normal effect again. [`BlockedSignals`] blocks all signals for a short time.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -22,12 +22,12 @@ pub struct Interrupts {
 
 impl Interrupts {
     /// Blocks the signals in the calling thread and in the threads that it starts.
-    pub fn hold() -> io::Result<Self> {
-        let mut held = SigSet::empty();
-        held.add(Signal::SIGINT);
-        held.add(Signal::SIGTERM);
-        let descriptor = SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    pub fn block() -> io::Result<Self> {
+        let mut blocked = SigSet::empty();
+        blocked.add(Signal::SIGINT);
+        blocked.add(Signal::SIGTERM);
+        let descriptor = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         Ok(Self { descriptor, before })
     }
 
@@ -65,24 +65,24 @@ impl Interrupts {
     }
 
     /// Delivers a blocked signal. The signal ends the program, unless the program was started with this signal ignored.
-    pub fn let_through(&self, signal: Signal) -> io::Result<()> {
-        let held = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    pub fn deliver(&self, signal: Signal) -> io::Result<()> {
+        let blocked = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         raise(signal)?;
-        held.thread_set_mask()?;
+        blocked.thread_set_mask()?;
         Ok(())
     }
 }
 
 /// Blocks every signal in the calling thread, and in the threads that it starts. When the value is dropped, the signals are delivered.
 /// SIGKILL and SIGSTOP cannot be blocked.
-pub struct Held {
+pub struct BlockedSignals {
     before: Option<SigSet>,
 }
 
-impl Held {
+impl BlockedSignals {
     /// Blocks all signals.
     #[must_use]
-    pub fn all() -> Self {
+    pub fn block_all() -> Self {
         // The call fails only for invalid arguments.
         Self { before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok() }
     }
@@ -95,7 +95,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for BlockedSignals {
     fn drop(&mut self) {
         self.release();
     }

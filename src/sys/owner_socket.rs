@@ -20,7 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use super::errno::retry;
 
 /// The maximum number of readers at a time. Further readers wait in the backlog of the socket.
-const MOST_READERS: usize = 4;
+const MAX_READERS: usize = 4;
 
 /// The time limit for each write of the tracer, and for each read and write of a reader. Without this limit, a reader that stops
 /// reading would keep memory of the tracer in use.
@@ -77,7 +77,7 @@ impl OwnerSocket {
     /// accept(2) failed. It is no error if no reader waits.
     pub fn readers(&self) -> io::Result<Vec<UnixStream>> {
         let mut readers = vec![];
-        while self.busy.load(Ordering::Relaxed) + readers.len() < MOST_READERS {
+        while self.busy.load(Ordering::Relaxed) + readers.len() < MAX_READERS {
             match retry(|| self.listener.accept()) {
                 Ok((reader, _)) => readers.push(reader),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

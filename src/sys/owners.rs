@@ -140,11 +140,11 @@ impl From<io::Error> for ReadError {
 }
 
 /// The maximum size of a file of a process in bytes. The path of a cgroup has at most 4096 bytes.
-const MOST: u64 = 64 * 1024;
+const MAX_BYTES: u64 = 64 * 1024;
 
 /// The maximum size of the arguments of a process in bytes; longer arguments count as unread. execve(2) passes at most 6 MiB. But
 /// twtool keeps the arguments for each socket of the process, and a process can have ten thousand sockets on a port.
-const MOST_ARGUMENTS: u64 = 64 * 1024;
+const MAX_ARGUMENTS: u64 = 64 * 1024;
 
 impl From<ProcError> for ReadError {
     fn from(error: ProcError) -> Self {
@@ -269,24 +269,25 @@ fn socket_inode(target: &Path) -> Option<NonZeroU32> {
 
 /// Reads what describes a process. Facts that the kernel does not have, or does not show, are unknown.
 fn describe(process: &ProcProcess) -> Result<Process, ReadError> {
-    let comm = read(process, "comm", MOST)?;
-    let cgroups = known(read(process, "cgroup", MOST))?;
-    let stat = known(of_process(|| process.stat()))?;
-    let uid = known(read(process, "status", MOST))?.and_then(|status| capabilities::effective_id(&status, "Uid:"));
-    let cmdline = known(read(process, "cmdline", MOST_ARGUMENTS + 1))?;
+    let comm = read(process, "comm", MAX_BYTES)?;
+    let cgroups = if_shown(read(process, "cgroup", MAX_BYTES))?;
+    let stat = if_shown(of_process(|| process.stat()))?;
+    let uid =
+        if_shown(read(process, "status", MAX_BYTES))?.and_then(|status| capabilities::effective_id(&status, "Uid:"));
+    let cmdline = if_shown(read(process, "cmdline", MAX_ARGUMENTS + 1))?;
     Ok(Process {
         pid: process.pid(),
         comm: text_of(comm.strip_suffix(b"\n").unwrap_or(&comm)),
         parent: stat.map(|stat| stat.ppid).filter(|parent| *parent > 0),
         cgroup: cgroups.and_then(|cgroups| cgroup::path_of_process(&cgroups)),
         user: uid.and_then(users::user),
-        cmdline: cmdline.filter(|bytes| bytes.len() as u64 <= MOST_ARGUMENTS).and_then(|bytes| arguments(&bytes)),
+        cmdline: cmdline.filter(|bytes| bytes.len() as u64 <= MAX_ARGUMENTS).and_then(|bytes| arguments(&bytes)),
         socket_unit: None,
     })
 }
 
 /// Converts [`ReadError::Gone`] and [`ReadError::Refused`] to `None`: the kernel has no such file, or does not show it to this user.
-fn known<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+fn if_shown<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(ReadError::Gone | ReadError::Refused) => Ok(None),

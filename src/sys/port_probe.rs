@@ -33,7 +33,7 @@ pub struct ProbeError {
 impl ProbeError {
     /// Whether a repeated test would fail, too: this kernel does not support the test, or a sandbox forbids it.
     #[must_use]
-    pub fn is_answer(&self) -> bool {
+    pub fn is_definite(&self) -> bool {
         FailureClass::of(&self.source).is_definite() || self.source.raw_os_error() == Some(libc::EINPROGRESS)
     }
 }
@@ -47,18 +47,18 @@ const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
 /// Returns the subset of `ports` that connect() skips for every destination in the calling thread's network namespace. All `ports` must
 /// be in the `ip_local_port_range` of that namespace, and not in its `ip_local_reserved_ports`.
-pub fn kept_from_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
-    let mut kept = PortSet::default();
+pub fn skipped_by_connect(ports: &[Port]) -> Result<PortSet, ProbeError> {
+    let mut skipped = PortSet::default();
     if ports.is_empty() {
-        return Ok(kept);
+        return Ok(skipped);
     }
     let mut probe = Probe::new()?;
     for port in ports {
         if !probe.may_choose(*port)? {
-            kept.insert(*port);
+            skipped.insert(*port);
         }
     }
-    Ok(kept)
+    Ok(skipped)
 }
 
 struct Probe {
@@ -85,7 +85,7 @@ impl Probe {
         call("setsockopt(IP_LOCAL_PORT_RANGE)", || Ok(setsockopt(&self.socket, LocalPortRange, &only)?))?;
         match retry(|| self.socket.connect(&self.unused)) {
             Ok(()) => {
-                call("connect(AF_UNSPEC)", || self.socket.connect(&unspecified()))?;
+                call("connect(AF_UNSPEC)", || self.socket.connect(&unspecified_addr()))?;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
@@ -117,7 +117,7 @@ sockopt_impl!(
 );
 
 /// An address of family AF_UNSPEC. A connect() to it dissolves the connection and releases the port (connect(2)).
-fn unspecified() -> SockAddr {
+fn unspecified_addr() -> SockAddr {
     // sizeof(struct sockaddr_in)
     const LENGTH: libc::socklen_t = 16;
     #[expect(unsafe_code, reason = "socket2 has no safe form of an address without a family")]

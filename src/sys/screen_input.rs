@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 
 use super::screen_output::ScreenOutput;
-use super::screen_signals::{Signals, held};
+use super::screen_signals::{ScreenSignals, blocked_signals};
 
 /// What the screen has to react to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub enum Wakeup {
     Resize,
     /// A [`Waker`] was used.
     Work,
-    /// A signal that ends or stops the program. Restore the terminal, then call [`ScreenInput::let_through`].
-    Signal(HeldSignal),
+    /// A signal that ends or stops the program. Restore the terminal, then call [`ScreenInput::deliver`].
+    Signal(PendingSignal),
     /// The program was stopped and continues. A shell may have changed the terminal meanwhile.
     Continued,
     /// The terminal is gone.
@@ -36,9 +36,9 @@ pub enum Wakeup {
 
 /// A blocked signal that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldSignal(Signal);
+pub struct PendingSignal(Signal);
 
-impl HeldSignal {
+impl PendingSignal {
     /// The signal that Ctrl-C sends if the terminal is not in raw mode.
     pub const INTERRUPT: Self = Self(Signal::SIGINT);
     /// The signal that Ctrl-Z sends if the terminal is not in raw mode.
@@ -47,7 +47,7 @@ impl HeldSignal {
 
 /// The input of a screen. The signals of a screen are blocked until this value is dropped.
 pub struct ScreenInput {
-    signals: Rc<Signals>,
+    signals: Rc<ScreenSignals>,
     work: PipeReader,
     waker: PipeWriter,
 }
@@ -70,7 +70,7 @@ impl ScreenInput {
     /// A descriptor cannot be created.
     pub fn open() -> io::Result<Self> {
         let (work, waker) = io::pipe()?;
-        Ok(Self { signals: Rc::new(Signals::hold()?), work, waker })
+        Ok(Self { signals: Rc::new(ScreenSignals::block()?), work, waker })
     }
 
     /// Creates a waker for another thread.
@@ -145,7 +145,7 @@ impl ScreenInput {
         Ok(self.signals.next()?.map(|signal| match signal {
             Signal::SIGWINCH => Wakeup::Resize,
             Signal::SIGCONT => Wakeup::Continued,
-            other => Wakeup::Signal(HeldSignal(other)),
+            other => Wakeup::Signal(PendingSignal(other)),
         }))
     }
 
@@ -154,8 +154,8 @@ impl ScreenInput {
     ///
     /// # Errors
     /// The signal cannot be raised.
-    pub fn let_through(&self, signal: HeldSignal) -> io::Result<()> {
-        self.released(|| raise(signal.0))??;
+    pub fn deliver(&self, signal: PendingSignal) -> io::Result<()> {
+        self.with_old_mask(|| raise(signal.0))??;
         Ok(())
     }
 
@@ -163,10 +163,10 @@ impl ScreenInput {
     ///
     /// # Errors
     /// The mask cannot be changed.
-    pub fn released<T>(&self, run: impl FnOnce() -> T) -> io::Result<T> {
+    pub fn with_old_mask<T>(&self, run: impl FnOnce() -> T) -> io::Result<T> {
         self.signals.before.thread_set_mask()?;
         let result = run();
-        held().thread_block()?;
+        blocked_signals().thread_block()?;
         Ok(result)
     }
 

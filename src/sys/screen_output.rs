@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::screen_signals::Signals;
+use super::screen_signals::ScreenSignals;
 
 /// The output of a screen. A write fails if the terminal accepts no text and a signal arrives that ends or stops the program.
 pub struct ScreenOutput {
     terminal: File,
-    signals: Rc<Signals>,
+    signals: Rc<ScreenSignals>,
 }
 
 impl ScreenOutput {
-    pub(super) fn new(signals: Rc<Signals>) -> io::Result<Self> {
+    pub(super) fn new(signals: Rc<ScreenSignals>) -> io::Result<Self> {
         Ok(Self { terminal: open()?, signals })
     }
 

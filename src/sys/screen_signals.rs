@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// terminal has another size (SIGWINCH). SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in
 /// raw mode. SIGXFSZ and SIGXCPU report limits of setrlimit(2). The list has no signal that reports a fault of the program,
 /// no real-time signal, and none of SIGPIPE, SIGTTIN and SIGTTOU.
-const HELD: [Signal; 17] = [
+const BLOCKED: [Signal; 17] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -35,23 +35,23 @@ const HELD: [Signal; 17] = [
 ];
 
 /// The set of blocked signals.
-pub(super) fn held() -> SigSet {
-    HELD.into_iter().collect()
+pub(super) fn blocked_signals() -> SigSet {
+    BLOCKED.into_iter().collect()
 }
 
 /// Blocks signals in the thread that made this value, and in the threads that it has started since.
-pub(super) struct Signals {
+pub(super) struct ScreenSignals {
     descriptor: SignalFd,
-    /// The signal mask before [`Self::hold`].
+    /// The signal mask before [`Self::block`].
     pub(super) before: SigSet,
     /// Signals that the output has read, and that the input has not reported yet.
     came: RefCell<VecDeque<Signal>>,
 }
 
-impl Signals {
-    pub(super) fn hold() -> io::Result<Self> {
-        let descriptor = SignalFd::with_flags(&held(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let before = held().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+impl ScreenSignals {
+    pub(super) fn block() -> io::Result<Self> {
+        let descriptor = SignalFd::with_flags(&blocked_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let before = blocked_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         Ok(Self { descriptor, before, came: RefCell::default() })
     }
 
@@ -93,7 +93,7 @@ impl Signals {
     }
 }
 
-impl AsFd for Signals {
+impl AsFd for ScreenSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }

@@ -8,21 +8,21 @@ use std::sync::Mutex;
 
 use super::errno::{if_present, retry};
 use super::file;
-use crate::model::facts::{SERVICES, Unread};
+use crate::model::facts::{SERVICES, UnreadFacts};
 use crate::model::name::text_of;
 use crate::model::port::Port;
 use crate::model::services::Services;
 
 /// The maximum size of the file in bytes. The file of Debian has 13 KB.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// Reads the table for a network namespace. A namespace with a name of ip-netns(8) may have its own file,
 /// /etc/netns/NAME/services, which `ip netns exec` shows to programs in place of /etc/services.
-pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
+pub fn read(netns: Option<&OsStr>, unread: &mut UnreadFacts) -> Services {
     let own = netns.map(|name| content(&Path::new("/etc/netns").join(name).join("services"))).transpose();
     let services = own.and_then(|own| match own.flatten() {
         Some(bytes) => Ok(parse(&bytes)),
-        None => Ok(content(Path::new(SERVICES))?.map_or_else(Services::default, shared)),
+        None => Ok(content(Path::new(SERVICES))?.map_or_else(Services::default, parse_once)),
     });
     services.unwrap_or_else(|error| {
         unread.add(SERVICES, &error);
@@ -32,13 +32,13 @@ pub fn read(netns: Option<&OsStr>, unread: &mut Unread) -> Services {
 
 /// Reads a file; `None` if it does not exist.
 fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    if_present(retry(|| file::read(path, MOST)))
+    if_present(retry(|| file::read(path, MAX_BYTES)))
 }
 
 /// The last table of /etc/services, and its text. Namespaces for which the text is the same share the table.
 static LAST: Mutex<Option<(Vec<u8>, Services)>> = Mutex::new(None);
 
-fn shared(bytes: Vec<u8>) -> Services {
+fn parse_once(bytes: Vec<u8>) -> Services {
     let Ok(mut last) = LAST.lock() else { return parse(&bytes) };
     match &*last {
         Some((text, services)) if *text == bytes => services.clone(),

@@ -11,7 +11,7 @@ use super::{file, setting};
 const CACHES: [&str; 2] = ["tw_sock_TCP", "tw_sock_TCPv6"];
 
 /// The maximum size of /proc/slabinfo in bytes, which has a line of about 120 bytes for each cache.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// Returns the size of a bucket in bytes, including its alignment. If the sizes of IPv4 and IPv6 buckets differ, returns the larger
 /// one. (On Linux 6.18 both are the same.) `None` if the kernel does not report the size, or not to this user.
@@ -26,7 +26,7 @@ pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
         return Ok(most);
     }
     // sysfs is not mounted, or has no folder for slab caches in this kernel.
-    let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MOST)))?;
+    let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MAX_BYTES)))?;
     Ok(text.and_then(|text| object_size(&String::from_utf8_lossy(&text))))
 }
 

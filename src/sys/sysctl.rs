@@ -25,7 +25,7 @@ pub fn write(name: &str, value: &str) -> io::Result<()> {
 
 /// Reads `net.ipv4.ip_local_port_range`.
 pub fn local_port_range() -> io::Result<LocalPortRange> {
-    understood(parse_range(&read(IP_LOCAL_PORT_RANGE.key())?))
+    or_invalid_data(parse_range(&read(IP_LOCAL_PORT_RANGE.key())?))
 }
 
 /// Parses a range of ports: two numbers with white space between them.
@@ -37,20 +37,20 @@ pub fn parse_range(text: &str) -> Option<LocalPortRange> {
 
 /// Reads `net.ipv4.ip_local_reserved_ports`.
 pub fn local_reserved_ports() -> io::Result<LocalReservedPorts> {
-    understood(parse_ranges(&read(IP_LOCAL_RESERVED_PORTS.key())?))
+    or_invalid_data(parse_ranges(&read(IP_LOCAL_RESERVED_PORTS.key())?))
 }
 
 /// Reads `net.ipv4.ip_unprivileged_port_start`.
 pub fn unprivileged_port_start() -> io::Result<u32> {
-    understood(read(IP_UNPRIVILEGED_PORT_START.key())?.parse().ok())
+    or_invalid_data(read(IP_UNPRIVILEGED_PORT_START.key())?.parse().ok())
 }
 
 /// Reads a setting that is one number. It may be negative, because the kernel accepts `tcp_max_tw_buckets=-1`.
 pub fn number(name: &str) -> io::Result<i64> {
-    understood(read(name)?.parse().ok())
+    or_invalid_data(read(name)?.parse().ok())
 }
 
-fn understood<T>(value: Option<T>) -> io::Result<T> {
+fn or_invalid_data<T>(value: Option<T>) -> io::Result<T> {
     value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its format is unknown"))
 }
 

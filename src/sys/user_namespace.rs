@@ -7,7 +7,7 @@ use super::errno::{FailureClass, retry};
 use super::{file, setting};
 
 /// The maximum size of uid_map in bytes. The file has at most 340 lines.
-const MOST: u64 = 64 * 1024;
+const MAX_BYTES: u64 = 64 * 1024;
 
 /// Whether a uid that the kernel reports identifies one user. The kernel reports the overflow uid for every user that has no uid
 /// in this user namespace. The overflow uid usually also belongs to a user of this namespace, `nobody`.
@@ -15,7 +15,7 @@ const MOST: u64 = 64 * 1024;
 pub(super) fn is_certain(uid: u32) -> bool {
     static UNCERTAIN: OnceLock<Option<u32>> = OnceLock::new();
     *UNCERTAIN.get_or_init(|| {
-        let map = retry(|| file::read(Path::new("/proc/self/uid_map"), MOST));
+        let map = retry(|| file::read(Path::new("/proc/self/uid_map"), MAX_BYTES));
         // A kernel without user namespaces has no such file.
         let has_all = map.map_or_else(|error| FailureClass::of(&error) == FailureClass::Absent, |map| maps_all(&map));
         (!has_all).then(overflow_uid)

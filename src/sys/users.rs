@@ -13,7 +13,7 @@ use crate::model::name::text_of;
 use crate::model::user::User;
 
 /// The maximum size of the file in bytes.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// An entry of /etc/passwd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Entry {
 /// # Errors
 /// The file cannot be read, or is too long.
 pub fn read() -> io::Result<Vec<Entry>> {
-    Ok(parse(&retry(|| file::read(Path::new("/etc/passwd"), MOST))?))
+    Ok(parse(&retry(|| file::read(Path::new("/etc/passwd"), MAX_BYTES))?))
 }
 
 /// Returns the user with this uid; `None` if the kernel reports this uid for several users. The name is unknown if /etc/passwd has no

@@ -18,14 +18,14 @@ use std::fmt;
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
 /// The maximum size of the file [`KERNEL`] in bytes. twtool refuses a larger file. On Debian's kernels it has 5-8 MB.
-pub const MOST: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// The maximum depth of nested structures and of nested arrays. A chain of typedefs and qualifiers must be shorter than this.
 const DEPTH: usize = 16;
 
 /// The kinds of types that [`Btf::id`] can find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum BtfKind {
     /// `struct`.
     Struct = 4,
     /// `typedef`.
@@ -162,14 +162,14 @@ impl<'a> Btf<'a> {
     ///
     /// # Errors
     /// [`BtfError::NoType`].
-    pub fn id(&self, kind: Kind, name: &str) -> Result<u32, BtfError> {
+    pub fn id(&self, kind: BtfKind, name: &str) -> Result<u32, BtfError> {
         let found = (1..).zip(&self.starts).find(|(_, start)| {
             let start = **start as usize;
             self.info(start).is_some_and(|(found, _)| found == kind as u32)
                 && word(self.bytes, start).is_some_and(|offset| self.is_named(offset, name))
         });
         found.map(|(id, _)| id).ok_or_else(|| {
-            let word = if kind == Kind::Struct { "struct" } else { "type" };
+            let word = if kind == BtfKind::Struct { "struct" } else { "type" };
             BtfError::NoType(format!("{word} {name}"))
         })
     }
@@ -181,7 +181,7 @@ impl<'a> Btf<'a> {
     /// The structure or the member does not exist, or the member does not have this size in bytes.
     pub fn field(&self, structure: &str, path: &str, size: u32) -> Result<u32, BtfError> {
         let missing = || BtfError::NoMember { structure: structure.to_owned(), member: path.to_owned() };
-        let mut of = self.id(Kind::Struct, structure)?;
+        let mut of = self.id(BtfKind::Struct, structure)?;
         let mut offset: u32 = 0;
         for name in path.split('.') {
             let (inside, kind) = self.member(of, name, DEPTH).ok_or_else(missing)?;
@@ -257,13 +257,13 @@ pub(crate) mod tests {
 
     /// Writes BTF as pahole does.
     #[derive(Default)]
-    pub(crate) struct Writer {
+    pub(crate) struct BtfWriter {
         types: Vec<u8>,
         names: Vec<u8>,
         count: u32,
     }
 
-    impl Writer {
+    impl BtfWriter {
         pub(crate) fn new() -> Self {
             Self { names: vec![0], ..Self::default() }
         }
@@ -319,7 +319,7 @@ pub(crate) mod tests {
     /// A simplified struct sock, with an anonymous union and structure for the ports, as in Linux 6.18. The kernel has no `sk_name`; this
     /// member tests an array.
     fn sock() -> Vec<u8> {
-        let mut btf = Writer::new();
+        let mut btf = BtfWriter::new();
         let (short, word, char) = (btf.int("short unsigned int", 2), btf.int("unsigned int", 4), btf.int("char", 1));
         let be16 = btf.modifier(TYPEDEF, "__be16", short);
         let pair = btf.structure(STRUCT, "", 4, &[("skc_dport", be16, 0), ("skc_num", short, 16)]);
@@ -346,7 +346,7 @@ pub(crate) mod tests {
         assert_eq!(btf.field("sock", "__sk_common.skc_family", 2), Ok(4));
         assert_eq!(btf.field("sock", "sk_name", 16), Ok(8));
         assert_eq!(btf.field("sock", "sk_err", 4), Ok(24));
-        assert_eq!(btf.id(Kind::Typedef, "btf_trace_inet_sock_set_state"), Ok(11));
+        assert_eq!(btf.id(BtfKind::Typedef, "btf_trace_inet_sock_set_state"), Ok(11));
     }
 
     #[test]
@@ -364,7 +364,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_search_ends_at_types_that_contain_themselves() {
-        let mut btf = Writer::new();
+        let mut btf = BtfWriter::new();
         btf.structure(STRUCT, "sock", 8, &[("", 1, 0)]);
         btf.modifier(TYPEDEF, "loop", 2);
         btf.array(3, 2);

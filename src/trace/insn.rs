@@ -43,7 +43,7 @@ pub enum Size {
 
 /// A condition that compares a register with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum If {
+pub enum JumpCondition {
     /// Equal.
     Equal = 0x10,
     /// Not equal.
@@ -171,7 +171,7 @@ impl Assembler {
     }
 
     /// Jumps to the label if the condition is true for the register and the value.
-    pub fn jump_if(&mut self, condition: If, reg: Reg, value: i32, to: Label) {
+    pub fn jump_if(&mut self, condition: JumpCondition, reg: Reg, value: i32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.push(0x05 | condition as u8, reg, R0, 0, value);
     }
@@ -234,7 +234,7 @@ mod tests {
         let mut assembler = Assembler::default();
         let (end, begin) = (assembler.label(), assembler.label());
         assembler.place(begin);
-        assembler.jump_if(If::NotEqual, R1, 4, end);
+        assembler.jump_if(JumpCondition::NotEqual, R1, 4, end);
         assembler.jump(begin);
         assembler.place(end);
         assembler.exit();

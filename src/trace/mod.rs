@@ -22,9 +22,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use self::btf::{Btf, BtfError, Kind};
+use self::btf::{Btf, BtfError, BtfKind};
 use self::program::{Maps, Offsets};
-pub use self::record::{Record, Task};
+pub use self::record::{BpfRecord, Task};
 use crate::sys::bpf::{self, MapKind, Object, Ring};
 use crate::sys::errno::{self, FailureClass};
 use crate::sys::{file, netns};
@@ -54,7 +54,7 @@ pub enum TraceError {
         errno: io::Error,
     },
     /// bpf(2) failed for another reason, for example because the kernel lacks a feature.
-    #[error("{call} failed: {source}{}", needs(.call))]
+    #[error("{call} failed: {source}{}", needed_kernel(.call))]
     Failed {
         /// The command of bpf(2).
         call: &'static str,
@@ -70,7 +70,7 @@ pub enum TraceError {
 }
 
 /// The kernel version that a command of bpf(2) needs, as the end of a message; empty for most commands.
-fn needs(call: &str) -> &'static str {
+fn needed_kernel(call: &str) -> &'static str {
     if call == RING_CREATE { "; ring buffers need Linux 5.8" } else { "" }
 }
 
@@ -125,9 +125,9 @@ impl Tracer {
         let lost = bpf::make_map(MapKind::Array, 4, 8, 1).map_err(|error| TraceError::of(MAP_CREATE, error))?;
         let ring = Ring::new(RING_BYTES).map_err(|error| TraceError::of(RING_CREATE, error))?;
         let (offsets, tracepoint) = {
-            let bytes = file::read(Path::new(btf::KERNEL), btf::MOST).map_err(TraceError::NoBtf)?;
+            let bytes = file::read(Path::new(btf::KERNEL), btf::MAX_BYTES).map_err(TraceError::NoBtf)?;
             let btf = Btf::parse(&bytes)?;
-            (Offsets::find(&btf)?, btf.id(Kind::Typedef, program::TRACEPOINT)?)
+            (Offsets::find(&btf)?, btf.id(BtfKind::Typedef, program::TRACEPOINT)?)
         };
         let maps = Maps { pending: pending.number(), ring: ring.number(), lost: lost.number(), ring_bytes: RING_BYTES };
         let load = |untyped| load(&program::assemble(&offsets, maps, untyped), tracepoint);
@@ -143,9 +143,9 @@ impl Tracer {
     }
 
     /// Calls `each` with every close since the previous call of `drain`.
-    pub fn drain(&mut self, each: &mut dyn FnMut(Record)) {
+    pub fn drain(&mut self, each: &mut dyn FnMut(BpfRecord)) {
         self.ring.drain(&mut |bytes| {
-            if let Some(record) = Record::decode(bytes) {
+            if let Some(record) = BpfRecord::decode(bytes) {
                 each(record);
             }
         });

@@ -2,7 +2,7 @@
 //!
 //! The program runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
-//! 1. A change to FIN_WAIT_1: this end closes first, and usually the current task does this (`Task::did_it`). The program fills a record
+//! 1. A change to FIN_WAIT_1: this end closes first, and usually the current task does this (`Task::closed_socket`). The program fills a record
 //!    (`record`), and stores it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie, the kernel
 //!    assigns one if the socket has none. The bucket inherits the cookie.
 //! 2. A change from FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends. Its old state, its flags and its error show whether
@@ -28,7 +28,7 @@
 //! The offsets of members come from the BTF of the running kernel, never from constants.
 
 use super::btf::{Btf, BtfError};
-use super::insn::{Assembler, FP, If, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
+use super::insn::{Assembler, FP, JumpCondition, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
 use super::record::{self, LENGTH};
 
 /// The name of the tracepoint's type in BTF.
@@ -175,33 +175,33 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     a.load(Size::Double, R7, R1, 16);
     a.load(Size::Double, R8, R1, 8);
     a.load(Size::Double, R6, R1, 0);
-    a.jump_if(If::Equal, R7, FIN_WAIT1, wanted);
-    a.jump_if(If::NotEqual, R7, CLOSE, end);
+    a.jump_if(JumpCondition::Equal, R7, FIN_WAIT1, wanted);
+    a.jump_if(JumpCondition::NotEqual, R7, CLOSE, end);
     for state in [FIN_WAIT1, FIN_WAIT2, CLOSING] {
-        a.jump_if(If::Equal, R8, state, wanted);
+        a.jump_if(JumpCondition::Equal, R8, state, wanted);
     }
     a.jump(end);
     a.place(wanted);
     // MPTCP reports its own states at the same tracepoint.
     a.load(Size::Half, R2, R6, offsets.protocol);
-    a.jump_if(If::NotEqual, R2, IPPROTO_TCP, end);
+    a.jump_if(JumpCondition::NotEqual, R2, IPPROTO_TCP, end);
     a.copy(R1, R6);
     a.call(GET_SOCKET_COOKIE);
     a.store(Size::Double, FP, COOKIE, R0);
     // R9 is the address of the record, in the map or on the stack.
     on_pending(&mut a, maps, MAP_LOOKUP);
     a.copy(R9, R0);
-    a.jump_if(If::Equal, R0, 0, fill);
+    a.jump_if(JumpCondition::Equal, R0, 0, fill);
     // The other copy of the program has already stored the task.
-    a.jump_if(If::Equal, R7, FIN_WAIT1, end);
+    a.jump_if(JumpCondition::Equal, R7, FIN_WAIT1, end);
     a.load(Size::Byte, R1, R9, record::SENT);
-    a.jump_if(If::Equal, R1, 0, finish);
+    a.jump_if(JumpCondition::Equal, R1, 0, finish);
     on_pending(&mut a, maps, MAP_DELETE);
     a.jump(end);
 
     a.place(fill);
     fill_record(&mut a, offsets, untyped);
-    a.jump_if(If::Equal, R7, CLOSE, closed);
+    a.jump_if(JumpCondition::Equal, R7, CLOSE, closed);
     add_task(&mut a, offsets, untyped);
     store_record(&mut a, maps);
     a.jump(end);
@@ -218,7 +218,7 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     add_linger2(&mut a, offsets);
     send(&mut a, maps);
     // This mark prevents the other copy of the program from sending the close again.
-    a.jump_if(If::NotEqual, R7, ON_THE_STACK, end);
+    a.jump_if(JumpCondition::NotEqual, R7, ON_THE_STACK, end);
     store_record(&mut a, maps);
     a.place(end);
     a.set(R0, 0);
@@ -281,7 +281,7 @@ fn fill_record(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     let places = [record::LOCAL_ADDR, record::REMOTE_ADDR];
     if let Some(ipv6) = offsets.ipv6 {
         a.load(Size::Half, R1, R6, offsets.family);
-        a.jump_if(If::NotEqual, R1, AF_INET6, ipv4);
+        a.jump_if(JumpCondition::NotEqual, R1, AF_INET6, ipv4);
         for (from, to) in ipv6.into_iter().zip(places) {
             for half in [0, 8] {
                 a.load(Size::Double, R1, R6, from + half);
@@ -304,7 +304,7 @@ fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
     a.copy(R1, R6);
     a.call(SKC_TO_TCP_SOCK);
-    a.jump_if(If::Equal, R0, 0, end);
+    a.jump_if(JumpCondition::Equal, R0, 0, end);
     a.load(Size::Half, R1, R0, offsets.source_port);
     a.from_network_order_16(R1);
     a.store(Size::Half, FP, RECORD + record::LOCAL_PORT, R1);
@@ -315,10 +315,10 @@ fn add_source_port(a: &mut Assembler, offsets: &Offsets) {
 /// socket in FIN_WAIT_2 that no process has open.
 fn add_linger2(a: &mut Assembler, offsets: &Offsets) {
     let end = a.label();
-    a.jump_if(If::NotEqual, R8, FIN_WAIT2, end);
+    a.jump_if(JumpCondition::NotEqual, R8, FIN_WAIT2, end);
     a.copy(R1, R6);
     a.call(SKC_TO_TCP_SOCK);
-    a.jump_if(If::Equal, R0, 0, end);
+    a.jump_if(JumpCondition::Equal, R0, 0, end);
     a.load(Size::Word, R1, R0, offsets.linger2);
     a.store(Size::Word, R9, record::LINGER2, R1);
     a.place(end);
@@ -393,10 +393,10 @@ fn send(a: &mut Assembler, maps: Maps) {
     a.set(R2, AVAILABLE);
     a.call(RINGBUF_QUERY);
     a.set(R4, NO_WAKEUP);
-    a.jump_if(If::Less, R0, quarter, output);
+    a.jump_if(JumpCondition::Less, R0, quarter, output);
     // Wake the reader shortly after each quarter, and not with each record.
     a.and(R0, quarter - 1);
-    a.jump_if(If::AtLeast, R0, NEAR, output);
+    a.jump_if(JumpCondition::AtLeast, R0, NEAR, output);
     a.set(R4, FORCE_WAKEUP);
     a.place(output);
     a.map(R1, maps.ring);
@@ -404,12 +404,12 @@ fn send(a: &mut Assembler, maps: Maps) {
     a.set(R3, LENGTH.into());
     a.call(RINGBUF_OUTPUT);
     // R0 is 0 or a negative errno.
-    a.jump_if(If::Equal, R0, 0, sent);
+    a.jump_if(JumpCondition::Equal, R0, 0, sent);
     a.store_value(Size::Word, FP, INDEX, 0);
     a.map(R1, maps.lost);
     a.address(R2, FP, INDEX);
     a.call(MAP_LOOKUP);
-    a.jump_if(If::Equal, R0, 0, sent);
+    a.jump_if(JumpCondition::Equal, R0, 0, sent);
     a.set(R1, 1);
     a.atomic_add(R0, 0, R1);
     a.place(sent);

@@ -36,7 +36,7 @@ pub(super) const ERROR: i16 = 60;
 pub(super) const TASK_FLAGS: i16 = 64;
 /// Whether a system call had locked the socket at the change to FIN_WAIT_1, `sk_lock.owned`, u32.
 pub(super) const OWNED: i16 = 68;
-/// The backlog, `sk_max_ack_backlog`, u32. See [`Record::accepted`].
+/// The backlog, `sk_max_ack_backlog`, u32. See [`BpfRecord::accepted`].
 pub(super) const BACKLOG: i16 = 72;
 /// The index of the interface that the socket was bound to, u32; 0 for none.
 pub(super) const INTERFACE: i16 = 76;
@@ -74,7 +74,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// A close, as the BPF program saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct BpfRecord {
     /// When this end closed (CLOCK_MONOTONIC in ns). Without a task: when the socket ended.
     pub time_ns: u64,
     /// The cookie of the socket and of its bucket.
@@ -123,13 +123,13 @@ pub struct Task {
     pub kernel: bool,
     /// Whether the task closed the socket: the socket was locked for a system call. Otherwise the task only happened to run when the
     /// kernel handled a packet (Fast Open, shutdown() in SYN_RECV), and has nothing to do with the socket.
-    pub did_it: bool,
+    pub closed_socket: bool,
 }
 
 /// Reads the fields of a record. A field outside the record is 0.
-struct Fields<'a>(&'a [u8]);
+struct RecordFields<'a>(&'a [u8]);
 
-impl Fields<'_> {
+impl RecordFields<'_> {
     fn bytes<const N: usize>(&self, at: i16) -> [u8; N] {
         let at = usize::from(at.unsigned_abs());
         self.0.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
@@ -154,7 +154,7 @@ impl Fields<'_> {
     }
 }
 
-impl Record {
+impl BpfRecord {
     /// Decodes a record; `None` if it is too short, or if its address family is neither IPv4 nor IPv6.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -163,7 +163,7 @@ impl Record {
         if bytes.len() < usize::from(LENGTH.unsigned_abs()) {
             return None;
         }
-        let fields = Fields(bytes);
+        let fields = RecordFields(bytes);
         let addr = |at| match fields.u16(FAMILY) {
             AF_INET => Some(IpAddr::V4(Ipv4Addr::from(fields.bytes::<4>(at)))),
             AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(fields.bytes::<16>(at)))),
@@ -187,7 +187,7 @@ impl Record {
     }
 }
 
-fn task(fields: &Fields) -> Task {
+fn task(fields: &RecordFields) -> Task {
     let number = fields.u64(TASK);
     Task {
         pid: u32::try_from(number >> 32).unwrap_or(0),
@@ -199,7 +199,7 @@ fn task(fields: &Fields) -> Task {
         cgroup: fields.u64(CGROUP),
         cgroup_name: fields.text::<96>(CGROUP_NAME),
         kernel: fields.u32(TASK_FLAGS) & PF_KTHREAD != 0,
-        did_it: fields.u32(OWNED) != 0,
+        closed_socket: fields.u32(OWNED) != 0,
     }
 }
 
@@ -252,13 +252,13 @@ mod tests {
             (THREAD, b"exactly 16 bytes"),
             (CGROUP_NAME, b"web.service\0"),
         ]);
-        let record = Record::decode(&bytes).expect("a record");
+        let record = BpfRecord::decode(&bytes).expect("a record");
         let end = |addr: &str, port| (addr.parse().expect("an address"), Port(port));
         assert_eq!(record.tuple, FourTuple::new(end("10.0.0.1", 443), end("10.0.0.2", 40000)));
         assert_eq!((record.time_ns, record.cookie, record.netns, record.accepted), (7, Cookie::new(8), 10, true));
         assert_eq!((record.outcome, record.old_state), (Outcome::TimeWait, Some(TcpState::FinWait2)));
         let task = record.task.expect("a task");
-        assert_eq!((task.pid, task.tid, task.cgroup, task.kernel, task.did_it), (5, 6, 9, false, true));
+        assert_eq!((task.pid, task.tid, task.cgroup, task.kernel, task.closed_socket), (5, 6, 9, false, true));
         assert_eq!([&*task.comm, &*task.thread, &*task.cgroup_name], ["nginx", "exactly 16 bytes", "web.service"]);
     }
 
@@ -278,15 +278,17 @@ mod tests {
 
     #[test]
     fn a_record_of_another_family_or_a_short_record_is_refused() {
-        assert_eq!(Record::decode(&bytes(&[])), None);
-        assert_eq!(Record::decode(&bytes(&[(FAMILY, &2_u16.to_ne_bytes())])[..255]), None);
-        assert!(Record::decode(&bytes(&[(FAMILY, &10_u16.to_ne_bytes())])).is_some_and(|record| record.task.is_none()));
+        assert_eq!(BpfRecord::decode(&bytes(&[])), None);
+        assert_eq!(BpfRecord::decode(&bytes(&[(FAMILY, &2_u16.to_ne_bytes())])[..255]), None);
+        assert!(
+            BpfRecord::decode(&bytes(&[(FAMILY, &10_u16.to_ne_bytes())])).is_some_and(|record| record.task.is_none())
+        );
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Record::decode(&bytes);
+            let _ = BpfRecord::decode(&bytes);
         }
     }
 }

@@ -9,14 +9,16 @@ use super::holder::{self, HolderRecord, SetupRecord};
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
-use super::steps::{self, LastingRecord, StepRecord};
+use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use super::text::Text;
-use crate::analysis::advice::{self, Evidence};
+use crate::analysis::advice::{self, BindEvidence};
 use crate::analysis::next::with_name;
-use crate::model::bind::{Attempt, CallResult, Cause, Errno, Holder, OpenOption, OtherVerdict, ReuseOptions, Verdict};
-use crate::model::command::{Help, Step};
+use crate::model::bind::{
+    Attempt, CallResult, Cause, Errno, Holder, OtherVerdict, ReuseOptions, UnspecifiedOption, Verdict,
+};
+use crate::model::command::{Step, Suggestions};
 use crate::model::demo::{DemoRun, Stage};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -32,13 +34,13 @@ const HOLDERS_SHOWN: usize = 12;
 #[derive(Clone, Copy, Debug)]
 pub struct BindTest<'a> {
     /// The measurements and the conclusion.
-    pub evidence: Evidence<'a>,
+    pub evidence: BindEvidence<'a>,
     /// The port that the kernel chose for port 0.
     pub chosen_port: Option<Port>,
     /// Suggested commands.
     pub next: &'a [Step],
     /// How to reserve the port for servers if connect() can use it.
-    pub reserve: &'a Help,
+    pub reserve: &'a Suggestions,
     /// Further advice, with reasons.
     pub advice: &'a [String],
     /// Whether the test may have erased or replaced the kernel's SO_REUSEPORT note of a server (docs/commands/bind-test.md).
@@ -67,7 +69,7 @@ struct Payload<'a> {
     other_verdicts: Vec<OtherVerdictRecord>,
     next: Vec<StepRecord<'a>>,
     reserve: Vec<StepRecord<'a>>,
-    lasting: Vec<LastingRecord<'a>>,
+    lasting: Vec<SysctlLineRecord<'a>>,
 }
 
 #[derive(Serialize)]
@@ -103,7 +105,7 @@ impl AttemptRecord {
 }
 
 fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
-    let Evidence { facts, port, with, attempts, holders, conclusion, setup, .. } = test.evidence;
+    let BindEvidence { facts, port, with, attempts, holders, conclusion, setup, .. } = test.evidence;
     Payload {
         port: port.0,
         class: port.class().name(),
@@ -123,7 +125,7 @@ fn payload<'a>(test: &BindTest<'a>) -> Payload<'a> {
         other_verdicts: test.other_verdicts.iter().map(OtherVerdictRecord::from).collect(),
         next: StepRecord::all(test.next),
         reserve: StepRecord::all(&test.reserve.commands),
-        lasting: LastingRecord::all(&test.reserve.lasting),
+        lasting: SysctlLineRecord::all(&test.reserve.sysctl_lines),
     }
 }
 
@@ -147,7 +149,7 @@ const fn meaning(verdict: Verdict) -> Meaning {
 
 /// Writes the page: the verdict, suggested commands, advice, and the measurements.
 pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> io::Result<()> {
-    let Evidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
+    let BindEvidence { facts, port, attempts, holders, conclusion, .. } = test.evidence;
     let service = facts.services.name(port).map(|name| format!(" ({})", human::escape(name))).unwrap_or_default();
     let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());
     write!(out, "port {port}{service}: {verdict}{}", human::escape(&headline(&test.evidence)))?;
@@ -162,7 +164,7 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
         human::break_lines(out, &other_verdict(*other), "", "", style.width)?;
     }
     steps::write_next(out, test.next, style)?;
-    if *test.reserve != Help::default() {
+    if *test.reserve != Suggestions::default() {
         writeln!(out)?;
         steps::write(out, test.reserve, "", style)?;
     }
@@ -183,15 +185,15 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
 /// Describes the verdict with another value of an option, and which servers use that value.
 fn other_verdict(other: OtherVerdict) -> String {
     let example = match other.option {
-        OpenOption::V6only(true) => " (nginx sets it for [::]:80)",
-        OpenOption::V6only(false) => " (some servers clear IPV6_V6ONLY)",
-        OpenOption::Freebind => "",
+        UnspecifiedOption::V6only(true) => " (nginx sets it for [::]:80)",
+        UnspecifiedOption::V6only(false) => " (some servers clear IPV6_V6ONLY)",
+        UnspecifiedOption::Freebind => "",
     };
     format!("with {}{example}, the verdict would be {}", other.option.words(), other.verdict.name())
 }
 
 /// The text after the verdict in the first line. The text contains process names, so the caller must escape it.
-fn headline(evidence: &Evidence) -> String {
+fn headline(evidence: &BindEvidence) -> String {
     match evidence.conclusion.verdict {
         Verdict::Free => String::new(),
         Verdict::Reusable => format!(" with {}, beside {}", evidence.with, reason(evidence)),
@@ -201,7 +203,7 @@ fn headline(evidence: &Evidence) -> String {
 }
 
 /// Describes in a few words what blocks the plain bind.
-fn reason(evidence: &Evidence) -> String {
+fn reason(evidence: &BindEvidence) -> String {
     let blocking = evidence.holders.iter().filter(|holder| holder.blocks);
     let one = blocking.clone().filter(|holder| matches!(holder.socket, Socket::Bucket(_))).count() == 1;
     let named = advice::obstacle(evidence.conclusion.cause, blocking);
@@ -217,14 +219,14 @@ fn reason(evidence: &Evidence) -> String {
 }
 
 /// Names the socket that the server has already bound and that blocks its next bind: `the server's own socket on 0.0.0.0`.
-fn own_socket(evidence: &Evidence) -> String {
+fn own_socket(evidence: &BindEvidence) -> String {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     let earlier = advice::earlier_addresses(plain, evidence.facts).map_or_else(String::new, |(earlier, _)| earlier);
     format!("the server's own socket on {earlier}")
 }
 
 /// Describes in a few words why the verdict is `denied`.
-fn denial(evidence: &Evidence) -> String {
+fn denial(evidence: &BindEvidence) -> String {
     let failed =
         |attempt: &&Attempt| !matches!(attempt.outcome(), CallResult::Ok | CallResult::Failed(Errno::AddrInUse));
     let first = evidence.attempts.iter().find(failed);
@@ -284,7 +286,7 @@ pub(super) fn holders_table(
             String::from(text)
         };
         let blocks = if holder.blocks { "yes" } else { "no" };
-        let by = human::escape(&held_by(holder)).into_owned();
+        let by = human::escape(&owner_text(holder)).into_owned();
         vec![cell("state"), local(holder, facts), cell("remote"), cell("expires_ms"), blocks.to_owned(), by]
     };
     let rows: Vec<Vec<String>> = holders.iter().take(HOLDERS_SHOWN).map(row).collect();
@@ -309,7 +311,7 @@ fn local(holder: &Holder, facts: &Facts) -> String {
     human::escape(&format!("{addr}:{port}{service}")).into_owned()
 }
 
-fn held_by(holder: &Holder) -> String {
+fn owner_text(holder: &Holder) -> String {
     let Some(user) = &holder.user else { return "the kernel alone".into() };
     // The kernel shows the user and the cgroup of a socket to everybody.
     let origin = || {

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::human;
 use super::json::{self, Envelope};
-use super::steps::{self, LastingRecord, StepRecord};
+use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::TextStyle;
 use super::table::{self, Heading};
 use super::text::Text;
 use super::value::Value;
 use crate::analysis::capacity::{Conditions, Destination, advice};
-use crate::model::command::Help;
+use crate::model::command::Suggestions;
 use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 use crate::model::tw_reuse::ReuseMode;
@@ -34,7 +34,7 @@ pub struct CapacityReport<'a> {
     /// The number of destinations below `--min-free`; `None` without that flag.
     pub below_min_free: Option<usize>,
     /// Commands and advice.
-    pub help: &'a Help,
+    pub help: &'a Suggestions,
 }
 
 #[derive(Serialize)]
@@ -56,7 +56,7 @@ struct Payload<'a> {
     destinations: Vec<DestinationRecord<'a>>,
     verdict: Option<String>,
     commands: Vec<StepRecord<'a>>,
-    lasting: Vec<LastingRecord<'a>>,
+    lasting: Vec<SysctlLineRecord<'a>>,
     advice: &'a [String],
 }
 
@@ -175,7 +175,7 @@ pub fn document(out: &mut (dyn Write + Send), envelope: Envelope, capacity: &Cap
         destinations: records(capacity).collect(),
         verdict: advice::verdict(capacity.destinations, pool),
         commands: StepRecord::all(&capacity.help.commands),
-        lasting: LastingRecord::all(&capacity.help.lasting),
+        lasting: SysctlLineRecord::all(&capacity.help.sysctl_lines),
         advice: &capacity.help.advice,
     };
     json::document(out, envelope, payload)
@@ -197,13 +197,13 @@ pub fn csv(out: &mut (dyn Write + Send), capacity: &CapacityReport) -> io::Resul
 pub const HEADINGS: [Heading; 10] = [
     Heading::new("FROM"),
     Heading::new("TO"),
-    Heading { spare: 3, ..Heading::new("ESTAB").right() },
+    Heading { drop_order: 3, ..Heading::new("ESTAB").right() },
     Heading::new("TIME_WAIT").right(),
-    Heading { spare: 1, ..Heading::new("REUSABLE").right() },
-    Heading { spare: 5, ..Heading::new("OTHER").right() },
+    Heading { drop_order: 1, ..Heading::new("REUSABLE").right() },
+    Heading { drop_order: 5, ..Heading::new("OTHER").right() },
     Heading::new("FREE").right(),
-    Heading { spare: 2, ..Heading::new("CLOSES/s").right() },
-    Heading { spare: 4, ..Heading::new("CEILING/s").right() },
+    Heading { drop_order: 2, ..Heading::new("CLOSES/s").right() },
+    Heading { drop_order: 4, ..Heading::new("CEILING/s").right() },
     Heading::new("EXHAUSTED"),
 ];
 
@@ -211,7 +211,7 @@ pub const HEADINGS: [Heading; 10] = [
 pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: TextStyle) -> io::Result<()> {
     let CapacityReport { facts, conditions, destinations, total, help, .. } = *capacity;
     let pool = conditions.pool;
-    let number = |count: u32| human::grouped(count.into());
+    let number = |count: u32| human::with_separators(count.into());
     let line = format!(
         "ports {} ({}), {} reserved, {} explicitly bound: {} for each local address and destination",
         pool.range,
@@ -234,11 +234,13 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         format!(
             "the {} most urgent of {} destinations; --top shows more",
             destinations.len(),
-            human::grouped(total as u64)
+            human::with_separators(total as u64)
         )
     }));
     notes.extend(
-        capacity.below_min_free.map(|below| format!("{below} of {} below --min-free", human::grouped(total as u64))),
+        capacity
+            .below_min_free
+            .map(|below| format!("{below} of {} below --min-free", human::with_separators(total as u64))),
     );
     notes.extend(destinations.iter().any(|one| one.reusable.is_some_and(|count| count > 0)).then(|| {
         "free includes reusable buckets, which connect() can take over if their connection had TCP timestamps"
@@ -250,7 +252,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
         writeln!(out)?;
         human::break_lines(out, &verdict, "", "", style.width)?;
     }
-    if *help != Help::default() {
+    if *help != Suggestions::default() {
         writeln!(out)?;
     }
     steps::write(out, help, "", style)
@@ -269,7 +271,7 @@ pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option
         let (number, sockets) = match pool.unlisted {
             u32::MAX => ("some".into(), "sockets"),
             1 => ("1".into(), "socket"),
-            many => (human::grouped(many.into()), "sockets"),
+            many => (human::with_separators(many.into()), "sockets"),
         };
         reasons.push(format!("this kernel does not list bound sockets, and up to {number} {sockets} may exist"));
     }
@@ -369,7 +371,7 @@ mod tests {
         ];
         let advice =
             "Something that takes more than one line of eighty columns, because it is so very long.".to_owned();
-        let help = Help { advice: vec![advice], ..Help::default() };
+        let help = Suggestions { advice: vec![advice], ..Suggestions::default() };
         let capacity = CapacityReport {
             facts: &facts,
             source: "sock_diag",

@@ -47,7 +47,7 @@ impl Chart<'_> {
 
     fn layout(&self, style: TextStyle) -> BarLayout {
         let most = self.seconds.iter().flatten().max().copied().unwrap_or(0);
-        let label = human::grouped(most).len();
+        let label = human::with_separators(most).len();
         let room = style.width.unwrap_or(USUAL_WIDTH).saturating_sub(label + 2).max(1);
         let count = self.seconds.len().max(1);
         let divides = |per_bar: &usize| count.is_multiple_of(*per_bar) && count / per_bar <= room;
@@ -104,7 +104,11 @@ fn eighths(value: f64, top: f64, line: usize, height: usize) -> usize {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of closes")]
 #[must_use]
 pub fn text_of(mean: f64) -> String {
-    if mean.fract() == 0.0 || mean >= 100.0 { human::grouped(mean.round() as u64) } else { format!("{mean:.1}") }
+    if mean.fract() == 0.0 || mean >= 100.0 {
+        human::with_separators(mean.round() as u64)
+    } else {
+        format!("{mean:.1}")
+    }
 }
 
 /// Formats the labels of the time axis, `-60 s ... -30 s ... now`, with as many marks as fit.

@@ -26,12 +26,12 @@ pub struct Column {
     /// Whether a table aligns the column to the right.
     pub right: bool,
     /// The order in which a table leaves out columns on a narrow terminal: the highest number first. A column with 0 always stays.
-    pub spare: u8,
+    pub drop_order: u8,
     /// Whether JSON, ndjson and csv have the column by default. `--columns` can name every column.
     in_record: bool,
     in_table: InTable,
     value: for<'r> fn(&'r SocketRecord<'_>) -> Value<'r>,
-    cell: Cell,
+    cell: CellForm,
 }
 
 /// The condition under which a table shows a column if `--columns` is not given.
@@ -47,7 +47,7 @@ enum InTable {
 
 /// How a table shows a value. Every table shows an unknown value as `-`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cell {
+enum CellForm {
     Exact,
     /// Milliseconds, as a rounded time.
     Duration,
@@ -65,11 +65,11 @@ const PLAIN: Column = Column {
     title: "",
     help: "",
     right: false,
-    spare: 0,
+    drop_order: 0,
     in_record: true,
     in_table: InTable::Never,
     value: |_| Value::Unknown,
-    cell: Cell::Exact,
+    cell: CellForm::Exact,
 };
 
 macro_rules! columns {
@@ -119,7 +119,7 @@ columns! {
         help: "Name of the network namespace, or PID:COMM of its first process",
         in_table: InTable::SeveralNamespaces,
         value: |r| text(r.facts.netns_name.as_deref()),
-        cell: Cell::Netns,
+        cell: CellForm::Netns,
         ..PLAIN
     };
     "family" => Column {
@@ -141,7 +141,7 @@ columns! {
         in_record: false,
         in_table: InTable::Always,
         value: |r| Value::End(r.tuple.local_addr(), r.tuple.local_port().0),
-        cell: Cell::Local,
+        cell: CellForm::Local,
         ..PLAIN
     };
     "local_addr" => Column {
@@ -159,7 +159,7 @@ columns! {
     "local_class" => Column {
         title: "CLASS",
         help: "Class of the local port: well-known, registered or dynamic (RFC 6335)",
-        spare: 2,
+        drop_order: 2,
         in_table: InTable::Always,
         value: |r| Value::Word(r.tuple.local_port().class().name()),
         ..PLAIN
@@ -176,7 +176,7 @@ columns! {
         in_record: false,
         in_table: InTable::Always,
         value: |r| r.remote().map_or(Value::Unknown, |(addr, port)| Value::End(addr, port.0)),
-        cell: Cell::Remote,
+        cell: CellForm::Remote,
         ..PLAIN
     };
     "remote_addr" => Column {
@@ -194,7 +194,7 @@ columns! {
     "remote_class" => Column {
         title: "REMOTE CLASS",
         help: "Class of the remote port",
-        spare: 3,
+        drop_order: 3,
         in_table: InTable::Always,
         value: |r| r.remote().map_or(Value::Unknown, |(_, port)| Value::Word(port.class().name())),
         ..PLAIN
@@ -208,7 +208,7 @@ columns! {
     "direction" => Column {
         title: "DIRECTION",
         help: "Side that opened the connection, inferred: inbound, outbound or unknown",
-        spare: 1,
+        drop_order: 1,
         in_table: InTable::Always,
         value: |r| Value::Word(r.direction.name()),
         ..PLAIN
@@ -219,7 +219,7 @@ columns! {
         right: true,
         in_table: InTable::Always,
         value: |r| number(r.expires_ms),
-        cell: Cell::Duration,
+        cell: CellForm::Duration,
         ..PLAIN
     };
     "interface" => Column {
@@ -287,15 +287,15 @@ impl Column {
     pub fn append_cell(&self, record: &SocketRecord, text: &mut Text) -> usize {
         let start = text.len();
         match (self.value(record), self.cell) {
-            (Value::Unknown, Cell::Netns) => match record.facts.netns {
+            (Value::Unknown, CellForm::Netns) => match record.facts.netns {
                 Some(inode) => text.push_number(inode),
                 None => text.push('-'),
             },
             (Value::Unknown, _) => text.push('-'),
-            (Value::Number(ms), Cell::Duration) => human::append_duration(Duration::from_millis(ms), text),
+            (Value::Number(ms), CellForm::Duration) => human::append_duration(Duration::from_millis(ms), text),
             (Value::Text(foreign), _) => text.push_str(&human::escape(foreign)),
             (value, _) => match (value, &record.interface) {
-                (Value::End(addr, port), Some(interface)) if matches!(self.cell, Cell::Local) => {
+                (Value::End(addr, port), Some(interface)) if matches!(self.cell, CellForm::Local) => {
                     // `[fe80::1%eth0]:80`, which twtool accepts as an argument (RFC 4007, section 11).
                     let (open, close) = if addr.is_ipv6() { ("[", "]:") } else { ("", ":") };
                     text.push_str(open);
@@ -309,9 +309,9 @@ impl Column {
             },
         }
         let port = match self.cell {
-            Cell::Local => Some(record.tuple.local_port()),
-            Cell::Remote => record.remote().map(|(_, port)| port),
-            Cell::Exact | Cell::Duration | Cell::Netns => None,
+            CellForm::Local => Some(record.tuple.local_port()),
+            CellForm::Remote => record.remote().map(|(_, port)| port),
+            CellForm::Exact | CellForm::Duration | CellForm::Netns => None,
         };
         if let Some(service) = port.and_then(|port| record.service(port)) {
             text.push_str(" (");

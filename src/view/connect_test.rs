@@ -10,11 +10,11 @@ use super::bind_test::{AttemptRecord, holders_table};
 use super::holder::{self, HolderRecord};
 use super::human;
 use super::json::{self, Envelope};
-use super::steps::{self, LastingRecord, StepRecord};
+use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::connect::{ConnectConclusion, ConnectVerdict, Situation, advice};
 use crate::model::bind::BindAddr;
-use crate::model::command::Help;
+use crate::model::command::Suggestions;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::model::time::milliseconds;
@@ -27,7 +27,7 @@ pub struct ConnectTest<'a> {
     /// The conclusion.
     pub conclusion: ConnectConclusion,
     /// Commands and advice.
-    pub help: &'a Help,
+    pub help: &'a Suggestions,
 }
 
 #[derive(Serialize)]
@@ -48,7 +48,7 @@ struct Payload<'a> {
     free_in_ms: Option<u64>,
     advice: &'a [String],
     next: Vec<StepRecord<'a>>,
-    lasting: Vec<LastingRecord<'a>>,
+    lasting: Vec<SysctlLineRecord<'a>>,
 }
 
 /// One end of the connection. `None` means unknown. The source port is unknown if connect() chooses it.
@@ -98,7 +98,7 @@ fn payload<'a>(test: &ConnectTest<'a>) -> Payload<'a> {
         free_in_ms: conclusion.free_in.map(milliseconds),
         advice: &help.advice,
         next: StepRecord::all(&help.commands),
-        lasting: LastingRecord::all(&help.lasting),
+        lasting: SysctlLineRecord::all(&help.sysctl_lines),
     }
 }
 
@@ -128,9 +128,14 @@ pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) 
     let reason = format!("{}{}", advice::headline(situation, &conclusion), free_in(test));
     writeln!(out, "connect() {}: {verdict}{}", human::escape(&ends(situation)), human::escape(&reason))?;
     steps::write_next(out, &help.commands, style)?;
-    if !help.lasting.is_empty() {
+    if !help.sysctl_lines.is_empty() {
         writeln!(out)?;
-        steps::write(out, &Help { lasting: help.lasting.clone(), ..Help::default() }, "", style)?;
+        steps::write(
+            out,
+            &Suggestions { sysctl_lines: help.sysctl_lines.clone(), ..Suggestions::default() },
+            "",
+            style,
+        )?;
     }
     if !help.advice.is_empty() {
         writeln!(out)?;

@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::human;
 use super::json::{self, Envelope};
-use super::steps::{self, LastingRecord, StepRecord};
+use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::doctor::{Check, Datum, Status};
 
@@ -30,15 +30,15 @@ impl Serialize for Datum {
                 items.iter().try_for_each(|item| list.serialize_element(item))?;
                 list.end()
             }
-            Self::Record(fields) => Fields(fields).serialize(serializer),
+            Self::Record(fields) => OrderedFields(fields).serialize(serializer),
         }
     }
 }
 
 /// A JSON object that keeps the order of its keys.
-struct Fields<'a>(&'a [(&'static str, Datum)]);
+struct OrderedFields<'a>(&'a [(&'static str, Datum)]);
 
-impl Serialize for Fields<'_> {
+impl Serialize for OrderedFields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         self.0.iter().try_for_each(|(key, value)| map.serialize_entry(key, value))?;
@@ -56,9 +56,9 @@ struct CheckRecord<'a> {
     does: &'static str,
     does_not: &'static str,
     finding: Option<&'a str>,
-    evidence: Fields<'a>,
+    evidence: OrderedFields<'a>,
     commands: Vec<StepRecord<'a>>,
-    lasting: Vec<LastingRecord<'a>>,
+    lasting: Vec<SysctlLineRecord<'a>>,
     advice: &'a [String],
     sources: &'static [&'static str],
 }
@@ -73,9 +73,9 @@ impl<'a> CheckRecord<'a> {
             does: check.subject.does,
             does_not: check.subject.does_not,
             finding: check.finding.as_deref(),
-            evidence: Fields(&check.evidence),
+            evidence: OrderedFields(&check.evidence),
             commands: StepRecord::all(&check.help.commands),
-            lasting: LastingRecord::all(&check.help.lasting),
+            lasting: SysctlLineRecord::all(&check.help.sysctl_lines),
             advice: &check.help.advice,
             sources: check.subject.sources,
         }
@@ -120,13 +120,13 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style
     if verbose {
         return Status::ALL.into_iter().flat_map(of).try_for_each(|check| {
             writeln!(out)?;
-            explained(out, check, style)
+            write_explanation(out, check, style)
         });
     }
     for status in [Status::Warning, Status::Unknown, Status::Note] {
         for check in of(status) {
             writeln!(out)?;
-            briefly(out, check, style)?;
+            write_check(out, check, style)?;
         }
     }
     let fine: Vec<String> = of(Status::Ok).map(subject).collect();
@@ -139,7 +139,7 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style
 }
 
 /// Writes the heading of a check, its finding, and what to do.
-fn briefly(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
+fn write_check(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     heading(out, check, style)?;
     if let Some(finding) = &check.finding {
         human::break_lines(out, finding, INDENT, INDENT, style.width)?;
@@ -156,7 +156,7 @@ fn heading(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io:
 /// Formats the name and the value of a check, and the kernel's default if it is different: `tcp_fin_timeout = 30 (default 60)`.
 fn subject(check: &Check) -> String {
     let id = check.subject.id;
-    match (brief(&check.value), brief(&check.default)) {
+    match (short_text(&check.value), short_text(&check.default)) {
         // If a check is ok and has no value, this kernel does not have the setting.
         (None, _) if check.status == Status::Ok => format!("{id} absent"),
         (None, _) => id.to_owned(),
@@ -165,8 +165,8 @@ fn subject(check: &Check) -> String {
     }
 }
 
-fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
-    briefly(out, check, style)?;
+fn write_explanation(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
+    write_check(out, check, style)?;
     let under = format!("{INDENT}  ");
     let mut line =
         |title: &str, text: &str| human::break_lines(out, text, &format!("{INDENT}{title}: "), &under, style.width);
@@ -176,21 +176,21 @@ fn explained(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> i
 }
 
 /// Formats a value as a short text; `None` for an unknown value and for a record.
-fn brief(datum: &Datum) -> Option<String> {
+fn short_text(datum: &Datum) -> Option<String> {
     let text = match datum {
         Datum::Unknown | Datum::Record(_) => return None,
         Datum::Number(number) => number.to_string(),
         Datum::Text(text) => text.clone(),
         Datum::List(items) if items.is_empty() => "none".into(),
-        Datum::List(items) => return Some(brief_list(items)),
+        Datum::List(items) => return Some(short_list(items)),
     };
     let cut = text.chars().count() > LONGEST_VALUE;
     Some(if cut { text.chars().take(LONGEST_VALUE - 3).chain("...".chars()).collect() } else { text })
 }
 
 /// Lists as many items as fit, followed by the number of the others.
-fn brief_list(items: &[Datum]) -> String {
-    let texts: Vec<String> = items.iter().filter_map(brief).collect();
+fn short_list(items: &[Datum]) -> String {
+    let texts: Vec<String> = items.iter().filter_map(short_text).collect();
     let shortened = |shown: usize| match texts.len() - shown {
         0 => texts.join(","),
         more => format!("{} and {more} more", texts[..shown].join(",")),
@@ -205,11 +205,12 @@ fn brief_list(items: &[Datum]) -> String {
 mod tests {
     use super::*;
     use crate::analysis::doctor::Subject;
-    use crate::model::command::{Help, Step};
+    use crate::model::command::{Step, Suggestions};
 
     #[test]
     fn a_long_list_is_cut_and_shows_the_number_of_the_other_items() {
-        let list = |texts: &[&str]| brief(&Datum::List(texts.iter().map(|text| Datum::Text((*text).into())).collect()));
+        let list =
+            |texts: &[&str]| short_text(&Datum::List(texts.iter().map(|text| Datum::Text((*text).into())).collect()));
         assert_eq!(list(&[]).as_deref(), Some("none"));
         assert_eq!(list(&["8080", "9000-9010"]).as_deref(), Some("8080,9000-9010"));
         let long = ["10000-10001", "20000-20001", "30000-30001", "40000-40001"];
@@ -223,10 +224,10 @@ mod tests {
         let check = Check {
             status: Status::Warning,
             finding: Some("A finding of several words.".into()),
-            help: Help {
+            help: Suggestions {
                 commands: vec![Step { command: line.into(), purpose: "do a thing".into(), obstacle: None }],
                 advice: vec!["And some more words.".into()],
-                ..Help::default()
+                ..Suggestions::default()
             },
             ..blank(subject)
         };
@@ -253,6 +254,14 @@ mod tests {
 
     fn blank(subject: Subject) -> Check {
         let (value, default) = (Datum::Unknown, Datum::Unknown);
-        Check { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], help: Help::default() }
+        Check {
+            subject,
+            status: Status::Ok,
+            value,
+            default,
+            finding: None,
+            evidence: vec![],
+            help: Suggestions::default(),
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::json::{self, Envelope};
 use crate::model::bind::Errno;
 use crate::model::experiment::{
-    Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, Side, States,
+    Actor, Comparison, Fate, LabEvent, LabEventKind, ReturnValue, Scenario, Segment, Side, States,
 };
 use crate::model::socket::TcpState;
 use crate::model::time::milliseconds;
@@ -106,15 +106,15 @@ fn segment_record(segment: &Segment) -> SegmentRecord<'_> {
 /// Converts an event to its record; `None` for a countdown, and for a result, which has its own record type.
 fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
     let (name, what, segment, errno, data) = match &event.kind {
-        EventKind::Part => ("part", Some(event.part.as_str()), None, None, None),
-        EventKind::Call { call, outcome } => {
+        LabEventKind::Part => ("part", Some(event.part.as_str()), None, None, None),
+        LabEventKind::Call { call, outcome } => {
             let data = match outcome {
                 ReturnValue::Done | ReturnValue::Failed(_) => None,
                 ReturnValue::Read(data) | ReturnValue::Value(data) => Some(data.as_str()),
             };
             ("call", Some(call.as_str()), None, outcome.errno(), data)
         }
-        EventKind::Segment { segment, fate } => {
+        LabEventKind::Segment { segment, fate } => {
             let name = match fate {
                 Fate::Arrived => "segment",
                 Fate::Late => "late",
@@ -122,8 +122,8 @@ fn event_record(event: &LabEvent) -> Option<EventRecord<'_>> {
             };
             (name, None, Some(segment), None, None)
         }
-        EventKind::Observation => ("look", None, None, None, None),
-        EventKind::Waiting(_) | EventKind::Comparison(_) => return None,
+        LabEventKind::Observation => ("look", None, None, None, None),
+        LabEventKind::Waiting(_) | LabEventKind::Comparison(_) => return None,
     };
     let states = |States { client, server }: States| StatesRecord {
         client: client.map(TcpState::name),
@@ -153,7 +153,7 @@ fn result_record(check: &Comparison) -> ResultRecord<'_> {
 
 /// Writes an event or a result as one JSON record.
 pub fn ndjson(out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
-    if let EventKind::Comparison(check) = &event.kind {
+    if let LabEventKind::Comparison(check) = &event.kind {
         let record = ResultEvent {
             scenario: event.scenario.name(),
             step: event.step,

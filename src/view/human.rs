@@ -43,7 +43,7 @@ pub fn display_width(text: &str) -> usize {
 
 /// Formats a number with thousands separators: `1,234,567`.
 #[must_use]
-pub fn grouped(number: u64) -> String {
+pub fn with_separators(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn numbers_have_separators_and_sizes_have_binary_units() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1000, 1_234_567].map(with_separators), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 1023, 1024, 25_600_000].map(bytes), ["0 B", "1023 B", "1.0 KiB", "24.4 MiB"]);
         assert!(bytes(u64::MAX).ends_with(" TiB"));
     }

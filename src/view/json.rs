@@ -50,8 +50,8 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
 /// one value in memory.
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
-    struct Nothing {}
-    let mut document = to_string(&envelope.with(Nothing {}))?;
+    struct EmptyPayload {}
+    let mut document = to_string(&envelope.with(EmptyPayload {}))?;
     document.pop();
     out.write_all(document.as_bytes())
 }

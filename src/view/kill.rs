@@ -17,7 +17,7 @@ use super::text::{self, Text};
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::removal::RemovalResult;
-use crate::model::target::{Target, counted};
+use crate::model::target::{Target, count_by_kind};
 
 /// The maximum number of rows that a plan shows.
 const SHOWN: usize = 20;
@@ -60,7 +60,7 @@ pub fn plan(out: &mut (dyn Write + Send), plan: &Plan, style: TextStyle) -> io::
     let rows: Vec<Vec<String>> = shown.iter().map(cells).collect();
     table::write(out, &list::headings(&columns), true, &rows, style)?;
     let cut = if shown.len() < targets.len() { format!(", the first {} shown", shown.len()) } else { String::new() };
-    let line = format!("selected: {}{cut}", counted(targets.iter()));
+    let line = format!("selected: {}{cut}", count_by_kind(targets.iter()));
     writeln!(out, "{}", style.paint(Meaning::Aside, line))?;
     let (orphans, buckets) = numbers(targets);
     let of_buckets = RISKS.iter().filter(|_| buckets > 0);

@@ -12,7 +12,7 @@ use super::human;
 use super::style::{Meaning, TextStyle};
 use crate::model::bind::Errno;
 use crate::model::experiment::{
-    Actor, Comparison, EventKind, Fate, LabEvent, ReturnValue, Scenario, Segment, Side, States,
+    Actor, Comparison, Fate, LabEvent, LabEventKind, ReturnValue, Scenario, Segment, Side, States,
 };
 use crate::model::socket::TcpState;
 
@@ -87,14 +87,14 @@ impl Ladder {
     /// Draws an event.
     pub fn event(&mut self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         if !event.scenario.is_about_segments() {
-            if let EventKind::Segment { segment, .. } = &event.kind {
+            if let LabEventKind::Segment { segment, .. } = &event.kind {
                 self.folded.extend((!event.routine).then(|| segment.flags.to_string()));
                 return Ok(());
             }
             self.unfold(out)?;
         }
-        if event.routine && !matches!(event.kind, EventKind::Comparison(_)) {
-            if let EventKind::Segment { segment, .. } = &event.kind {
+        if event.routine && !matches!(event.kind, LabEventKind::Comparison(_)) {
+            if let LabEventKind::Segment { segment, .. } = &event.kind {
                 self.folded.push(segment.flags.to_string());
                 self.before = Some(event.clone());
             }
@@ -104,15 +104,15 @@ impl Ladder {
             self.routine(out, &last)?;
             self.arrow = true;
         }
-        let arrow = matches!(event.kind, EventKind::Segment { .. });
+        let arrow = matches!(event.kind, LabEventKind::Segment { .. });
         if std::mem::replace(&mut self.arrow, arrow)
-            && matches!(event.kind, EventKind::Call { .. } | EventKind::Observation)
+            && matches!(event.kind, LabEventKind::Call { .. } | LabEventKind::Observation)
         {
             writeln!(out)?;
         }
         match &event.kind {
-            EventKind::Part => self.part(out, event)?,
-            EventKind::Call { call, outcome } => {
+            LabEventKind::Part => self.part(out, event)?,
+            LabEventKind::Call { call, outcome } => {
                 let result = match outcome {
                     ReturnValue::Failed(errno) => format!("{call} = {}", errno.name()),
                     ReturnValue::Read(data) if data.is_empty() => format!("{call} = \"\" (the end)"),
@@ -122,18 +122,18 @@ impl Ladder {
                 };
                 self.call(out, event, &result, outcome.errno())?;
             }
-            EventKind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
-            EventKind::Observation if !event.scenario.is_about_segments() => {
+            LabEventKind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
+            LabEventKind::Observation if !event.scenario.is_about_segments() => {
                 let timer = event.timer.map_or("none".into(), human::duration);
                 self.call(out, event, &format!("least remaining time of a bucket = {timer}"), None)?;
             }
-            EventKind::Observation => self.states(out, event)?,
-            EventKind::Comparison(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
-            EventKind::Comparison(check) => return self.check(out, check),
-            EventKind::Waiting(_) => return Ok(()),
+            LabEventKind::Observation => self.states(out, event)?,
+            LabEventKind::Comparison(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
+            LabEventKind::Comparison(check) => return self.check(out, check),
+            LabEventKind::Waiting(_) => return Ok(()),
         }
         match &event.note {
-            Some(note) if event.kind != EventKind::Part => aside(out, self.style, note, INDENT),
+            Some(note) if event.kind != LabEventKind::Part => aside(out, self.style, note, INDENT),
             _ => Ok(()),
         }
     }
@@ -368,7 +368,7 @@ mod tests {
 
     const STYLE: TextStyle = TextStyle { color: false, width: None, unicode: false };
 
-    fn event(kind: EventKind, actor: Actor, states: Option<States>) -> LabEvent {
+    fn event(kind: LabEventKind, actor: Actor, states: Option<States>) -> LabEvent {
         LabEvent {
             scenario: Scenario::LostAck,
             part: "A part".into(),
@@ -397,7 +397,7 @@ mod tests {
             frame: vec![],
         };
         let states = States { client: Some(TcpState::LastAck), server: Some(TcpState::TimeWait) };
-        event(EventKind::Segment { segment, fate }, Actor::Side(from), Some(states))
+        event(LabEventKind::Segment { segment, fate }, Actor::Side(from), Some(states))
     }
 
     fn drawn(events: &[LabEvent]) -> Vec<String> {
@@ -439,7 +439,7 @@ mod tests {
     fn a_call_is_drawn_on_the_side_of_its_caller() {
         let call = |actor| {
             let outcome = ReturnValue::Failed(Errno::Other("ECONNRESET"));
-            event(EventKind::Call { call: "read()".into(), outcome }, actor, None)
+            event(LabEventKind::Call { call: "read()".into(), outcome }, actor, None)
         };
         let lines = drawn(&[call(Actor::Side(Side::Client)), call(Actor::Side(Side::Server)), call(Actor::Lab)]);
         assert_eq!(lines[0], " 1234 read() = ECONNRESET");

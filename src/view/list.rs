@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::column::Column;
+use super::fast_path::FastPath;
 use super::human;
 use super::json::{self, Envelope};
 use super::record::SocketRecord;
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading, Rows};
 use super::text::{self, Text};
-use super::usual::Usual;
 use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::row::{Row, RowObserver};
@@ -167,33 +167,33 @@ pub fn document(
 /// What a table needs to know about all rows before it writes the first row: the widths of the columns, and the totals for the last
 /// line.
 #[derive(Clone, Debug, Default)]
-pub struct Survey {
+pub struct RowMeasurements {
     columns: Vec<&'static Column>,
     widest: Vec<usize>,
-    usual: Option<Usual>,
+    fast_path: Option<FastPath>,
     totals: Totals,
     /// A buffer for the cell that is being measured.
     scratch: Text,
 }
 
-impl Survey {
-    /// Creates an empty survey for rows of these network namespaces.
+impl RowMeasurements {
+    /// Creates measurements of no rows, for rows of these network namespaces.
     #[must_use]
     pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
         // The services of a port can differ between network namespaces.
-        let usual = if let [facts] = facts { Usual::new(&columns, &facts.services) } else { None };
-        Self { widest: vec![0; columns.len()], columns, usual, totals: Totals::default(), scratch: Text::default() }
+        let fast_path = if let [facts] = facts { FastPath::new(&columns, &facts.services) } else { None };
+        Self { widest: vec![0; columns.len()], columns, fast_path, totals: Totals::default(), scratch: Text::default() }
     }
 
-    /// Surveys rows on all cores.
+    /// Measures rows on all cores.
     #[must_use]
     pub fn of_rows(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
         let part = |range: Range<usize>| {
-            let mut survey = Self::new(columns.to_vec(), facts);
+            let mut measurements = Self::new(columns.to_vec(), facts);
             for row in &rows[range] {
-                survey.add(row, facts_of(row, facts));
+                measurements.add(row, facts_of(row, facts));
             }
-            survey
+            measurements
         };
         parallel::fold(rows.len(), &part, Self::joined)
     }
@@ -202,7 +202,7 @@ impl Survey {
     #[inline]
     fn add(&mut self, row: &Row, facts: &Facts) {
         self.totals.add(row);
-        if let Some(widths) = self.usual.as_ref().and_then(|usual| usual.widths(row)) {
+        if let Some(widths) = self.fast_path.as_ref().and_then(|fast_path| fast_path.widths(row)) {
             for (widest, width) in self.widest.iter_mut().zip(widths) {
                 *widest = (*widest).max(width);
             }
@@ -215,7 +215,7 @@ impl Survey {
         }
     }
 
-    /// Merges the surveys of two sets of rows.
+    /// Merges the measurements of two sets of rows.
     #[must_use]
     pub fn joined(mut self, other: Self) -> Self {
         for (widest, other) in self.widest.iter_mut().zip(other.widest) {
@@ -225,7 +225,7 @@ impl Survey {
     }
 }
 
-impl RowObserver for Survey {
+impl RowObserver for RowMeasurements {
     #[inline]
     fn observe(&mut self, row: &Row, facts: &Facts) {
         self.add(row, facts);
@@ -238,8 +238,8 @@ pub struct ListTable<'a> {
     pub rows: &'a [&'a Row],
     /// The facts of each network namespace.
     pub facts: &'a [Facts],
-    /// The survey of the rows to show.
-    pub survey: Survey,
+    /// The measurements of the rows to show.
+    pub measurements: RowMeasurements,
     /// The number of matching rows before a limit was applied.
     pub total: usize,
     /// Whether to write the header, and the last line with the totals.
@@ -261,13 +261,13 @@ impl<'l> Rows for ListTable<'l> {
     }
 
     fn append(&self, row: &SocketRecord, column: usize, text: &mut Text) -> usize {
-        self.survey.columns[column].append_cell(row, text)
+        self.measurements.columns[column].append_cell(row, text)
     }
 
     fn append_line(&self, row: usize, cells: &[(usize, usize)], text: &mut Text) -> Option<()> {
         // The fast path knows the services of one network namespace only.
-        let usual = self.survey.usual.as_ref().filter(|_| self.facts.len() == 1)?;
-        usual.append(self.rows[row], cells.try_into().ok()?, text)
+        let fast_path = self.measurements.fast_path.as_ref().filter(|_| self.facts.len() == 1)?;
+        fast_path.append(self.rows[row], cells.try_into().ok()?, text)
     }
 
     fn prefetch(&self, rows: Range<usize>) {
@@ -275,14 +275,14 @@ impl<'l> Rows for ListTable<'l> {
     }
 
     fn widest(&self) -> Vec<usize> {
-        self.survey.widest.clone()
+        self.measurements.widest.clone()
     }
 }
 
 /// Writes the table with its last line.
 pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
-        let several = among(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
+        let several = namespace_count(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
         return if list.header { writeln!(out, "no TIME_WAIT sockets{several}") } else { Ok(()) };
     }
     let left_out = body(out, list, style)?;
@@ -294,13 +294,14 @@ pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -
 
 /// Writes the table without its last line. Returns the titles of the columns that did not fit.
 fn body(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<Vec<&'static str>> {
-    table::stream(out, &headings(&list.survey.columns), list.header, list, style)
+    table::stream(out, &headings(&list.measurements.columns), list.header, list, style)
 }
 
 /// The headings of a table with these columns.
 #[must_use]
 pub fn headings(columns: &[&'static Column]) -> Vec<Heading> {
-    let heading = |column: &&Column| Heading { title: column.title, right: column.right, spare: column.spare };
+    let heading =
+        |column: &&Column| Heading { title: column.title, right: column.right, drop_order: column.drop_order };
     columns.iter().map(heading).collect()
 }
 
@@ -341,20 +342,20 @@ impl Totals {
 }
 
 /// Formats the number of namespaces: `in 3 namespaces`; `None` for one namespace.
-fn among(facts: &[Facts]) -> Option<String> {
+fn namespace_count(facts: &[Facts]) -> Option<String> {
     (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
 }
 
 /// Formats the last line: `5 TIME_WAIT, the next expires in 12.1s`.
 fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     let mut parts = vec![];
-    let totals = &list.survey.totals;
+    let totals = &list.measurements.totals;
     if list.total > list.rows.len() {
         parts.push(format!("{} of {} buckets", list.rows.len(), list.total));
     } else {
         parts.push(totals.states(list.rows.len()));
     }
-    if let (Some(counted), Some(among)) = (parts.last_mut(), among(list.facts)) {
+    if let (Some(counted), Some(among)) = (parts.last_mut(), namespace_count(list.facts)) {
         counted.push(' ');
         counted.push_str(&among);
     }
@@ -397,8 +398,8 @@ mod tests {
         let (short, long) = (row("10.0.0.1", 1, "10.0.0.2", 2), row("10.0.0.100", 80, "10.0.0.2", 2));
         let table = |rows: &[&Row], total| {
             let mut out = vec![];
-            let survey = Survey::of_rows(rows, &facts, &columns);
-            let list = ListTable { rows, facts: &facts, survey, total, header: false };
+            let measurements = RowMeasurements::of_rows(rows, &facts, &columns);
+            let list = ListTable { rows, facts: &facts, measurements, total, header: false };
             table(&mut out, &list, TextStyle { color: false, width: None, unicode: true }).expect("written");
             String::from_utf8(out).expect("text")
         };
@@ -431,20 +432,20 @@ mod tests {
             let mut facts = facts();
             facts.services = Services::new((0..100).map(|port| (Port(port * 2), [name.as_str()])));
             let (facts, rows) = ([facts], rows.iter().collect::<Vec<_>>());
-            let usual = Survey::of_rows(&rows, &facts, &Column::of_table(false, false));
-            prop_assert_eq!(usual.usual.is_some(), name.is_ascii() && !name.contains('\x1b'));
-            let mut by_columns = Survey { usual: None, widest: vec![0; 6], totals: Totals::default(), ..usual.clone() };
+            let fast_path = RowMeasurements::of_rows(&rows, &facts, &Column::of_table(false, false));
+            prop_assert_eq!(fast_path.fast_path.is_some(), name.is_ascii() && !name.contains('\x1b'));
+            let mut by_columns = RowMeasurements { fast_path: None, widest: vec![0; 6], totals: Totals::default(), ..fast_path.clone() };
             for row in &rows {
                 by_columns.add(row, &facts[0]);
             }
-            prop_assert_eq!(&usual.widest, &by_columns.widest);
-            let text = |survey| {
+            prop_assert_eq!(&fast_path.widest, &by_columns.widest);
+            let text = |measurements| {
                 let mut out = vec![];
-                let list = ListTable { rows: &rows, facts: &facts, survey, total: rows.len(), header };
+                let list = ListTable { rows: &rows, facts: &facts, measurements, total: rows.len(), header };
                 table(&mut out, &list, TextStyle { color: false, width, unicode: true }).expect("written");
                 String::from_utf8(out).expect("text")
             };
-            prop_assert_eq!(text(usual), text(by_columns));
+            prop_assert_eq!(text(fast_path), text(by_columns));
         }
     }
 }

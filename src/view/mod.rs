@@ -11,6 +11,7 @@ pub mod connect_test;
 pub mod csv;
 pub mod doctor;
 pub mod experiment;
+mod fast_path;
 mod holder;
 pub mod human;
 pub mod json;
@@ -28,7 +29,6 @@ pub mod table;
 pub mod text;
 #[cfg(feature = "trace")]
 pub mod trace;
-mod usual;
 pub mod value;
 pub mod wait;
 pub mod why;

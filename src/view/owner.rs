@@ -12,8 +12,8 @@ use super::record::SocketRecord;
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
 use super::text::Text;
-use crate::analysis::groups::By;
-use crate::analysis::makers::Key;
+use crate::analysis::groups::GroupBy;
+use crate::analysis::makers::MakerGroupKey;
 use crate::analysis::owner_counts::{EvidenceCount, OwnerGroup};
 use crate::model::container::{Container, Runtime};
 use crate::model::facts::Facts;
@@ -21,7 +21,7 @@ use crate::model::owner::{Evidence, Owner};
 use crate::model::row::Row;
 
 /// Rows with their owners.
-pub struct Owned<'a> {
+pub struct OwnedRows<'a> {
     /// The rows.
     pub rows: &'a [&'a Row],
     /// The owners of the rows, in the same order.
@@ -73,7 +73,7 @@ impl<'a> OwnerRecord<'a> {
     }
 }
 
-impl Owned<'_> {
+impl OwnedRows<'_> {
     fn append_record(&self, i: usize, text: &mut Text) -> io::Result<()> {
         SocketRecord::of_row(self.rows[i], &self.facts[self.rows[i].netns as usize]).append_json(text);
         // Remove the closing brace to add a key.
@@ -133,8 +133,11 @@ impl Owned<'_> {
         if self.rows.is_empty() {
             return writeln!(out, "{}", style.paint(Meaning::Aside, "no TIME_WAIT sockets"));
         }
-        let heading =
-            |column: &&'static Column| Heading { title: column.title, right: column.right, spare: column.spare };
+        let heading = |column: &&'static Column| Heading {
+            title: column.title,
+            right: column.right,
+            drop_order: column.drop_order,
+        };
         let mut headings: Vec<Heading> = columns.iter().map(heading).collect();
         headings.extend([Heading::new("OWNER"), Heading::new("EVIDENCE")]);
         let row = |i: usize| {
@@ -163,7 +166,7 @@ impl Owned<'_> {
 
 /// Says how many buckets have a known owner, an inferred owner, and an unknown owner.
 pub(super) fn totals(known: u64, inferred: u64, all: u64) -> String {
-    let [unknown, known, inferred] = [all - known - inferred, known, inferred].map(human::grouped);
+    let [unknown, known, inferred] = [all - known - inferred, known, inferred].map(human::with_separators);
     format!("{known} with a known owner, {inferred} with an inferred one, {unknown} unknown")
 }
 
@@ -200,20 +203,20 @@ fn process_name(comm: &str, pid: u32, place: Option<&str>) -> String {
 
 /// Formats the name of a group of buckets: the process, the unit or the container that made them.
 #[must_use]
-pub fn group_name(group: &OwnerGroup, by: By) -> String {
+pub fn group_name(group: &OwnerGroup, by: GroupBy) -> String {
     let container = |runtime: Option<&str>, id: &str| {
         let runtime = runtime.map_or(String::new(), |runtime| format!("{runtime} "));
         format!("{runtime}container {}", id.get(..12).unwrap_or(id))
     };
     match &group.key {
-        Key::Process(process) => {
+        MakerGroupKey::Process(process) => {
             let place = process.container.as_ref().map(|(runtime, id)| container(*runtime, id));
             process_name(&process.comm, process.pid, place.or_else(|| process.unit.clone()).as_deref())
         }
-        Key::Unit(unit) => human::escape(unit).into_owned(),
-        Key::Container(runtime, id) => container(*runtime, id),
-        Key::Outside if by == By::Unit => "no unit".into(),
-        Key::Outside => "no container".into(),
+        MakerGroupKey::Unit(unit) => human::escape(unit).into_owned(),
+        MakerGroupKey::Container(runtime, id) => container(*runtime, id),
+        MakerGroupKey::Outside if by == GroupBy::Unit => "no unit".into(),
+        MakerGroupKey::Outside => "no container".into(),
         _ => "unknown".into(),
     }
 }
@@ -225,7 +228,7 @@ pub fn group_evidence(group: &OwnerGroup) -> String {
     let found: Vec<(Evidence, EvidenceCount)> = found.collect();
     let text = |&(kind, EvidenceCount { buckets, candidates }): &(Evidence, EvidenceCount)| {
         let kind = evidence(kind, candidates);
-        if found.len() == 1 { kind } else { format!("{kind}: {}", human::grouped(buckets)) }
+        if found.len() == 1 { kind } else { format!("{kind}: {}", human::with_separators(buckets)) }
     };
     if found.is_empty() { "-".into() } else { found.iter().map(text).collect::<Vec<_>>().join(", ") }
 }

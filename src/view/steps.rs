@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::human;
 use super::style::TextStyle;
-use crate::model::command::{Help, LONGEST_LINE, Lasting, Step};
+use crate::model::command::{LONGEST_LINE, Step, Suggestions, SysctlLine};
 
 /// A command and its purpose, in JSON.
 #[derive(Serialize)]
@@ -30,26 +30,26 @@ impl<'a> StepRecord<'a> {
 
 /// A line that keeps a setting after a restart, and the configuration file for it, in JSON.
 #[derive(Serialize)]
-pub struct LastingRecord<'a> {
+pub struct SysctlLineRecord<'a> {
     file: &'a str,
     line: &'a str,
 }
 
-impl<'a> LastingRecord<'a> {
+impl<'a> SysctlLineRecord<'a> {
     /// Creates a record for each line.
     #[must_use]
-    pub fn all(lasting: &'a [Lasting]) -> Vec<Self> {
-        lasting.iter().map(|Lasting { file, line }| Self { file, line }).collect()
+    pub fn all(lines: &'a [SysctlLine]) -> Vec<Self> {
+        lines.iter().map(|SysctlLine { file, line }| Self { file, line }).collect()
     }
 }
 
 /// Writes commands below their purposes, then lines of configuration files, then advice. Commands are never wrapped, whatever
 /// the width.
-pub fn write(out: &mut dyn Write, help: &Help, indent: &str, style: TextStyle) -> io::Result<()> {
-    help.commands.iter().try_for_each(|step| titled(out, &title(step), &step.command, indent, style))?;
+pub fn write(out: &mut dyn Write, help: &Suggestions, indent: &str, style: TextStyle) -> io::Result<()> {
+    help.commands.iter().try_for_each(|step| write_titled_line(out, &title(step), &step.command, indent, style))?;
     // A line of more than LONGEST_LINE bytes is omitted, because one of the commands writes it to the file.
-    let short = help.lasting.iter().filter(|one| one.line.len() <= LONGEST_LINE);
-    short.into_iter().try_for_each(|one| titled(out, &keep(one), &one.line, indent, style))?;
+    let short = help.sysctl_lines.iter().filter(|one| one.line.len() <= LONGEST_LINE);
+    short.into_iter().try_for_each(|one| write_titled_line(out, &keep(one), &one.line, indent, style))?;
     help.advice.iter().try_for_each(|sentence| human::break_lines(out, sentence, indent, indent, style.width))
 }
 
@@ -57,7 +57,7 @@ pub fn write(out: &mut dyn Write, help: &Help, indent: &str, style: TextStyle) -
 pub fn write_next(out: &mut dyn Write, steps: &[Step], style: TextStyle) -> io::Result<()> {
     steps.iter().try_for_each(|step| {
         writeln!(out)?;
-        titled(out, &title(step), &step.command, "", style)
+        write_titled_line(out, &title(step), &step.command, "", style)
     })
 }
 
@@ -71,11 +71,11 @@ fn title(step: &Step) -> Cow<'_, str> {
 }
 
 /// The title above a line of a configuration file.
-fn keep(lasting: &Lasting) -> String {
-    format!("keep it after a restart, in {}", lasting.file)
+fn keep(line: &SysctlLine) -> String {
+    format!("keep it after a restart, in {}", line.file)
 }
 
-fn titled(out: &mut dyn Write, title: &str, line: &str, indent: &str, style: TextStyle) -> io::Result<()> {
+fn write_titled_line(out: &mut dyn Write, title: &str, line: &str, indent: &str, style: TextStyle) -> io::Result<()> {
     let mut title = title.chars();
     let first: String = title.next().into_iter().flat_map(char::to_uppercase).collect();
     human::break_lines(out, &format!("{first}{}:", title.as_str()), indent, indent, style.width)?;
@@ -94,9 +94,10 @@ mod tests {
             Line { text: "sudo ip netns exec web sysctl -w net.ipv4.tcp_timestamps=1".into(), obstacle },
             "switch timestamps on",
         );
-        let lasting = Lasting { file: "/etc/sysctl.d/90-a.conf".into(), line: "net.ipv4.a = 1".into() };
-        let long = Lasting { line: "1".repeat(LONGEST_LINE + 1), ..lasting.clone() };
-        let help = Help { commands: vec![step], lasting: vec![lasting, long], advice: vec!["Because.".into()] };
+        let line = SysctlLine { file: "/etc/sysctl.d/90-a.conf".into(), line: "net.ipv4.a = 1".into() };
+        let long = SysctlLine { line: "1".repeat(LONGEST_LINE + 1), ..line.clone() };
+        let help =
+            Suggestions { commands: vec![step], sysctl_lines: vec![line, long], advice: vec!["Because.".into()] };
         let mut out = vec![];
         write(&mut out, &help, "  ", TextStyle { color: false, width: Some(30), unicode: false }).expect("written");
         assert_eq!(

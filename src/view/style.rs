@@ -37,16 +37,16 @@ impl TextStyle {
             Meaning::Bad => AnsiColor::Red.on_default().bold(),
             Meaning::Aside => Style::new().dimmed(),
         };
-        Painted { style, text }
+        PaintedText { style, text }
     }
 }
 
-struct Painted<T> {
+struct PaintedText<T> {
     style: Style,
     text: T,
 }
 
-impl<T: fmt::Display> fmt::Display for Painted<T> {
+impl<T: fmt::Display> fmt::Display for PaintedText<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}{}", self.style.render(), self.text, self.style.render_reset())
     }

@@ -32,14 +32,14 @@ pub struct Heading {
     /// Whether cells are aligned to the right.
     pub right: bool,
     /// The order in which a table leaves out columns on a narrow terminal: the highest number first. A column with 0 always stays.
-    pub spare: u8,
+    pub drop_order: u8,
 }
 
 impl Heading {
     /// Creates the heading of a column that is aligned to the left and never left out.
     #[must_use]
     pub const fn new(title: &'static str) -> Self {
-        Self { title, right: false, spare: 0 }
+        Self { title, right: false, drop_order: 0 }
     }
 
     /// Aligns the column to the right.
@@ -225,7 +225,7 @@ fn total(columns: &[(usize, usize)]) -> usize {
 
 /// The columns that fit: the index and the width of each. `widest` is the width of the widest cell or title of each column.
 #[must_use]
-pub fn fitted(headings: &[Heading], widest: &[usize], width: usize) -> Vec<(usize, usize)> {
+pub fn fit_columns(headings: &[Heading], widest: &[usize], width: usize) -> Vec<(usize, usize)> {
     let mut columns: Vec<(usize, usize)> = widest.iter().copied().enumerate().collect();
     fit(&mut columns, headings, width);
     columns
@@ -234,11 +234,11 @@ pub fn fitted(headings: &[Heading], widest: &[usize], width: usize) -> Vec<(usiz
 /// Drops columns that may be dropped, then narrows the widest columns, whose cells then take several lines.
 fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     while total(columns) > width {
-        let spare = columns.iter().map(|&(i, _)| headings[i].spare).max().unwrap_or(0);
-        if spare == 0 {
+        let drop_order = columns.iter().map(|&(i, _)| headings[i].drop_order).max().unwrap_or(0);
+        if drop_order == 0 {
             break;
         }
-        columns.retain(|&(i, _)| headings[i].spare != spare);
+        columns.retain(|&(i, _)| headings[i].drop_order != drop_order);
     }
     while total(columns) > width {
         match columns.iter_mut().max_by_key(|(_, width)| *width) {
@@ -324,8 +324,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HEADINGS: [Heading; 3] =
-        [Heading::new("LOCAL"), Heading { title: "CLASS", right: false, spare: 1 }, Heading::new("EXPIRES").right()];
+    const HEADINGS: [Heading; 3] = [
+        Heading::new("LOCAL"),
+        Heading { title: "CLASS", right: false, drop_order: 1 },
+        Heading::new("EXPIRES").right(),
+    ];
 
     const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
 

@@ -9,7 +9,7 @@ use super::json::{self, Envelope};
 use super::owner::{ContainerRecord, pid_namespace};
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
-use crate::analysis::makers::{By, Key, MakerRow};
+use crate::analysis::makers::{MakerGroupBy, MakerGroupKey, MakerRow};
 use crate::model::close::{Close, CloseTotals, Maker, Method, Outcome, Role};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
@@ -197,8 +197,9 @@ pub fn totals(totals: CloseTotals) -> String {
     let closes = if totals.seen == 1 { "close" } else { "closes" };
     let parts = [(totals.named, "named"), (totals.seen - totals.named, "of an unknown process"), (totals.lost, "lost")];
     let parts = parts.iter().filter(|(number, what)| *number > 0 || *what == "named");
-    let parts: Vec<String> = parts.map(|(number, what)| format!("{} {what}", human::grouped(*number))).collect();
-    format!("{} {closes} seen: {}", human::grouped(totals.seen), parts.join(", "))
+    let parts: Vec<String> =
+        parts.map(|(number, what)| format!("{} {what}", human::with_separators(*number))).collect();
+    format!("{} {closes} seen: {}", human::with_separators(totals.seen), parts.join(", "))
 }
 
 /// The warning that process numbers belong to another pid namespace, so that they cannot be looked up in the /proc of twtool.
@@ -207,7 +208,7 @@ pub const FOREIGN_PIDS: &str =
 
 /// The warnings about closes that are missing, or may be.
 #[must_use]
-pub fn missing(totals: CloseTotals) -> Vec<String> {
+pub fn loss_warnings(totals: CloseTotals) -> Vec<String> {
     let CloseTotals { lost, skipped, .. } = totals;
     let closes = |number, one, several| {
         if number == 1 { format!("1 close {one}") } else { format!("{number} closes {several}") }
@@ -223,7 +224,7 @@ pub fn missing(totals: CloseTotals) -> Vec<String> {
 
 /// A group as JSON.
 #[derive(Serialize)]
-struct GroupRecord<'a> {
+struct CloseGroupRecord<'a> {
     #[serde(flatten)]
     key: KeyRecord<'a>,
     closes: u64,
@@ -232,7 +233,7 @@ struct GroupRecord<'a> {
     buckets_60s: u64,
 }
 
-impl<'a> GroupRecord<'a> {
+impl<'a> CloseGroupRecord<'a> {
     fn new(row: &'a MakerRow) -> Self {
         let rounded = |number: f64| (number * 1000.0).round() / 1000.0;
         Self {
@@ -269,11 +270,11 @@ struct KeyRecord<'a> {
 }
 
 impl<'a> KeyRecord<'a> {
-    fn new(key: &'a Key) -> Self {
+    fn new(key: &'a MakerGroupKey) -> Self {
         let container = |(runtime, id): (Option<&'static str>, &'a String)| ContainerRecord { runtime, id };
         let none = Self::default();
         match key {
-            Key::Process(process) => Self {
+            MakerGroupKey::Process(process) => Self {
                 group: "process",
                 pid: Some(process.pid),
                 comm: Some(&process.comm),
@@ -281,19 +282,19 @@ impl<'a> KeyRecord<'a> {
                 container: process.container.as_ref().map(|(runtime, id)| container((*runtime, id))),
                 ..none
             },
-            Key::Unit(unit) => Self { group: "unit", unit: Some(unit), ..none },
-            Key::Container(runtime, id) => {
+            MakerGroupKey::Unit(unit) => Self { group: "unit", unit: Some(unit), ..none },
+            MakerGroupKey::Container(runtime, id) => {
                 Self { group: "container", container: Some(container((*runtime, id))), ..none }
             }
-            Key::Destination(addr, Port(port)) => {
+            MakerGroupKey::Destination(addr, Port(port)) => {
                 Self { group: "destination", remote_addr: Some(addr.to_string()), remote_port: Some(*port), ..none }
             }
-            Key::Client(addr) => Self { group: "client", remote_addr: Some(addr.to_string()), ..none },
-            Key::LocalPort(Port(port)) => Self { group: "local-port", local_port: Some(*port), ..none },
-            Key::Netns(netns) => Self { group: "netns", netns: Some(*netns), ..none },
-            Key::Outside => Self { group: "none", ..none },
-            Key::Unknown => Self { group: "unknown", ..none },
-            Key::Others => Self { group: "others", ..none },
+            MakerGroupKey::Client(addr) => Self { group: "client", remote_addr: Some(addr.to_string()), ..none },
+            MakerGroupKey::LocalPort(Port(port)) => Self { group: "local-port", local_port: Some(*port), ..none },
+            MakerGroupKey::Netns(netns) => Self { group: "netns", netns: Some(*netns), ..none },
+            MakerGroupKey::Outside => Self { group: "none", ..none },
+            MakerGroupKey::Unknown => Self { group: "unknown", ..none },
+            MakerGroupKey::Others => Self { group: "others", ..none },
         }
     }
 }
@@ -314,13 +315,13 @@ pub fn document(
     struct Payload<'a> {
         by: &'static str,
         method: &'static str,
-        groups: Vec<GroupRecord<'a>>,
+        groups: Vec<CloseGroupRecord<'a>>,
         closes: u64,
         named: u64,
         lost: u64,
         skipped: u64,
     }
-    let groups = rows.iter().map(GroupRecord::new).collect();
+    let groups = rows.iter().map(CloseGroupRecord::new).collect();
     let CloseTotals { seen: closes, named, lost, skipped } = totals;
     let payload = Payload { by, method: method.name(), groups, closes, named, lost, skipped };
     json::document(out, envelope, payload)
@@ -331,7 +332,7 @@ pub fn document(
 /// # Errors
 /// Writing failed.
 pub fn group_records(out: &mut dyn Write, rows: &[MakerRow]) -> io::Result<()> {
-    rows.iter().try_for_each(|row| json::line(out, &GroupRecord::new(row)))
+    rows.iter().try_for_each(|row| json::line(out, &CloseGroupRecord::new(row)))
 }
 
 /// Writes the table of groups.
@@ -340,34 +341,34 @@ pub fn group_records(out: &mut dyn Write, rows: &[MakerRow]) -> io::Result<()> {
 /// Writing failed.
 pub fn groups(
     out: &mut (dyn Write + Send),
-    by: By,
+    by: MakerGroupBy,
     rows: &[MakerRow],
     netns_name: &dyn Fn(u64) -> Option<String>,
     style: TextStyle,
 ) -> io::Result<()> {
     let title = match by {
-        By::Process => "PROCESS",
-        By::Unit => "UNIT",
-        By::Container => "CONTAINER",
-        By::Destination => "DESTINATION",
-        By::LocalPort => "LOCAL PORT",
-        By::Netns => "NETNS",
+        MakerGroupBy::Process => "PROCESS",
+        MakerGroupBy::Unit => "UNIT",
+        MakerGroupBy::Container => "CONTAINER",
+        MakerGroupBy::Destination => "DESTINATION",
+        MakerGroupBy::LocalPort => "LOCAL PORT",
+        MakerGroupBy::Netns => "NETNS",
     };
     let mut headings = vec![Heading::new(title)];
-    if by == By::Process {
+    if by == MakerGroupBy::Process {
         headings.push(Heading::new("UNIT"));
     }
     headings.extend(["CLOSES", "PER SECOND", "SHARE", "BUCKETS"].map(|title| Heading::new(title).right()));
     let row = |row: &MakerRow| {
         let (name, place) = names(&row.key, netns_name);
         let mut cells = vec![human::escape(&name).into_owned()];
-        if by == By::Process {
+        if by == MakerGroupBy::Process {
             cells.push(place.map_or_else(|| "-".into(), |place| human::escape(&place).into_owned()));
         }
-        cells.push(human::grouped(row.closes));
+        cells.push(human::with_separators(row.closes));
         cells.push(format!("{:.1}", row.per_second));
         cells.push(format!("{:.1} %", row.share * 100.0));
-        cells.push(human::grouped(row.buckets));
+        cells.push(human::with_separators(row.buckets));
         cells
     };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
@@ -379,23 +380,23 @@ pub fn groups(
 }
 
 /// The name of a group, and the unit or container of a process.
-fn names(key: &Key, netns_name: &dyn Fn(u64) -> Option<String>) -> (String, Option<String>) {
+fn names(key: &MakerGroupKey, netns_name: &dyn Fn(u64) -> Option<String>) -> (String, Option<String>) {
     let container = |runtime: Option<&str>, id: &str| {
         format!("{}{}", runtime.map_or(String::new(), |runtime| format!("{runtime} ")), &id[..id.len().min(12)])
     };
     match key {
-        Key::Process(process) => {
+        MakerGroupKey::Process(process) => {
             let place = process.container.as_ref().map(|(runtime, id)| container(*runtime, id));
             (format!("{} ({})", process.comm, process.pid), place.or_else(|| process.unit.clone()))
         }
-        Key::Unit(unit) => (unit.clone(), None),
-        Key::Container(runtime, id) => (container(*runtime, id), None),
-        Key::Destination(addr, port) => (std::net::SocketAddr::new(*addr, port.0).to_string(), None),
-        Key::Client(addr) => (format!("client {addr}"), None),
-        Key::LocalPort(port) => (port.to_string(), None),
-        Key::Netns(netns) => (netns_name(*netns).unwrap_or_else(|| format!("net:[{netns}]")), None),
-        Key::Outside => ("(none)".into(), None),
-        Key::Unknown => ("(unknown)".into(), None),
-        Key::Others => ("(others)".into(), None),
+        MakerGroupKey::Unit(unit) => (unit.clone(), None),
+        MakerGroupKey::Container(runtime, id) => (container(*runtime, id), None),
+        MakerGroupKey::Destination(addr, port) => (std::net::SocketAddr::new(*addr, port.0).to_string(), None),
+        MakerGroupKey::Client(addr) => (format!("client {addr}"), None),
+        MakerGroupKey::LocalPort(port) => (port.to_string(), None),
+        MakerGroupKey::Netns(netns) => (netns_name(*netns).unwrap_or_else(|| format!("net:[{netns}]")), None),
+        MakerGroupKey::Outside => ("(none)".into(), None),
+        MakerGroupKey::Unknown => ("(unknown)".into(), None),
+        MakerGroupKey::Others => ("(others)".into(), None),
     }
 }

@@ -131,12 +131,16 @@ fn obstacle(wait: &WaitReport) -> String {
         Cause::None => "nothing".into(),
         Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets(wait),
         Cause::Listener => {
-            format!("{} listens{}", advice::who(of_cause(wait)), on_interfaces(of_cause(wait), wait.facts))
+            format!("{} listens{}", advice::owner_names(of_cause(wait)), on_interfaces(of_cause(wait), wait.facts))
         }
         Cause::Connection => {
-            format!("{} has a connection{}", advice::who(of_cause(wait)), on_interfaces(of_cause(wait), wait.facts))
+            format!(
+                "{} has a connection{}",
+                advice::owner_names(of_cause(wait)),
+                on_interfaces(of_cause(wait), wait.facts)
+            )
         }
-        Cause::Bound => format!("{} has bound it{}", advice::who(full()), on_interfaces(full(), wait.facts)),
+        Cause::Bound => format!("{} has bound it{}", advice::owner_names(full()), on_interfaces(full(), wait.facts)),
         Cause::AddressNotLocal => {
             let addrs: Vec<String> = wait.addrs.iter().map(|at| at.text(wait.facts)).collect();
             format!("this network namespace does not have the address yet ({})", addrs.join(", "))
@@ -177,7 +181,7 @@ fn buckets(wait: &WaitReport) -> String {
         Some(left) if least => format!(", at least {} to go", human::duration(left)),
         Some(left) => format!(", {} to go", human::duration(left)),
     };
-    format!("{}{time}", advice::buckets_counted(holders()))
+    format!("{}{time}", advice::count_buckets_by_state(holders()))
 }
 
 /// A status line on a terminal that is redrawn in place and cleared at the end. It uses only carriage returns and spaces, which

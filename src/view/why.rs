@@ -12,15 +12,15 @@ use serde::Serialize;
 use super::holder::{self, HolderRecord};
 use super::human;
 use super::json;
-use super::steps::{self, LastingRecord, StepRecord};
+use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::{Meaning, TextStyle};
 use crate::analysis::call::Explanation;
-use crate::analysis::tally::{CallTally, FailureKind};
+use crate::analysis::call_counts::{CallCounts, FailureKind};
 use crate::model::bind::{Errno, Holder};
 use crate::model::call::{
     CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SlowReason, SocketCall, WatchNote,
 };
-use crate::model::command::Help;
+use crate::model::command::Suggestions;
 use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 
@@ -45,7 +45,7 @@ pub struct ProgramReport<'a> {
     /// How the command ended; `None` if twtool stopped watching before the command ended.
     pub end: Option<ProgramEnd>,
     /// The calls that the program made.
-    pub tally: &'a CallTally,
+    pub call_counts: &'a CallCounts,
     /// How long twtool watched the program.
     pub at: Duration,
 }
@@ -60,7 +60,7 @@ fn end(addr: &CalledAddr, device: Option<&str>) -> String {
     }
 }
 
-fn called(call: &SocketCall) -> String {
+fn call_text(call: &SocketCall) -> String {
     let device = call.socket.as_ref().and_then(|socket| socket.device.as_deref());
     called_at(call.name, call.addr.as_ref(), device)
 }
@@ -73,7 +73,7 @@ fn called_at(name: CallName, addr: Option<&CalledAddr>, device: Option<&str>) ->
     }
 }
 
-fn who(process: &CallingProcess) -> String {
+fn caller_text(process: &CallingProcess) -> String {
     format!("{} (pid {})", process.comm, process.pid)
 }
 
@@ -87,13 +87,13 @@ fn sentence(text: &str) -> String {
 pub fn failure(out: &mut dyn Write, failed: &ExplainedCall, style: TextStyle) -> io::Result<()> {
     let ExplainedCall { call, explanation, warnings, .. } = *failed;
     let errno = call.result.name();
-    let first = format!("twtool: {}: {} failed with ", who(&call.process), called(call));
+    let first = format!("twtool: {}: {} failed with ", caller_text(&call.process), call_text(call));
     writeln!(out, "{}{}", human::escape(&first), style.paint(Meaning::Bad, errno))?;
     let holders = failed.found.map(|(_, holders)| holders).unwrap_or_default();
     let free = explanation.free_in.map(|time| format!("; {}", holder::free_in(time, holders))).unwrap_or_default();
     human::break_lines(out, &format!("{}{free}", sentence(&explanation.headline)), "  ", "  ", style.width)?;
-    let Help { commands, lasting, advice } = &explanation.help;
-    let shown = Help { commands: commands.clone(), lasting: lasting.clone(), advice: vec![] };
+    let Suggestions { commands, sysctl_lines, advice } = &explanation.help;
+    let shown = Suggestions { commands: commands.clone(), sysctl_lines: sysctl_lines.clone(), advice: vec![] };
     steps::write(out, &shown, "  ", style)?;
     advice.iter().try_for_each(|advice| human::break_lines(out, advice, "  - ", "    ", style.width))?;
     warnings
@@ -103,7 +103,7 @@ pub fn failure(out: &mut dyn Write, failed: &ExplainedCall, style: TextStyle) ->
 
 /// Writes that a program listens.
 pub fn listens(out: &mut dyn Write, call: &SocketCall, style: TextStyle) -> io::Result<()> {
-    let text = format!("twtool: {} listens {}", who(&call.process), listening(call));
+    let text = format!("twtool: {} listens {}", caller_text(&call.process), listening(call));
     let text = human::escape(&text).into_owned();
     writeln!(out, "{}", style.paint(Meaning::Good, text))
 }
@@ -122,7 +122,7 @@ fn note_text(note: &WatchNote) -> String {
     match note {
         WatchNote::IoUring(process) => format!(
             "{} uses io_uring. twtool does not see its bind, listen and connect calls through io_uring.",
-            who(process)
+            caller_text(process)
         ),
         WatchNote::PrivilegeLost { process, program, capabilities } => {
             let (what, lost) = if *capabilities {
@@ -185,34 +185,34 @@ fn ended(end: ProgramEnd) -> String {
 
 /// Writes the report at the end: what listens, and which calls failed.
 pub fn report(out: &mut dyn Write, report: &ProgramReport, style: TextStyle) -> io::Result<()> {
-    let ProgramReport { program, end, tally, at } = *report;
+    let ProgramReport { program, end, call_counts, at } = *report;
     let how = end.map_or_else(|| "is no longer watched".into(), |end| format!("ended with {}", ended(end)));
     let first = format!("twtool: {program} {how} after {}", human::duration(at));
     writeln!(out, "{}", style.paint(Meaning::Heading, human::escape(&first)))?;
-    if tally.calls == 0 {
+    if call_counts.calls == 0 {
         return writeln!(out, "  It made no bind(), listen() or connect() on an Internet socket.");
     }
-    if tally.listening.is_empty() {
+    if call_counts.listening.is_empty() {
         writeln!(out, "  It listened on no TCP port.")?;
     }
-    for (call, count) in &tally.listening {
+    for (call, count) in &call_counts.listening {
         let again = if *count > 1 { format!(" ({count} calls)") } else { String::new() };
         writeln!(out, "  It listened {}{again}", human::escape(&listening(call)))?;
     }
-    match tally.failed() {
+    match call_counts.failed() {
         0 => writeln!(out, "  No call failed."),
-        1 => failures(out, tally, "  1 call failed:", style),
-        more => failures(out, tally, &format!("  {more} calls failed:"), style),
+        1 => failures(out, call_counts, "  1 call failed:", style),
+        more => failures(out, call_counts, &format!("  {more} calls failed:"), style),
     }
 }
 
-fn failures(out: &mut dyn Write, tally: &CallTally, title: &str, style: TextStyle) -> io::Result<()> {
+fn failures(out: &mut dyn Write, call_counts: &CallCounts, title: &str, style: TextStyle) -> io::Result<()> {
     writeln!(out, "{title}")?;
-    for (kind, count) in &tally.failures {
+    for (kind, count) in &call_counts.failures {
         let FailureKind { name, addr, errno, tcp, .. } = kind;
         let what = if *tcp == Some(false) { " (not TCP)" } else { "" };
         let times = if *count > 1 { format!(", {count} times") } else { String::new() };
-        let why = tally.explained.get(kind).map(|last| format!("; {}", last.headline)).unwrap_or_default();
+        let why = call_counts.explained.get(kind).map(|last| format!("; {}", last.headline)).unwrap_or_default();
         let text = format!("{}{what}: {errno}{times}{why}", called_at(*name, addr.as_ref(), None));
         human::break_lines(out, &text, "    ", "      ", style.width)?;
     }
@@ -274,7 +274,7 @@ struct CallRecord<'a> {
     free_in_ms: Option<u64>,
     advice: Vec<&'a str>,
     next: Vec<StepRecord<'a>>,
-    lasting: Vec<LastingRecord<'a>>,
+    lasting: Vec<SysctlLineRecord<'a>>,
     warnings: &'a [String],
 }
 
@@ -320,7 +320,7 @@ pub fn failure_record(out: &mut dyn Write, failed: &ExplainedCall) -> io::Result
         free_in_ms: free_in.map(milliseconds),
         advice: std::iter::once(headline).chain(&help.advice).map(String::as_str).collect(),
         next: StepRecord::all(&help.commands),
-        lasting: LastingRecord::all(&help.lasting),
+        lasting: SysctlLineRecord::all(&help.sysctl_lines),
         warnings,
         ..CallRecord::new(call)
     };
@@ -392,9 +392,9 @@ pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<
             Some(ProgramEnd::Signaled(signal)) => Some(signal),
             _ => None,
         },
-        calls: report.tally.calls,
+        calls: report.call_counts.calls,
         listening: report
-            .tally
+            .call_counts
             .listening
             .iter()
             .map(|(call, count)| ListeningRecord {
@@ -409,7 +409,7 @@ pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<
             })
             .collect(),
         failed: report
-            .tally
+            .call_counts
             .failures
             .iter()
             .map(|(kind, count)| FailedRecord {
@@ -418,7 +418,7 @@ pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<
                 addr: kind.addr.as_ref().map(addr_text),
                 port: kind.addr.as_ref().map(|addr| addr.port.0),
                 tcp: kind.tcp,
-                cause: report.tally.explained.get(kind).map(|last| last.cause.name()),
+                cause: report.call_counts.explained.get(kind).map(|last| last.cause.name()),
                 count: *count,
             })
             .collect(),

@@ -11,14 +11,14 @@ use super::sample::Sample;
 const FIRST_SECONDS: i64 = 60;
 
 /// The maximum number of seconds that the history keeps.
-pub const MOST_SECONDS: usize = 600;
+pub const MAX_SECONDS: usize = 600;
 
 /// The maximum number of events that the history keeps; newer events replace older ones.
-pub const MOST_EVENTS: usize = 1000;
+pub const MAX_EVENTS: usize = 1000;
 
 /// Closes per second and recent events, fed with samples.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct CloseHistory {
     /// The seconds from `first_second` to the current one, which is not complete.
     seconds: VecDeque<Second>,
     /// The number of the first second, from the start of the first sample.
@@ -34,12 +34,12 @@ struct Second {
     known: bool,
 }
 
-impl History {
+impl CloseHistory {
     /// Adds the next sample.
     pub fn add(&mut self, sample: &Sample) {
         self.add_closes(sample);
         self.events.extend(sample.events().cloned());
-        self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
+        self.events.drain(..self.events.len().saturating_sub(MAX_EVENTS));
     }
 
     /// Adds the closes of a sample without its events. This is for a sample after [`Sample::reselect`], whose events are already in the
@@ -64,7 +64,7 @@ impl History {
                 second.closes += closes;
             }
         }
-        let old = self.seconds.len().saturating_sub(MOST_SECONDS + 1);
+        let old = self.seconds.len().saturating_sub(MAX_SECONDS + 1);
         self.seconds.drain(..old);
         self.first_second += i64::try_from(old).unwrap_or(0);
         self.now = sample.closes_per_s();
@@ -75,7 +75,7 @@ impl History {
         self.events.retain(selects);
     }
 
-    /// The closes of each complete second, the oldest first, at most [`MOST_SECONDS`]; `None` if no whole sample covers the second.
+    /// The closes of each complete second, the oldest first, at most [`MAX_SECONDS`]; `None` if no whole sample covers the second.
     #[must_use]
     pub fn closes(&self) -> impl DoubleEndedIterator<Item = Option<u64>> + ExactSizeIterator + '_ {
         let complete = self.seconds.len().saturating_sub(1);
@@ -103,7 +103,7 @@ impl History {
         self.closes().flatten().max()
     }
 
-    /// The most recent events, the oldest first, at most [`MOST_EVENTS`].
+    /// The most recent events, the oldest first, at most [`MAX_EVENTS`].
     #[must_use]
     pub const fn events(&self) -> &VecDeque<Event> {
         &self.events

@@ -12,7 +12,7 @@
 //! | `sample` | [`Sample`]: one sample of each namespace, as a plain value with its events |
 //! | `tracker` | the comparison of two samples by cookie |
 //! | `sampler` | [`Sampler`], which takes samples |
-//! | `history` | [`History`]: closes per second and the recent events, fed with samples; no clock, no I/O |
+//! | `history` | [`CloseHistory`]: closes per second and the recent events, fed with samples; no clock, no I/O |
 //! | `screen` | the live screen |
 //! | `stream` | samples and events as ndjson |
 //!
@@ -29,6 +29,6 @@ mod tests;
 mod tracker;
 
 pub use self::events::{Event, EventKind};
-pub use self::history::History;
-pub use self::sample::{NetnsSample, Reselected, Sample};
+pub use self::history::CloseHistory;
+pub use self::sample::{NetnsSample, Reselection, Sample};
 pub use self::sampler::Sampler;

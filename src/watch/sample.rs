@@ -68,7 +68,7 @@ pub struct NetnsSample {
 
 /// The buckets that another selection selects from the last sample of a namespace.
 #[derive(Clone, Debug)]
-pub struct Reselected {
+pub struct Reselection {
     /// The inode number of the namespace.
     pub netns: Option<u64>,
     /// As [`NetnsSample::rows`].
@@ -90,9 +90,9 @@ pub(super) fn number(rows: &mut Arc<Vec<Row>>, netns: u32) {
 
 impl Sample {
     /// Replaces the rows, the counts and the closes, which depend on the selection. The events stay as they are.
-    pub fn reselect(&mut self, all: Vec<Reselected>) {
+    pub fn reselect(&mut self, all: Vec<Reselection>) {
         self.closes_begin = true;
-        for Reselected { netns: inode, mut rows, closes, closes_per_s } in all {
+        for Reselection { netns: inode, mut rows, closes, closes_per_s } in all {
             let found = (0..).zip(&mut self.namespaces).find(|(_, netns)| netns.facts.netns == inode);
             // A namespace that the last sample could not read is not part of the sample.
             let Some((place, netns)) = found else { continue };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::sample::{self, Reselected, Sample};
+use super::sample::{self, Reselection, Sample};
 use super::tracker::Tracker;
 use crate::snapshot::bucket_sample::{BucketSample, FindOccupant, SampleSource, TakenSample};
 use crate::snapshot::{Selection, SnapshotError};
@@ -23,10 +23,10 @@ pub struct Sampler {
     trackers: Trackers,
 }
 
-type Trackers = BTreeMap<Option<u64>, Tracked>;
+type Trackers = BTreeMap<Option<u64>, TrackedNamespace>;
 
 #[derive(Default)]
-struct Tracked {
+struct TrackedNamespace {
     tracker: Tracker,
     /// When the last sample of the namespace began, from the start of the first sample.
     seen: Duration,
@@ -104,8 +104,9 @@ impl Sampler {
     ///
     /// # Errors
     /// The selection has a mistake, or tests something that the last sample did not read.
-    pub fn select(&mut self, selection: Selection) -> Result<Vec<Reselected>, SnapshotError> {
-        let select = |(netns, one): (&Option<u64>, &Tracked)| one.tracker.select(&selection).map(|rows| (*netns, rows));
+    pub fn select(&mut self, selection: Selection) -> Result<Vec<Reselection>, SnapshotError> {
+        let select =
+            |(netns, one): (&Option<u64>, &TrackedNamespace)| one.tracker.select(&selection).map(|rows| (*netns, rows));
         let selected = self.trackers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
         self.selection = selection;
         let keep = |(netns, selected)| self.trackers.get_mut(&netns)?.tracker.keep_selected(netns, selected);

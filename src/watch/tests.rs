@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::events::EventKind;
-use super::history::{History, MOST_EVENTS, MOST_SECONDS};
+use super::history::{CloseHistory, MAX_EVENTS, MAX_SECONDS};
 use super::sample::{NetnsSample, Sample};
 use super::tracker::{Tracker, pair};
 use crate::model::facts::tests::facts;
@@ -287,8 +287,8 @@ fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
 }
 
 /// The history after these samples.
-fn history(walks: Vec<BucketSample>) -> History {
-    let (mut tracker, mut history) = (Tracker::default(), History::default());
+fn history(walks: Vec<BucketSample>) -> CloseHistory {
+    let (mut tracker, mut history) = (Tracker::default(), CloseHistory::default());
     for (number, walk) in walks.into_iter().enumerate() {
         let elapsed_ms = u64::try_from(walk.walked.0.as_millis()).expect("short");
         let netns = tracker.follow(walk, number == 0, false, &mut |_| Occupant::Nobody);
@@ -307,9 +307,9 @@ fn a_history_begins_with_one_minute_and_grows_to_ten_minutes() {
     let walks = (0..700).map(|second| walk(second * 1000 + 500, vec![bucket(second + 1, 59_700)])).collect();
     let long = history(walks);
     let closes: Vec<_> = long.closes().collect();
-    assert_eq!(closes.len(), MOST_SECONDS);
+    assert_eq!(closes.len(), MAX_SECONDS);
     assert!(closes.iter().all(|closes| *closes == Some(1)), "{closes:?}");
-    assert_eq!(long.events().len(), MOST_EVENTS);
+    assert_eq!(long.events().len(), MAX_EVENTS);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn seconds_that_no_whole_sample_covers_are_unknown() {
 
 #[test]
 fn a_new_selection_begins_the_closes_again() {
-    let (mut tracker, mut history) = (Tracker::default(), History::default());
+    let (mut tracker, mut history) = (Tracker::default(), CloseHistory::default());
     let mut add = |walk: BucketSample, begins| {
         let elapsed_ms = u64::try_from(walk.walked.0.as_millis()).expect("short");
         let netns = tracker.follow(walk, begins, false, &mut |_| Occupant::Nobody);

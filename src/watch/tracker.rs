@@ -15,7 +15,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::events::{Event, EventKind};
-use super::sample::{NetnsSample, Reselected};
+use super::sample::{NetnsSample, Reselection};
 use crate::analysis::history::Length;
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::Counters;
@@ -40,7 +40,7 @@ pub(super) struct Tracker {
     /// The selected and the other buckets that the last sample has listed, in the order of that sample, which shares their memory.
     listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last sample has not listed.
-    missed: Vec<Seen>,
+    missed: Vec<SeenBucket>,
     last: Option<LastSample>,
     /// When the last whole sample began.
     last_whole_ms: Option<i64>,
@@ -64,7 +64,7 @@ struct LastSample {
 
 /// A bucket as of the last sample.
 #[derive(Debug)]
-struct Seen {
+struct SeenBucket {
     row: Row,
     /// How much longer the remaining time may be than in the row, in ms: 0, unless a sample has missed the bucket.
     slack_ms: u16,
@@ -75,7 +75,7 @@ struct Seen {
     selected: bool,
 }
 
-impl Seen {
+impl SeenBucket {
     /// A bucket that the last sample has listed.
     const fn listed(row: Row, selected: bool) -> Self {
         Self { row, slack_ms: 0, listed_ms: row.bucket.expires_ms, since_ms: 0, selected }
@@ -116,7 +116,7 @@ impl Elapsed {
 
 /// An event that does not yet have the time and the facts of its sample.
 #[derive(Debug)]
-struct Found {
+struct PendingEvent {
     kind: EventKind,
     certain: bool,
     row: Row,
@@ -141,9 +141,9 @@ impl Tracker {
         self.largest_ms = self.largest_ms.max(time_wait.map(|row| row.bucket.expires_ms).max());
         let length = Length::learn(sample.tw_timeout_s, self.largest_ms);
         let length_ms = i64::from(length.seconds) * 1000;
-        let mut closes = Closes { now_ms: ms(began), length_ms, ..Closes::default() };
+        let mut closes = CloseCounter { now_ms: ms(began), length_ms, ..CloseCounter::default() };
         let mut found = vec![];
-        let mut add = |row: &Row, selected: bool, event: Option<Found>| {
+        let mut add = |row: &Row, selected: bool, event: Option<PendingEvent>| {
             if selected && !row.bucket.fin_wait_2 {
                 let is_close = match &event {
                     Some(event) => matches!(event.kind, EventKind::Entered | EventKind::BecameTimeWait),
@@ -155,16 +155,17 @@ impl Tracker {
             found.extend(event);
         };
 
-        let with_cookie = |seen: Seen| Some((seen.row.bucket.cookie?, seen));
-        let mut missing: HashMap<Cookie, Seen, RandomState> = self.missed.drain(..).filter_map(with_cookie).collect();
+        let with_cookie = |seen: SeenBucket| Some((seen.row.bucket.cookie?, seen));
+        let mut missing: HashMap<Cookie, SeenBucket, RandomState> =
+            self.missed.drain(..).filter_map(with_cookie).collect();
         let mut unknown = vec![];
         for ((was, now), selected) in self.listed.iter().zip([&sample.rows, &sample.others]).zip([true, false]) {
             pair(was, now, |was, now| match (was, now) {
                 (Some(was), Some(now)) => {
-                    let was = Seen::listed(*was, selected);
+                    let was = SeenBucket::listed(*was, selected);
                     add(now, selected, elapsed.and_then(|time| change(&was, now, selected, time, length_ms)));
                 }
-                (Some(was), None) => missing.extend(with_cookie(Seen::listed(*was, selected))),
+                (Some(was), None) => missing.extend(with_cookie(SeenBucket::listed(*was, selected))),
                 (None, Some(now)) => unknown.push((now, selected)),
                 (None, None) => {}
             });
@@ -177,11 +178,11 @@ impl Tracker {
             });
             add(row, selected, event);
         }
-        let mut missing: Vec<Seen> = missing.into_values().collect();
+        let mut missing: Vec<SeenBucket> = missing.into_values().collect();
         missing.sort_unstable_by_key(|seen| seen.row.bucket.cookie);
         if let Some(elapsed) = elapsed {
             if sample.whole {
-                missing = self.judge(missing, &sample, elapsed, find, &mut found);
+                missing = self.find_ends(missing, &sample, elapsed, find, &mut found);
             }
             for seen in &mut missing {
                 seen.pass(elapsed);
@@ -202,7 +203,8 @@ impl Tracker {
             _ => before,
         };
         self.last = Some(LastSample { walked, whole, counters, facts: Arc::clone(&facts), length_ms });
-        let event = |Found { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
+        let event =
+            |PendingEvent { kind, certain, row, .. }| Event { at, kind, certain, row, facts: Arc::clone(&facts) };
         let (rows, others) = (Arc::new(rows), Arc::new(others));
         let fin_wait_2 = rows.iter().filter(|row| row.bucket.fin_wait_2).count();
         let sample = NetnsSample {
@@ -231,9 +233,10 @@ impl Tracker {
 
     /// Keeps what [`Self::select`] has selected. Buckets that the last sample has missed belong to no selection until they are
     /// listed.
-    pub(super) fn keep_selected(&mut self, netns: Option<u64>, rows: Option<[Vec<Row>; 2]>) -> Option<Reselected> {
+    pub(super) fn keep_selected(&mut self, netns: Option<u64>, rows: Option<[Vec<Row>; 2]>) -> Option<Reselection> {
         let (last, listed) = (self.last.as_ref()?, rows?);
-        let mut closes = Closes { now_ms: ms(last.walked.0), length_ms: last.length_ms, ..Closes::default() };
+        let mut closes =
+            CloseCounter { now_ms: ms(last.walked.0), length_ms: last.length_ms, ..CloseCounter::default() };
         listed[0].iter().filter(|row| !row.bucket.fin_wait_2).for_each(|row| closes.add(row, false, true));
         self.missed.iter_mut().for_each(|seen| seen.selected = false);
         self.closes = 0;
@@ -241,11 +244,11 @@ impl Tracker {
         let rows = Arc::clone(&self.listed[0]);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let closes_per_s = closes.in_last_second as f64;
-        Some(Reselected { netns, rows, closes: closes.by_second, closes_per_s })
+        Some(Reselection { netns, rows, closes: closes.by_second, closes_per_s })
     }
 
     /// The event of a bucket that the last sample has not listed, if it is new.
-    fn entered(&self, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
+    fn entered(&self, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<PendingEvent> {
         // A bucket without a cookie cannot be recognized, so it may be an old one.
         row.bucket.cookie?;
         // An older bucket is not new: the last sample has missed it. The age of a bucket in FIN_WAIT_2 is unknown, because its timer
@@ -255,18 +258,18 @@ impl Tracker {
         } else {
             length_ms - i64::from(row.bucket.expires_ms) <= time.most + time.tolerance()
         };
-        is_new.then_some(Found { kind: EventKind::Entered, certain: true, row: *row, selected })
+        is_new.then_some(PendingEvent { kind: EventKind::Entered, certain: true, row: *row, selected })
     }
 
     /// Finds out what happened to the buckets that a whole sample does not list. Returns the buckets that still exist.
-    fn judge(
+    fn find_ends(
         &self,
-        missing: Vec<Seen>,
+        missing: Vec<SeenBucket>,
         sample: &BucketSample,
         time: Elapsed,
         find: &mut FindOccupant<'_>,
-        found: &mut Vec<Found>,
-    ) -> Vec<Seen> {
+        found: &mut Vec<PendingEvent>,
+    ) -> Vec<SeenBucket> {
         // Each missing bucket ended between some moment of the last whole walk and some moment of this walk.
         let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.counters, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
@@ -275,12 +278,12 @@ impl Tracker {
         let mut newly_due = vec![];
         let (mut taken_over, mut unexplained) = (0, 0);
         for seen in missing {
-            let Seen { row, slack_ms, selected, .. } = seen;
+            let SeenBucket { row, slack_ms, selected, .. } = seen;
             let left = i64::from(row.bucket.expires_ms);
             let mut end = |kind, certain| {
                 let mut row = row;
                 row.bucket.expires_ms = u32::try_from(left - time.least).unwrap_or(0);
-                found.push(Found { kind, certain, row, selected });
+                found.push(PendingEvent { kind, certain, row, selected });
             };
             if left + i64::from(slack_ms) == 0 {
                 end(EventKind::Expired, true);
@@ -326,7 +329,7 @@ impl Tracker {
         still_there
     }
 
-    fn closes_per_s(&mut self, closes: &Closes, whole: bool) -> Option<f64> {
+    fn closes_per_s(&mut self, closes: &CloseCounter, whole: bool) -> Option<f64> {
         self.closes += closes.since_last;
         if !whole {
             return None;
@@ -342,7 +345,7 @@ impl Tracker {
 }
 
 /// The event of a bucket that this sample lists and an earlier one has listed.
-fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<Found> {
+fn change(was: &SeenBucket, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<PendingEvent> {
     let (before, now) = (&was.row.bucket, &row.bucket);
     let left = i64::from(now.expires_ms);
     let kind = if before.fin_wait_2 && !now.fin_wait_2 {
@@ -354,7 +357,7 @@ fn change(was: &Seen, row: &Row, selected: bool, time: Elapsed, length_ms: i64) 
         // The kernel never starts the timer of FIN_WAIT_2 again (`tcp_timewait_state_process` in net/ipv4/tcp_minisocks.c).
         return None;
     };
-    Some(Found { kind, certain: true, row: *row, selected: selected || was.selected })
+    Some(PendingEvent { kind, certain: true, row: *row, selected: selected || was.selected })
 }
 
 /// The number of rows to search in each list before an index is built.
@@ -408,7 +411,7 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
 
 /// Counts the buckets that entered TIME_WAIT, by the second in which they entered.
 #[derive(Debug, Default)]
-struct Closes {
+struct CloseCounter {
     /// The time of the sample, from the start of the first sample.
     now_ms: i64,
     /// How long TIME_WAIT lasts.
@@ -418,7 +421,7 @@ struct Closes {
     in_last_second: u64,
 }
 
-impl Closes {
+impl CloseCounter {
     /// How long ago the bucket entered TIME_WAIT, or its timer started again.
     fn age(&self, row: &Row) -> i64 {
         self.length_ms - i64::from(row.bucket.expires_ms)

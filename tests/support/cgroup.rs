@@ -16,7 +16,7 @@ pub(crate) struct Cgroup {
 impl Cgroup {
     /// Makes a cgroup of this name.
     pub(crate) fn make(name: &str) -> Result<Self, String> {
-        let unified = cgroup::unified().ok_or("cgroup v2 is not mounted")?;
+        let unified = cgroup::unified_hierarchy().ok_or("cgroup v2 is not mounted")?;
         let systemd = PathBuf::from("/sys/fs/cgroup/systemd");
         let parent = format!("twtool-test-{}-{name}.slice", std::process::id());
         let roots = [unified].into_iter().chain(systemd.join("cgroup.procs").exists().then_some(systemd));

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
-use twtool::model::facts::{Facts, Unread};
+use twtool::model::facts::{Facts, UnreadFacts};
 use twtool::model::kernel_counts::BucketFacts;
 use twtool::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use twtool::model::services::Services;
 use twtool::sock_diag::request::{Request, Walk};
-use twtool::sock_diag::transport::{Event, EventSink as _};
+use twtool::sock_diag::transport::{EventSink as _, TransportEvent};
 use twtool::source::recording::RecordingFile;
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
@@ -127,12 +127,12 @@ pub(crate) fn facts() -> Facts {
         unprivileged_port_start: Some(1024),
         services: Services::new([(Port(80), ["http"])]),
         interfaces: [(NonZeroU32::MIN, "lo".to_owned())].into_iter().collect(),
-        unread: Unread::default(),
+        unread: UnreadFacts::default(),
     }
 }
 
 /// The events of one dump in a recording: a request for every state, then the datagrams of the response.
-pub(crate) fn dump_events(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
+pub(crate) fn dump_events(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>) -> Vec<TransportEvent> {
     const EVERY_STATE: u32 = 0x3ffe;
     const TCP: u8 = 6;
     // The states are near the end of struct inet_diag_req, and near the beginning of struct inet_diag_req_v2.
@@ -150,16 +150,20 @@ pub(crate) fn dump_events(walk: Walk, answer: impl IntoIterator<Item = Vec<u8>>)
     let mut bytes = message(kind, &payload);
     bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     let request = Request::decode(&bytes).expect("a request, byte for byte as twtool sends it");
-    std::iter::once(Event::Request(request)).chain(answer.into_iter().map(Event::Datagram)).collect()
+    std::iter::once(TransportEvent::Request(request)).chain(answer.into_iter().map(TransportEvent::Datagram)).collect()
 }
 
 /// Writes a recording of these events, and returns its folder and its path. Dropping the folder removes the file.
-pub(crate) fn recording(facts: &Facts, events: &[Event]) -> (TempDir, String) {
+pub(crate) fn recording(facts: &Facts, events: &[TransportEvent]) -> (TempDir, String) {
     recording_with_counts(facts, &BucketFacts::default(), events)
 }
 
 /// Like [`recording`], with these counts of the kernel.
-pub(crate) fn recording_with_counts(facts: &Facts, buckets: &BucketFacts, events: &[Event]) -> (TempDir, String) {
+pub(crate) fn recording_with_counts(
+    facts: &Facts,
+    buckets: &BucketFacts,
+    events: &[TransportEvent],
+) -> (TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recording");
     write(&path, facts, buckets, events);
@@ -167,7 +171,7 @@ pub(crate) fn recording_with_counts(facts: &Facts, buckets: &BucketFacts, events
     (folder, text)
 }
 
-fn write(path: &Path, facts: &Facts, buckets: &BucketFacts, events: &[Event]) {
+fn write(path: &Path, facts: &Facts, buckets: &BucketFacts, events: &[TransportEvent]) {
     let mut file = RecordingFile::create(path, true, facts, buckets).expect("a file");
     for event in events {
         file.keep(event).expect("kept");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client;
-use super::{BOTH_SIDES, Evidence, blocking, count, fewest_that_work, set};
+use super::{BOTH_SIDES, BindEvidence, blocking, counted_noun, fewest_that_work, set_options_advice};
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TimeWaitBucket};
@@ -14,7 +14,7 @@ fn seconds(time: Duration) -> String {
 }
 
 /// The blocking buckets, each with the direction of its connection.
-fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Direction)> {
+fn buckets(evidence: &BindEvidence) -> impl Iterator<Item = (TimeWaitBucket, Direction)> {
     blocking(evidence).filter_map(|holder| match holder.socket {
         Socket::Bucket(bucket) => Some((bucket, holder.direction)),
         Socket::Full(_) => None,
@@ -22,7 +22,7 @@ fn buckets(evidence: &Evidence) -> impl Iterator<Item = (TimeWaitBucket, Directi
 }
 
 /// Counts the buckets among the holders by state: `2 TIME_WAIT sockets and 1 FIN_WAIT_2 socket`.
-pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
+pub fn count_buckets_by_state<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
     let (mut time_wait, mut fin_wait_2) = (0, 0);
     for holder in holders {
         match holder.socket {
@@ -32,24 +32,24 @@ pub fn buckets_counted<'a>(holders: impl Iterator<Item = &'a Holder>) -> String 
         }
     }
     let counted = [(time_wait, "TIME_WAIT socket"), (fin_wait_2, "FIN_WAIT_2 socket")];
-    let named: Vec<String> = counted.into_iter().filter(|(n, _)| *n > 0).map(|(n, one)| count(n, one)).collect();
+    let named: Vec<String> = counted.into_iter().filter(|(n, _)| *n > 0).map(|(n, one)| counted_noun(n, one)).collect();
     named.join(" and ")
 }
 
 /// The advice: the change to make in the server or in the port settings, the time until the port is free without that change,
 /// and the reason.
-pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
+pub(super) fn advise(evidence: &BindEvidence) -> Vec<String> {
     let mut advice = vec![];
     let works = fewest_that_work(evidence);
     let one = buckets(evidence).count() == 1;
-    let counted = buckets_counted(blocking(evidence));
+    let counted = count_buckets_by_state(blocking(evidence));
     let is_outbound = |(_, direction): (_, Direction)| direction == Direction::Outbound;
     let outbound = buckets(evidence).any(is_outbound);
     match works {
         Some(ReuseOptions::REUSEADDR) => {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
         }
-        Some(options) => advice.push(set(options)),
+        Some(options) => advice.push(set_options_advice(options)),
         // If all buckets look outbound, a client probably left them, so advice for a server would not help.
         None if buckets(evidence).all(is_outbound) => {}
         None => advice.push(
@@ -78,8 +78,8 @@ pub(super) fn advise(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-fn outbound_connection(evidence: &Evidence) -> String {
-    let Evidence { facts, port, .. } = *evidence;
+fn outbound_connection(evidence: &BindEvidence) -> String {
+    let BindEvidence { facts, port, .. } = *evidence;
     let cure = if facts.locally_reserved(port) == Some(true) {
         "The port is reserved now, so connect() no longer chooses it. This connection is older, or its client bound \
          the port itself."
@@ -89,7 +89,7 @@ fn outbound_connection(evidence: &Evidence) -> String {
     format!("A client on this machine used port {port} as its source port (inferred from the ports). {cure}")
 }
 
-fn when_free(evidence: &Evidence) -> String {
+fn when_free(evidence: &BindEvidence) -> String {
     let least = buckets(evidence).any(|(bucket, _)| bucket.fin_wait_2);
     let Some(free_in) = evidence.conclusion.free_in else {
         return "It is unknown when the port becomes free. Several sockets may block it, they end at different times, \

@@ -1,11 +1,11 @@
 //! Advice for a port that a client used as its source port: a connection to itself, or a fixed source port.
 
-use super::{Evidence, blocking};
+use super::{BindEvidence, blocking};
 use crate::model::bind::Holder;
 use crate::model::row::Direction;
 use crate::model::socket::Socket;
 
-fn outbound<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+fn outbound<'a>(evidence: &BindEvidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     blocking(evidence).filter(|holder| holder.direction == Direction::Outbound)
 }
 
@@ -15,13 +15,13 @@ fn is_self_connection(holder: &Holder) -> bool {
 
 /// Whether [`sentences`] explains the outbound connection: it is a connection to itself, or its source port lies outside the
 /// ephemeral range, so the client bound it.
-pub(super) fn explained(evidence: &Evidence) -> bool {
+pub(super) fn explained(evidence: &BindEvidence) -> bool {
     outbound(evidence).any(is_self_connection)
         || (evidence.facts.ephemeral(evidence.port) == Some(false) && outbound(evidence).next().is_some())
 }
 
 /// Explains how a client came to use the port, and how to avoid that.
-pub(super) fn sentences(evidence: &Evidence) -> Vec<String> {
+pub(super) fn sentences(evidence: &BindEvidence) -> Vec<String> {
     let to_itself = outbound(evidence).find(|holder| is_self_connection(holder));
     let other = outbound(evidence).find(|holder| !is_self_connection(holder));
     let fixed = evidence.facts.ephemeral(evidence.port) == Some(false);
@@ -30,8 +30,8 @@ pub(super) fn sentences(evidence: &Evidence) -> Vec<String> {
     to_itself.into_iter().chain(other).collect()
 }
 
-fn self_connection(evidence: &Evidence, holder: &Holder) -> String {
-    let Evidence { facts, port, .. } = *evidence;
+fn self_connection(evidence: &BindEvidence, holder: &Holder) -> String {
+    let BindEvidence { facts, port, .. } = *evidence;
     let addr = holder.socket.tuple().local_addr();
     let what = match holder.socket {
         Socket::Bucket(_) => "The TIME_WAIT socket is from a connection to itself",
@@ -51,7 +51,7 @@ fn self_connection(evidence: &Evidence, holder: &Holder) -> String {
     format!("{what}: both ends are {addr} port {port}. {how}{cure}")
 }
 
-fn fixed_port(evidence: &Evidence, holder: &Holder) -> String {
+fn fixed_port(evidence: &BindEvidence, holder: &Holder) -> String {
     let (port, tuple) = (evidence.port, holder.socket.tuple());
     format!(
         "A client on this machine connected from port {port} to {} port {} (inferred). The port is outside \

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::Evidence;
+use super::BindEvidence;
 use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
 /// Explains the plain binds that failed with an errno other than EADDRINUSE, with each reason once.
-pub(super) fn denied(evidence: &Evidence) -> Vec<String> {
+pub(super) fn explain_denials(evidence: &BindEvidence) -> Vec<String> {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     denials(evidence.facts, evidence.port, plain)
 }
@@ -37,8 +37,8 @@ pub fn needed_options(with: ReuseOptions) -> String {
 }
 
 /// Warns that the test had a privilege that the server may lack.
-pub(super) fn plain_user(evidence: &Evidence) -> Option<String> {
-    let Evidence { facts, port, attempts, setup, .. } = evidence;
+pub(super) fn plain_user(evidence: &BindEvidence) -> Option<String> {
+    let BindEvidence { facts, port, attempts, setup, .. } = evidence;
     let refused = |attempt: &Attempt| attempt.bind == CallResult::Failed(Errno::Access);
     let privileged = facts.privileged(*port) == Some(true) && !attempts.iter().any(refused);
     let start = facts.unprivileged_port_start.filter(|_| privileged && setup.user.is_none())?;

@@ -5,7 +5,7 @@ mod buckets;
 mod client;
 mod denial;
 mod obstacle;
-mod own;
+mod own_socket;
 mod ports;
 mod sockets;
 
@@ -13,15 +13,15 @@ use super::verdict::Conclusion;
 use crate::model::bind::{Attempt, CallResult, Cause, Holder, ReuseOptions, ServerSetup, Verdict};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
-pub use buckets::buckets_counted;
+pub use buckets::count_buckets_by_state;
 pub use denial::{denial, denials, needed_options};
 pub use obstacle::obstacle;
-pub use own::earlier_addresses;
-pub use sockets::{is_connection, who};
+pub use own_socket::earlier_addresses;
+pub use sockets::{is_connection, owner_names};
 
 /// The result of a bind test, as the advice needs it.
 #[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
+pub struct BindEvidence<'a> {
     /// The facts of the network namespace.
     pub facts: &'a Facts,
     /// The tested port.
@@ -46,7 +46,7 @@ pub struct Evidence<'a> {
 
 /// Returns the advice for the result of a bind test, as sentences.
 #[must_use]
-pub fn advise(evidence: &Evidence) -> Vec<String> {
+pub fn advise(evidence: &BindEvidence) -> Vec<String> {
     let mut advice = client::sentences(evidence);
     advice.extend(match evidence.conclusion.cause {
         Cause::None | Cause::OwnSocket => vec![],
@@ -54,31 +54,33 @@ pub fn advise(evidence: &Evidence) -> Vec<String> {
         Cause::Listener => sockets::listener(evidence),
         Cause::Connection => sockets::connection(evidence),
         Cause::Bound => sockets::bound(evidence),
-        Cause::Unknown if evidence.conclusion.verdict != Verdict::Denied => vec![ports::unseen(evidence)],
+        Cause::Unknown if evidence.conclusion.verdict != Verdict::Denied => {
+            vec![ports::unlisted_socket_advice(evidence)]
+        }
         Cause::PrivilegedPort | Cause::AddressNotLocal | Cause::FamilyUnsupported | Cause::Unknown => {
-            denial::denied(evidence)
+            denial::explain_denials(evidence)
         }
     });
-    advice.extend(own::collision(evidence));
+    advice.extend(own_socket::collision(evidence));
     advice.extend(denial::plain_user(evidence));
-    advice.extend(sockets::shared(evidence));
+    advice.extend(sockets::shared_socket(evidence));
     advice.extend(ports::ephemeral(evidence));
     advice.extend(evidence.udp.then(|| ports::udp(evidence)));
     advice
 }
 
-fn blocking<'a>(evidence: &Evidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+fn blocking<'a>(evidence: &BindEvidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     evidence.holders.iter().filter(|holder| holder.blocks)
 }
 
 /// A number with its noun, singular or plural: `1 socket`, `3 sockets`.
 #[must_use]
-pub fn count(n: usize, one: &str) -> String {
+pub fn counted_noun(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 
 /// The smallest set of options with which a bind works on every address. SO_REUSEADDR is preferred to SO_REUSEPORT.
-fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
+fn fewest_that_work(evidence: &BindEvidence) -> Option<ReuseOptions> {
     let works = |options: &ReuseOptions| {
         evidence.attempts.iter().filter(|a| a.options == *options).all(|a| a.outcome() == CallResult::Ok)
     };
@@ -86,7 +88,7 @@ fn fewest_that_work(evidence: &Evidence) -> Option<ReuseOptions> {
 }
 
 /// Explains how to set options with which the bind works although the blocking sockets exist.
-fn set(options: ReuseOptions) -> String {
+fn set_options_advice(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
         " Use SO_REUSEPORT only if several servers are meant to share the port. It is not a general solution, because \
          it also lets a second server of the same user bind."

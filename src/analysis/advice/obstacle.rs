@@ -1,6 +1,6 @@
 //! Names what blocks a bind, in a few words for a headline.
 
-use super::{buckets_counted, is_connection, who};
+use super::{count_buckets_by_state, is_connection, owner_names};
 use crate::model::bind::{Cause, Holder};
 use crate::model::socket::{Socket, TcpState};
 
@@ -12,20 +12,20 @@ pub fn obstacle<'a>(cause: Cause, blocking: impl Iterator<Item = &'a Holder> + C
         blocking.clone().filter(move |holder| matches!(holder.socket, Socket::Full(full) if fits(full.state)))
     };
     match cause {
-        Cause::Listener => format!("a listener: {}", who(in_state(|state| state == TcpState::Listen))),
+        Cause::Listener => format!("a listener: {}", owner_names(in_state(|state| state == TcpState::Listen))),
         Cause::Connection => {
             let connections = in_state(is_connection);
             let mut states: Vec<_> = connections.clone().map(|holder| holder.socket.state().name()).collect();
             states.sort_unstable();
             states.dedup();
             let word = if connections.clone().count() == 1 { "a connection" } else { "connections" };
-            format!("{word} ({}): {}", states.join(", "), who(connections))
+            format!("{word} ({}): {}", states.join(", "), owner_names(connections))
         }
         Cause::Bound => {
             let bound = in_state(|state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-            format!("a bound socket: {}", who(bound))
+            format!("a bound socket: {}", owner_names(bound))
         }
-        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => buckets_counted(blocking),
+        Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr => count_buckets_by_state(blocking),
         _ => "probably a socket that this kernel does not list".into(),
     }
 }

@@ -1,9 +1,9 @@
 //! Advice about the port itself: sockets on the port that the kernel does not list, the ephemeral range, and UDP.
 
-use super::Evidence;
+use super::BindEvidence;
 
 /// The advice when no listed socket explains EADDRINUSE.
-pub(super) fn unseen(evidence: &Evidence) -> String {
+pub(super) fn unlisted_socket_advice(evidence: &BindEvidence) -> String {
     if evidence.port.reserved_by_rfc() {
         return "The kernel finds no free port in net.ipv4.ip_local_port_range. bind() to port 0 reports this as EADDRINUSE \
                 (bind(2))."
@@ -24,8 +24,8 @@ const fn not_listed(bound_sockets_are_listed: bool) -> &'static str {
 }
 
 /// Advice to reserve a server's port in the ephemeral range, so that connect() does not choose it.
-pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
-    let Evidence { facts, port, .. } = *evidence;
+pub(super) fn ephemeral(evidence: &BindEvidence) -> Option<String> {
+    let BindEvidence { facts, port, .. } = *evidence;
     let applies = facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false);
     let range = facts.local_port_range.filter(|_| applies)?;
     Some(format!(
@@ -36,7 +36,7 @@ pub(super) fn ephemeral(evidence: &Evidence) -> Option<String> {
 }
 
 /// Explains that a UDP socket on the same port number does not matter.
-pub(super) fn udp(evidence: &Evidence) -> String {
+pub(super) fn udp(evidence: &BindEvidence) -> String {
     format!(
         "A UDP socket uses port {} too. That does not matter here, because TCP and UDP have separate ports.",
         evidence.port

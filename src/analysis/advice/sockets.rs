@@ -1,13 +1,16 @@
 //! Advice for a bind that a listener, a connection or a bound socket blocks.
 
-use super::{BOTH_SIDES, Evidence, blocking, buckets_counted, client, fewest_that_work, set};
+use super::{BOTH_SIDES, BindEvidence, blocking, client, count_buckets_by_state, fewest_that_work, set_options_advice};
 use crate::analysis::states;
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::process::{KernelPart, Owners, place_of_cgroup};
 use crate::model::row::Direction;
 use crate::model::socket::{FullSocket, Socket, TcpState};
 
-fn blocking_in<'a>(evidence: &Evidence<'a>, fits: fn(TcpState) -> bool) -> impl Iterator<Item = &'a Holder> + Clone {
+fn blocking_in<'a>(
+    evidence: &BindEvidence<'a>,
+    fits: fn(TcpState) -> bool,
+) -> impl Iterator<Item = &'a Holder> + Clone {
     let full = move |holder: &&Holder| matches!(holder.socket, Socket::Full(full) if fits(full.state));
     blocking(evidence).filter(full)
 }
@@ -20,7 +23,7 @@ pub const fn is_connection(state: TcpState) -> bool {
 
 /// Names up to three owners of these sockets in one phrase, for example `nginx (pid 7)`. Processes choose their names, so the caller must
 /// escape the text.
-pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
+pub fn owner_names<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     const SHOWN: usize = 3;
     let total = holders.clone().count();
     let mut named: Vec<String> = vec![];
@@ -48,13 +51,13 @@ pub fn who<'a>(holders: impl Iterator<Item = &'a Holder> + Clone) -> String {
     format!("{}{more}{sockets}", named.join(", "))
 }
 
-pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
-    let Evidence { port, with, .. } = *evidence;
+pub(super) fn listener(evidence: &BindEvidence) -> Vec<String> {
+    let BindEvidence { port, with, .. } = *evidence;
     let listeners = || blocking_in(evidence, |state| state == TcpState::Listen);
-    let who = who(listeners());
+    let names = owner_names(listeners());
     if evidence.conclusion.verdict == Verdict::Reusable {
         return vec![format!(
-            "Port {port} has a listener: {who}. A bind with {with} works beside it. On the same address the kernel distributes \
+            "Port {port} has a listener: {names}. A bind with {with} works beside it. On the same address the kernel distributes \
              new connections among all listeners. A listener on a more specific address gets the connections to that address \
              (socket(7), SO_REUSEPORT)."
         )];
@@ -62,7 +65,7 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
     let endpoint = |holder: &Holder| holder.owners == Owners::Kernel(KernelPart::MptcpEndpoint);
     let stop = if listeners().all(endpoint) { "Delete the endpoint (ip-mptcp(8))" } else { "Stop that server" };
     let mut advice = vec![format!(
-        "Port {port} has a listener: {who}. The listener blocks the port, with or without TIME_WAIT sockets. {stop}, \
+        "Port {port} has a listener: {names}. The listener blocks the port, with or without TIME_WAIT sockets. {stop}, \
          or choose another port or address. SO_REUSEADDR never takes a port from a listener (socket(7))."
     )];
     advice.extend(buckets_beside(evidence));
@@ -72,7 +75,7 @@ pub(super) fn listener(evidence: &Evidence) -> Vec<String> {
 }
 
 /// Explains that buckets will still block the port when the listener, connection or bound socket is gone.
-fn buckets_beside(evidence: &Evidence) -> Option<String> {
+fn buckets_beside(evidence: &BindEvidence) -> Option<String> {
     let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
     let one = match buckets().count() {
         0 => return None,
@@ -82,12 +85,12 @@ fn buckets_beside(evidence: &Evidence) -> Option<String> {
     Some(format!(
         "{} {holds} the port too, until {timer}. Before that, a bind works only if the old and the new socket have \
          SO_REUSEADDR (socket(7)).",
-        buckets_counted(buckets())
+        count_buckets_by_state(buckets())
     ))
 }
 
 /// Explains why SO_REUSEPORT does not help: all sockets on the port need the option and the same effective user (socket(7)).
-fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>) -> Option<String> {
+fn other_user<'a>(evidence: &BindEvidence, holders: impl Iterator<Item = &'a Holder>) -> Option<String> {
     if !evidence.with.reuseport {
         return None;
     }
@@ -122,7 +125,7 @@ fn other_user<'a>(evidence: &Evidence, holders: impl Iterator<Item = &'a Holder>
 }
 
 /// Explains that the port is free on other devices, if every blocking socket is bound to a device.
-fn other_device(evidence: &Evidence) -> Option<String> {
+fn other_device(evidence: &BindEvidence) -> Option<String> {
     let devices: Option<Vec<String>> = blocking(evidence)
         .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
         .collect();
@@ -143,7 +146,7 @@ const fn full(holder: &Holder) -> Option<FullSocket> {
     }
 }
 
-pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
+pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
     let connections = || blocking_in(evidence, is_connection);
     let mut states: Vec<TcpState> = connections().map(|holder| holder.socket.state()).collect();
     states.sort_unstable_by_key(|state| state.name());
@@ -158,10 +161,10 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
              {BOTH_SIDES}.",
             if one { "the blocking socket has" } else { "the blocking sockets have" }
         )),
-        Some(options) => advice.push(format!("{} {BOTH_SIDES}.", set(options))),
+        Some(options) => advice.push(format!("{} {BOTH_SIDES}.", set_options_advice(options))),
         None => {}
     }
-    advice.push(format!("{holds} the port ({}): {}.", names.join(", "), who(connections())));
+    advice.push(format!("{holds} the port ({}): {}.", names.join(", "), owner_names(connections())));
     let outbound = connections().filter(|holder| holder.direction == Direction::Outbound).count();
     // If `client::explained` is true, `client::sentences` has explained the outbound connections already.
     advice.extend((outbound > 0 && !client::explained(evidence)).then(|| {
@@ -205,14 +208,14 @@ pub(super) fn connection(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
+pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-    let holds = format!("A socket is bound to the port and does not listen: {}.", who(sockets()));
+    let holds = format!("A socket is bound to the port and does not listen: {}.", owner_names(sockets()));
     let mut advice = vec![match fewest_that_work(evidence) {
         Some(options) => format!(
             "{holds} {} But only one of two such sockets can listen on an address: the second listen() fails with EADDRINUSE \
              (listen(2); try --listen).",
-            set(options)
+            set_options_advice(options)
         ),
         None => format!("{holds} Stop that process, or choose another port or address."),
     }];
@@ -225,7 +228,7 @@ pub(super) fn bound(evidence: &Evidence) -> Vec<String> {
 }
 
 /// Explains that the port becomes free only after all processes that share a socket have closed it.
-pub(super) fn shared(evidence: &Evidence) -> Option<String> {
+pub(super) fn shared_socket(evidence: &BindEvidence) -> Option<String> {
     let sharing = |holder: &Holder| match &holder.owners {
         Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),
         _ => None,
@@ -263,7 +266,7 @@ mod tests {
     }
 
     fn advice(with: ReuseOptions, holder: Holder) -> String {
-        let evidence = Evidence {
+        let evidence = BindEvidence {
             facts: &facts(),
             port: Port(80),
             with,

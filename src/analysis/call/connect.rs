@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Called, Explanation, FailedCall, PortsLeft};
-use crate::analysis::advice::who;
+use super::{Explanation, FailedCall, FailedTcpCall, PortsLeft};
+use crate::analysis::advice::owner_names;
 use crate::analysis::capacity::{self, Conditions, Destination};
 use crate::model::bind::{Cause, Errno, Verdict};
 use crate::model::call::{CallCause, CalledAddr, CalledSocket};
@@ -12,8 +12,8 @@ use crate::model::facts::Facts;
 use crate::model::socket::Socket;
 
 /// Explains a connect() that failed.
-pub(super) fn explain(called: &Called) -> Explanation {
-    let Called { failed, facts, errno, addr: to, socket } = *called;
+pub(super) fn explain(called: &FailedTcpCall) -> Explanation {
+    let FailedTcpCall { failed, facts, errno, addr: to, socket } = *called;
     let shell = failed.shell;
     let fixed = socket.local.filter(|local| local.port() != 0);
     let word = to.addr.to_canonical().to_string();
@@ -65,7 +65,7 @@ pub(super) fn explain(called: &Called) -> Explanation {
         _ => match (fixed, failed.ports_left) {
             (Some(local), _) => fixed_port(&failed, to, local),
             (None, Some(PortsLeft::Counted(destinations, conditions))) => {
-                counted(destinations, &conditions, facts, shell, to)
+                explain_ports_left(destinations, &conditions, facts, shell, to)
             }
             (None, Some(PortsLeft::Unreachable(why))) => {
                 let mut explanation = Explanation::new(
@@ -104,7 +104,7 @@ fn end(addr: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(addr.to_canonical(), port)
 }
 
-fn counted(
+fn explain_ports_left(
     destinations: &[Destination],
     conditions: &Conditions,
     facts: &Facts,
@@ -171,7 +171,7 @@ fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explan
         Some(holder) => Explanation::new(
             Some(Verdict::Blocked),
             CallCause::AddressInUse,
-            format!("another connection {ends} exists: {}", who(std::iter::once(holder))),
+            format!("another connection {ends} exists: {}", owner_names(std::iter::once(holder))),
         ),
         None => Explanation::new(
             None,

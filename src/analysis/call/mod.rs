@@ -10,14 +10,14 @@ mod connect;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::advice::{self, Evidence, who};
+use super::advice::{self, BindEvidence, owner_names};
 use super::capacity::{Conditions, Destination};
 use super::next::{self, Failure};
 use super::verdict::{self, Conclusion};
 use super::{conflict, states};
 use crate::model::bind::{Attempt, Cause, Errno, Holder, ServerSetup, Verdict};
 use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
-use crate::model::command::{Help, Privilege, Shell, Step, quoted};
+use crate::model::command::{Privilege, Shell, Step, Suggestions, quoted};
 use crate::model::facts::Facts;
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
@@ -70,7 +70,7 @@ pub struct Explanation {
     /// Whether the watched processes hold all the sockets that block the port; `None` if that is unknown.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
-    pub help: Help,
+    pub help: Suggestions,
 }
 
 impl Explanation {
@@ -81,7 +81,7 @@ impl Explanation {
             headline: headline.into(),
             free_in: None,
             held_by_itself: Some(false),
-            help: Help::default(),
+            help: Suggestions::default(),
         }
     }
 
@@ -145,16 +145,16 @@ pub fn explain(failed: &FailedCall) -> Explanation {
     let Some((facts, errno)) = failed.facts.zip(call.errno()) else {
         return Explanation::new(None, CallCause::Port(Cause::Unknown), "the reason is unknown");
     };
-    let called = Called { failed: *failed, errno, facts, addr, socket };
+    let called = FailedTcpCall { failed: *failed, errno, facts, addr, socket };
     match (call.name, failed.attempt) {
         (CallName::Connect, _) | (_, None) => connect::explain(&called),
         (_, Some(attempt)) if errno == Errno::AddrInUse => in_use(&called, attempt),
-        (_, Some(attempt)) => denied(&called, attempt),
+        (_, Some(attempt)) => explain_denial(&called, attempt),
     }
 }
 
 /// A failed call on a TCP socket whose address, socket and namespace could be read.
-struct Called<'a> {
+struct FailedTcpCall<'a> {
     failed: FailedCall<'a>,
     errno: Errno,
     facts: &'a Facts,
@@ -183,8 +183,8 @@ fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Exp
 }
 
 /// Explains EADDRINUSE of bind() or listen().
-fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
-    let Called { failed, facts, addr, socket, .. } = *called;
+fn in_use(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
+    let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     let FailedCall { call, holders, shell, .. } = failed;
     let (port, with) = (addr.port, socket.reuse);
     // If the socket lacks SO_REUSEADDR, it is unknown whether the option would have helped. If the socket has it, the failure
@@ -195,7 +195,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
     let held_by_itself = are_of(&blocking, failed.watched);
     let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
-    let evidence = Evidence {
+    let evidence = BindEvidence {
         facts,
         port,
         with,
@@ -218,7 +218,7 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
     explanation.held_by_itself = held_by_itself;
     let help = &mut explanation.help;
     if held_by_itself == Some(true) {
-        help.advice.push(itself(call, &blocking));
+        help.advice.push(explain_self_conflict(call, &blocking));
     } else {
         help.commands = next_steps(called, cause, attempt, free_in);
         if !with.reuseaddr && matches!(cause, Cause::TimeWait | Cause::Connection) {
@@ -238,12 +238,12 @@ fn in_use(called: &Called, attempt: &Attempt) -> Explanation {
         Cause::Listener if held_by_itself == Some(true) => vec![],
         _ => advice::advise(&evidence),
     });
-    help.advice.push(asked(socket));
+    help.advice.push(options_text(socket));
     explanation
 }
 
 /// The options of the socket in the failed call.
-fn asked(socket: &CalledSocket) -> String {
+fn options_text(socket: &CalledSocket) -> String {
     if socket.options().is_empty() {
         return "The socket of the call has none of the options on which bind() depends.".into();
     }
@@ -266,8 +266,8 @@ fn is_of(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
     matches!(&holder.owners, Owners::Found(processes) if processes.iter().any(|process| watched.contains(&process.pid)))
 }
 
-fn itself(call: &SocketCall, blocking: &[&Holder]) -> String {
-    let by = who(blocking.iter().copied());
+fn explain_self_conflict(call: &SocketCall, blocking: &[&Holder]) -> String {
+    let by = owner_names(blocking.iter().copied());
     let why = match call.name {
         CallName::Listen => {
             "Two sockets of the program are bound to the same address and port, and only one can listen"
@@ -280,8 +280,8 @@ fn itself(call: &SocketCall, blocking: &[&Holder]) -> String {
     format!("The program itself holds the port: {by}. {why}.")
 }
 
-fn time_wait(evidence: &Evidence) -> Vec<String> {
-    let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
+fn time_wait(evidence: &BindEvidence) -> Vec<String> {
+    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![
         "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, \
          and so do the TIME_WAIT sockets that they become (socket(7))."
@@ -293,8 +293,8 @@ fn time_wait(evidence: &Evidence) -> Vec<String> {
     ]
 }
 
-fn old_without_reuseaddr(evidence: &Evidence) -> Vec<String> {
-    let counted = advice::buckets_counted(evidence.holders.iter().filter(|holder| holder.blocks));
+fn old_without_reuseaddr(evidence: &BindEvidence) -> Vec<String> {
+    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![format!(
         "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
          checks both (socket(7)), so the option on the new socket alone does not help. The next restart of this \
@@ -302,7 +302,7 @@ fn old_without_reuseaddr(evidence: &Evidence) -> Vec<String> {
     )]
 }
 
-fn connection(evidence: &Evidence) -> Vec<String> {
+fn connection(evidence: &BindEvidence) -> Vec<String> {
     let connections = || evidence.holders.iter().filter(|h| h.blocks && advice::is_connection(h.socket.state()));
     let mut advice = vec![if evidence.with.reuseaddr {
         "The program sets SO_REUSEADDR, and a socket on the port was opened without it. Linux checks the option of both \
@@ -324,17 +324,17 @@ fn connection(evidence: &Evidence) -> Vec<String> {
     advice
 }
 
-fn bound(evidence: &Evidence) -> Vec<String> {
+fn bound(evidence: &BindEvidence) -> Vec<String> {
     let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
     vec![format!(
         "A socket is bound to the port and does not listen: {}. Stop that process, or choose another port.",
-        who(sockets)
+        owner_names(sockets)
     )]
 }
 
 /// Explains a bind or listen that failed for a reason other than a port in use.
-fn denied(called: &Called, attempt: &Attempt) -> Explanation {
-    let Called { failed, facts, errno, addr, socket } = *called;
+fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
+    let FailedTcpCall { failed, facts, errno, addr, socket } = *called;
     let call = failed.call;
     let port = addr.port;
     let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), failed.holders, false);
@@ -396,13 +396,13 @@ fn denied(called: &Called, attempt: &Attempt) -> Explanation {
         help.commands = next_steps(called, cause, attempt, None);
         help.advice.push(advice::denial(facts, port, attempt, errno));
     }
-    help.advice.push(asked(socket));
+    help.advice.push(options_text(socket));
     explanation
 }
 
 /// Explains a failure whose reason is the socket or the form of the address. Returns `None` if the reason is another one.
-fn unfit_socket(called: &Called) -> Option<Explanation> {
-    let Called { failed, errno, addr, socket, .. } = *called;
+fn unfit_socket(called: &FailedTcpCall) -> Option<Explanation> {
+    let FailedTcpCall { failed, errno, addr, socket, .. } = *called;
     let explanation = |cause, headline: String, advice: &str| {
         let mut explanation = Explanation::new(Some(Verdict::Denied), cause, headline);
         explanation.help.advice.push(advice.into());
@@ -460,8 +460,8 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
 }
 
 /// The commands that a failed bind test prints. The watched command replaces the example `./server`.
-fn next_steps(called: &Called, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
-    let Called { failed, facts, addr, socket, .. } = *called;
+fn next_steps(called: &FailedTcpCall, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
+    let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.
     let holders: Vec<Holder> = failed.holders.iter().filter(|holder| !is_of(holder, failed.watched)).cloned().collect();
     let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::{Conditions, Destination, Pool};
-use crate::model::command::{Help, Privilege, Shell, Step};
+use crate::model::command::{Privilege, Shell, Step, Suggestions};
 use crate::model::facts::Facts;
 use crate::model::setting;
 use crate::model::tw_reuse::{ReuseMode, TwReuse};
@@ -53,11 +53,11 @@ pub fn ports_left(one: &Destination, pool: u32) -> String {
 
 /// The commands and the advice for the most urgent destination, which comes first in `destinations`.
 #[must_use]
-pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Facts, shell: &Shell) -> Help {
+pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Facts, shell: &Shell) -> Suggestions {
     let Conditions { pool, reuse, .. } = *conditions;
     let short = destinations.iter().find(|one| is_short(one, pool));
     let scarce = short.is_some() || pool.size == 0;
-    let mut help = Help::default();
+    let mut help = Suggestions::default();
     // If reserved ports make the pool small, the advice about them comes before the advice about the range.
     let reserved_decide = scarce && pool.reserved.count() >= pool.range.count().div_ceil(2);
     if reserved_decide {
@@ -96,12 +96,12 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
 /// The command that shows the reserved ports, and the advice to remove some of them. No command removes ports, because only the
 /// user knows which ports servers need. The command uses dd(1), which reads the list with one read(2). Programs with a smaller
 /// buffer show only the beginning of a long list.
-fn shorten(pool: &Pool, shell: &Shell) -> Help {
+fn shorten(pool: &Pool, shell: &Shell) -> Suggestions {
     const FILE: &str = "if=/proc/sys/net/ipv4/ip_local_reserved_ports";
     let show = shell.run(Privilege::None, &["dd", FILE, "bs=1M", "count=1", "status=none"]);
-    Help {
+    Suggestions {
         commands: vec![Step::new(show, "show the reserved ports, to remove those that no server needs from the list")],
-        lasting: vec![],
+        sysctl_lines: vec![],
         advice: vec![format!(
             "{} Save the list first: `sysctl -w` replaces it as a whole, and a value of more than 4 KB is cut.",
             reserved(pool)
@@ -123,7 +123,7 @@ fn reserved(pool: &Pool) -> String {
 
 /// The commands that set the widest useful range. It ends at 65535 and begins at the first port that needs no privilege, because the
 /// kernel refuses a lower one (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c). It never begins below [`LOWEST`].
-fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
+fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Suggestions {
     const NAME: &str = setting::IP_LOCAL_PORT_RANGE.name;
     let low = facts.unprivileged_port_start.unwrap_or(LOWEST).max(LOWEST);
     let reason = format!(
@@ -132,11 +132,11 @@ fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Help {
         pool.range
     );
     if u32::from(pool.range.first().0) <= low && pool.range.last().0 == u16::MAX {
-        return Help::default();
+        return Suggestions::default();
     }
     let from = format!(":{low}");
     let list = shell.run(Privilege::None, &["ss", "-Htln", "sport", ">=", &from]);
-    let mut help = Help::default();
+    let mut help = Suggestions::default();
     help.commands.push(Step::new(list, "list the servers inside the wider range, to reserve their ports first"));
     help.append(shell.change(
         NAME,
@@ -217,10 +217,10 @@ fn explicitly_bound(pool: &Pool) -> String {
 }
 
 /// The commands that let connect() take over TIME_WAIT sockets, if a setting prevents it now.
-fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
+fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Suggestions {
     let ends = worst.ends;
     if worst.time_wait == 0 || reuse.applies(ends.local_addr, ends.remote_addr, ends.interface) != Some(false) {
-        return Help::default();
+        return Suggestions::default();
     }
     if reuse.timestamps == Some(false) {
         let mut help = shell.change(setting::TCP_TIMESTAMPS.name, "1", "switch timestamps on for new connections");
@@ -234,7 +234,7 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Help {
     let now = match reuse.mode {
         Some(ReuseMode::Off) => "0, off",
         Some(ReuseMode::LoopbackOnly) => "2, for loopback only",
-        Some(ReuseMode::On) | None => return Help::default(),
+        Some(ReuseMode::On) | None => return Suggestions::default(),
     };
     let delay = reuse.delay.as_millis();
     let purpose = format!("let connect() take over TIME_WAIT sockets that are {delay} ms old");

@@ -64,7 +64,7 @@ impl Load {
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
             let ms = free / self.per_s * 1000.0;
-            if ms <= precise(until) + ROUNDING_MS {
+            if ms <= as_f64(until) + ROUNDING_MS {
                 return Some(Duration::from_secs_f64(ms / 1000.0));
             }
             free += 1.0;
@@ -74,7 +74,7 @@ impl Load {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds of minutes are far below 2^52")]
-const fn precise(ms: u64) -> f64 {
+const fn as_f64(ms: u64) -> f64 {
     ms as f64
 }
 
@@ -148,7 +148,7 @@ mod tests {
             gap_ms in 1_u64..3000,
             released_ms in proptest::collection::vec(0_u64..60_000, 0..40),
         ) {
-            let load = Load { free, per_s: 1000.0 / precise(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
+            let load = Load { free, per_s: 1000.0 / as_f64(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
             let model = load.exhausted_in();
             // After n connections, at n * gap, no port is left.
             let taken_at = |n: u64| n * gap_ms;

@@ -23,7 +23,7 @@ use crate::model::port_set::PortSet;
 use crate::model::time::milliseconds;
 use crate::model::tw_reuse::TwReuse;
 use exhaustion::Load;
-use sockets::{Connected, ConnectionEnds, Hold, RangeSockets};
+use sockets::{ConnectionEnds, PortHold, RangeConnection, RangeSockets};
 
 /// The ports from which connect() can choose, whatever the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Pool {
 
 /// A selection of destinations. Empty fields match everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DestinationFilter {
     /// The remote address.
     pub remote_addr: Option<IpAddr>,
     /// The remote port.
@@ -85,8 +85,8 @@ pub struct Wanted {
     pub ipv4: Option<bool>,
 }
 
-impl Wanted {
-    fn takes(&self, ends: &ConnectionEnds) -> bool {
+impl DestinationFilter {
+    fn matches(&self, ends: &ConnectionEnds) -> bool {
         let fits = |wanted: Option<IpAddr>, addr| wanted.is_none_or(|wanted| wanted == addr);
         fits(self.remote_addr, ends.remote_addr)
             && fits(self.local_addr, ends.local_addr)
@@ -146,7 +146,7 @@ pub struct Destination {
 pub fn destinations(
     sockets: RangeSockets,
     conditions: &Conditions,
-    wanted: &Wanted,
+    wanted: &DestinationFilter,
     also: Option<ConnectionEnds>,
 ) -> Vec<Destination> {
     let connected = sockets.into_outbound();
@@ -159,10 +159,10 @@ pub fn destinations(
             let ends = group[0].ends();
             // Sockets that are bound to no interface take ports away from sockets that are bound to an interface, but not vice versa.
             let others = if ends.interface.is_some() { &route[..any_interface] } else { &[] };
-            if !wanted.takes(&ends) {
+            if !wanted.matches(&ends) {
                 continue;
             }
-            if !group.iter().any(Connected::is_self_connection) {
+            if !group.iter().any(RangeConnection::is_self_connection) {
                 found.push(Destination::new(ends, group, others, conditions));
                 continue;
             }
@@ -175,7 +175,8 @@ pub fn destinations(
         }
     }
     if let Some(ends) = also.filter(|ends| found.iter().all(|one: &Destination| one.ends != *ends)) {
-        let others: Vec<Connected> = connected.iter().filter(|one| one.ends() == unbound(ends)).copied().collect();
+        let others: Vec<RangeConnection> =
+            connected.iter().filter(|one| one.ends() == unbound(ends)).copied().collect();
         found.push(Destination::new(ends, &[], &others, conditions));
     }
     found.sort_by_key(|one| {
@@ -194,7 +195,7 @@ impl Destination {
     }
 
     /// Computes a destination from its own connections, and from other connections that hold ports that it could use.
-    fn new(ends: ConnectionEnds, own: &[Connected], others: &[Connected], conditions: &Conditions) -> Self {
+    fn new(ends: ConnectionEnds, own: &[RangeConnection], others: &[RangeConnection], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;
         let applies = reuse.applies(ends.local_addr, ends.remote_addr, ends.interface);
@@ -202,32 +203,34 @@ impl Destination {
         // The age of a bucket. If a FIN restarted its timer, the result is less than the age.
         let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
         // The time in ms from now after which connect() can certainly take over the bucket.
-        let reusable_in = |one: &Connected| match one.hold {
-            Hold::TimeWait { expires_ms } if applies == Some(true) => Some(delay_ms.saturating_sub(age(expires_ms))),
+        let reusable_in = |one: &RangeConnection| match one.hold {
+            PortHold::TimeWait { expires_ms } if applies == Some(true) => {
+                Some(delay_ms.saturating_sub(age(expires_ms)))
+            }
             _ => None,
         };
-        let perhaps_reusable = |one: &Connected| {
-            let bucket = matches!(one.hold, Hold::TimeWait { .. } | Hold::HalfClosed);
+        let perhaps_reusable = |one: &RangeConnection| {
+            let bucket = matches!(one.hold, PortHold::TimeWait { .. } | PortHold::HalfClosed);
             bucket && applies == Some(true) && reuse.whole_seconds && reusable_in(one) != Some(0)
         };
-        let count = |wanted: &dyn Fn(Hold) -> bool| counted(own.iter().filter(|one| wanted(one.hold)));
-        let time_wait = count(&|hold| matches!(hold, Hold::TimeWait { .. }));
-        let established = count(&|hold| hold == Hold::Established);
+        let count = |wanted: &dyn Fn(PortHold) -> bool| count_u32(own.iter().filter(|one| wanted(one.hold)));
+        let time_wait = count(&|hold| matches!(hold, PortHold::TimeWait { .. }));
+        let established = count(&|hold| hold == PortHold::Established);
 
         let in_pool = || own.iter().chain(others).filter(|one| pool.ports.contains(one.port()));
-        let ports_of = |wanted: &dyn Fn(&Connected) -> bool| {
-            let mut ports: Vec<Port> = in_pool().filter(|one| wanted(one)).map(Connected::port).collect();
+        let ports_of = |wanted: &dyn Fn(&RangeConnection) -> bool| {
+            let mut ports: Vec<Port> = in_pool().filter(|one| wanted(one)).map(RangeConnection::port).collect();
             ports.sort_unstable();
             ports.dedup();
             ports
         };
         let busy = ports_of(&|one| reusable_in(one) != Some(0) && !perhaps_reusable(one));
         let is_free = |port: Port| pool.ports.contains(port) && busy.binary_search(&port).is_err();
-        let free = pool.size - counted(busy.iter());
-        let uncertain = pool.uncertain.count() - counted(busy.iter().filter(|port| pool.uncertain.contains(**port)));
+        let free = pool.size - count_u32(busy.iter());
+        let uncertain = pool.uncertain.count() - count_u32(busy.iter().filter(|port| pool.uncertain.contains(**port)));
         let perhaps = ports_of(&perhaps_reusable);
         let doubtful =
-            uncertain + counted(perhaps.iter().filter(|port| is_free(**port) && !pool.uncertain.contains(**port)));
+            uncertain + count_u32(perhaps.iter().filter(|port| is_free(**port) && !pool.uncertain.contains(**port)));
         // Each unlisted socket may hold one more port.
         let doubtful = doubtful + pool.unlisted.min(free - doubtful);
         // If the range has an odd number of ports, the kernel tries one port less in each search: it leaves out the lowest or
@@ -237,12 +240,12 @@ impl Destination {
 
         let reusable_within = |ms: u64| {
             let soon =
-                |one: &&Connected| pool.ports.contains(one.port()) && reusable_in(one).is_some_and(|at| at <= ms);
-            applies.map(|_| counted(own.iter().filter(soon)))
+                |one: &&RangeConnection| pool.ports.contains(one.port()) && reusable_in(one).is_some_and(|at| at <= ms);
+            applies.map(|_| count_u32(own.iter().filter(soon)))
         };
         let mut times = RemainingTimes::default();
         let expiries = own.iter().filter_map(|one| match one.hold {
-            Hold::TimeWait { expires_ms } => Some(expires_ms),
+            PortHold::TimeWait { expires_ms } => Some(expires_ms),
             _ => None,
         });
         expiries.clone().for_each(|expires_ms| times.add(expires_ms));
@@ -250,11 +253,11 @@ impl Destination {
         let hold = if applies == Some(true) { length_of_hold.min(reuse.delay) } else { length_of_hold };
         let ages: Vec<u64> = expiries.map(age).collect();
         let window = exhaustion::period(&ages).min(hold);
-        let recent = counted(ages.iter().filter(|age| **age < milliseconds(window)));
+        let recent = count_u32(ages.iter().filter(|age| **age < milliseconds(window)));
         let per = |number: u32, time: Duration| (!time.is_zero()).then(|| f64::from(number) / time.as_secs_f64());
         let closes_per_s_now = per(recent, window);
-        let released = |one: &Connected| match one.hold {
-            Hold::TimeWait { expires_ms } => Some(reusable_in(one).unwrap_or(expires_ms.into())),
+        let released = |one: &RangeConnection| match one.hold {
+            PortHold::TimeWait { expires_ms } => Some(reusable_in(one).unwrap_or(expires_ms.into())),
             _ => None,
         };
         let first_released = if free == 0 { first_released(in_pool()) } else { None };
@@ -268,7 +271,7 @@ impl Destination {
             ends,
             established,
             time_wait,
-            other: counted(own.iter()) - established - time_wait,
+            other: count_u32(own.iter()) - established - time_wait,
             reusable: reusable_within(0),
             reusable_within_1s: reusable_within(1000),
             free,
@@ -283,9 +286,9 @@ impl Destination {
 }
 
 /// The time until the first port has no connection left, if only the timers of TIME_WAIT buckets end connections.
-fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Option<Duration> {
-    let expiry = |one: &Connected| match one.hold {
-        Hold::TimeWait { expires_ms } => Some(expires_ms),
+fn first_released<'a>(connections: impl Iterator<Item = &'a RangeConnection>) -> Option<Duration> {
+    let expiry = |one: &RangeConnection| match one.hold {
+        PortHold::TimeWait { expires_ms } => Some(expires_ms),
         _ => None,
     };
     let mut holds: Vec<(Port, Option<u32>)> = connections.map(|one| (one.port(), expiry(one))).collect();
@@ -300,7 +303,7 @@ fn first_released<'a>(connections: impl Iterator<Item = &'a Connected>) -> Optio
 
 /// The number of elements. A destination has at most one connection on each of 65,536 ports, so the number is far below 2^32, even
 /// if a dump lists some sockets twice.
-fn counted(things: impl Iterator) -> u32 {
+fn count_u32(things: impl Iterator) -> u32 {
     u32::try_from(things.count()).unwrap_or(u32::MAX)
 }
 

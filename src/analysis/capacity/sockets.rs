@@ -13,7 +13,7 @@ use crate::model::socket::{FourTuple, Socket, TcpState};
 
 /// The state in which a connection holds its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(super) enum PortHold {
     Established,
     /// A TIME_WAIT bucket, with its remaining time.
     TimeWait {
@@ -27,10 +27,10 @@ pub(super) enum Hold {
 
 /// A connection on a port of the range.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Connected {
+pub(super) struct RangeConnection {
     tuple: FourTuple,
     interface: Option<NonZeroU32>,
-    pub(super) hold: Hold,
+    pub(super) hold: PortHold,
 }
 
 /// The ends of a connection without its local port. Two connections with equal values cannot share a local port.
@@ -48,7 +48,7 @@ pub struct ConnectionEnds {
     pub interface: Option<NonZeroU32>,
 }
 
-impl Connected {
+impl RangeConnection {
     pub(super) fn ends(&self) -> ConnectionEnds {
         ConnectionEnds {
             ipv6: !self.tuple.family.ipv4_on_the_wire(),
@@ -86,7 +86,7 @@ pub struct RangeSockets {
     range: PortRange,
     listeners: Listeners,
     bound: PortSet,
-    connected: Vec<Connected>,
+    connected: Vec<RangeConnection>,
 }
 
 impl RangeSockets {
@@ -104,8 +104,8 @@ impl RangeSockets {
             return;
         }
         let hold = match socket {
-            Socket::Bucket(bucket) if bucket.fin_wait_2 => Hold::HalfClosed,
-            Socket::Bucket(bucket) => Hold::TimeWait { expires_ms: bucket.expires_ms },
+            Socket::Bucket(bucket) if bucket.fin_wait_2 => PortHold::HalfClosed,
+            Socket::Bucket(bucket) => PortHold::TimeWait { expires_ms: bucket.expires_ms },
             Socket::Full(full) => match full.state {
                 TcpState::Listen => {
                     self.listeners.add(*full);
@@ -117,11 +117,11 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                TcpState::Established => Hold::Established,
-                _ => Hold::Other,
+                TcpState::Established => PortHold::Established,
+                _ => PortHold::Other,
             },
         };
-        self.connected.push(Connected { tuple, interface: socket.interface(), hold });
+        self.connected.push(RangeConnection { tuple, interface: socket.interface(), hold });
     }
 
     /// The range.
@@ -133,8 +133,8 @@ impl RangeSockets {
     /// The longest remaining time of the TIME_WAIT buckets.
     #[must_use]
     pub fn largest_expiry_ms(&self) -> Option<u32> {
-        let expiry = |one: &Connected| match one.hold {
-            Hold::TimeWait { expires_ms } => Some(expires_ms),
+        let expiry = |one: &RangeConnection| match one.hold {
+            PortHold::TimeWait { expires_ms } => Some(expires_ms),
             _ => None,
         };
         self.connected.iter().filter_map(expiry).max()
@@ -151,7 +151,7 @@ impl RangeSockets {
     /// accepted sockets.)
     #[must_use]
     pub fn may_be_bound(&self) -> PortSet {
-        let mut ports: PortSet = self.connected.iter().map(Connected::port).collect();
+        let mut ports: PortSet = self.connected.iter().map(RangeConnection::port).collect();
         self.bound.iter().for_each(|port| ports.remove(port));
         ports
     }
@@ -163,14 +163,14 @@ impl RangeSockets {
         self.connected.iter().filter(|one| self.has_unknown_direction(one)).count()
     }
 
-    fn has_unknown_direction(&self, one: &Connected) -> bool {
+    fn has_unknown_direction(&self, one: &RangeConnection) -> bool {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
     /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] infers which connections are outbound. If it
     /// cannot tell, this function compares how many local ports and how many remote ports are in use. The result leaves out the
     /// connections that [`Self::of_unknown_direction`] counts.
-    pub(super) fn into_outbound(mut self) -> Vec<Connected> {
+    pub(super) fn into_outbound(mut self) -> Vec<RangeConnection> {
         let mut connected = std::mem::take(&mut self.connected);
         // If both ends have an ephemeral port and no listener covers either of them, the direction is unknown. A server whose listener
         // has closed has many remote ports for one local port. A client has many local ports for one remote port.
@@ -183,8 +183,8 @@ impl RangeSockets {
             direction == Direction::Outbound
         });
         let (mut by_local, mut by_remote) = (HashMap::new(), HashMap::new());
-        let near = |one: &Connected| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
-        let far = |one: &Connected| (one.tuple.local_bits(), one.tuple.remote_port(), one.tuple.remote_bits());
+        let near = |one: &RangeConnection| (one.tuple.local_bits(), one.port(), one.tuple.remote_bits());
+        let far = |one: &RangeConnection| (one.tuple.local_bits(), one.tuple.remote_port(), one.tuple.remote_bits());
         for one in &doubtful {
             *by_local.entry(near(one)).or_insert(0_u32) += 1;
             *by_remote.entry(far(one)).or_insert(0_u32) += 1;

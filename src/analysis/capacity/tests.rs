@@ -38,7 +38,7 @@ fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16
     let uncertain = uncertain.iter().copied().map(Port).collect();
     let pool = Pool::new(range, &LocalReservedPorts::default(), &sockets.bound().clone(), &uncertain, 0);
     let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, sockets.largest_expiry_ms()) };
-    destinations(sockets, &conditions, &Wanted::default(), None)
+    destinations(sockets, &conditions, &DestinationFilter::default(), None)
 }
 
 fn one(size: u16, reuse: TwReuse, found: &[Socket]) -> Destination {
@@ -112,7 +112,7 @@ fn each_unlisted_socket_makes_one_more_port_uncertain() {
         }
         let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &uncertain, unlisted);
         let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
-        let one = &destinations(sockets, &conditions, &Wanted::default(), None)[0];
+        let one = &destinations(sockets, &conditions, &DestinationFilter::default(), None)[0];
         (one.free, one.uncertain, pool.most_uncertain())
     };
     let open = |port| full(FROM, port, TO.0, TO.1, TcpState::Established);
@@ -190,7 +190,7 @@ fn destinations_with_fewer_free_ports_come_first_and_the_requested_destination_i
     let range = PortRange::new(Port(LOW), Port(LOW + 15)).expect("forwards");
     let pool = Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0);
     let conditions = Conditions { pool: &pool, reuse: off(), length: Length::learn(None, None) };
-    let wanted = Wanted { remote_port: Some(Port(9)), ..Wanted::default() };
+    let wanted = DestinationFilter { remote_port: Some(Port(9)), ..DestinationFilter::default() };
     let also = ConnectionEnds { remote_port: Port(9), ..all[0].ends };
     assert_eq!(ports(&destinations(RangeSockets::new(range), &conditions, &wanted, Some(also))), [(9, 16)]);
     assert!(destinations(RangeSockets::new(range), &conditions, &wanted, None).is_empty());
@@ -218,7 +218,7 @@ fn advice_names_what_uses_the_ports_and_the_settings_that_help() {
         let bound = bound.iter().copied().map(Port).collect();
         let pool = Pool::new(range, &LocalReservedPorts::default(), &bound, &PortSet::default(), 0);
         let conditions = Conditions { pool: &pool, reuse, length: Length::learn(None, None) };
-        let all = destinations(sockets, &conditions, &Wanted::default(), None);
+        let all = destinations(sockets, &conditions, &DestinationFilter::default(), None);
         let caller = Caller {
             root: true,
             power: RootPower::default(),

@@ -2,12 +2,12 @@
 //! reason.
 
 use super::{ConnectCause, ConnectConclusion, ConnectVerdict, FailingCall, Situation};
-use crate::analysis::advice::{self, count, denial};
+use crate::analysis::advice::{self, counted_noun, denial};
 use crate::analysis::capacity;
 use crate::analysis::next::{self, Failure, with_name};
 use crate::analysis::verdict;
 use crate::model::bind::{self, CallResult, Errno, Holder, ReuseOptions, ServerSetup};
-use crate::model::command::{Help, Privilege, Shell, Step};
+use crate::model::command::{Privilege, Shell, Step, Suggestions};
 use crate::model::port::Port;
 use crate::model::socket::Socket;
 
@@ -27,7 +27,7 @@ const fn message(errno: Errno) -> Option<&'static str> {
 }
 
 /// An errno and its message: `EADDRNOTAVAIL (Cannot assign requested address)`.
-fn named(errno: Errno) -> String {
+fn errno_text(errno: Errno) -> String {
     message(errno).map_or_else(|| errno.name().into(), |text| format!("{} ({text})", errno.name()))
 }
 
@@ -35,7 +35,7 @@ fn named(errno: Errno) -> String {
 /// them.
 #[must_use]
 pub fn headline(situation: &Situation, conclusion: &ConnectConclusion) -> String {
-    let fails = conclusion.failure.map(|(call, errno)| format!("{}() fails with {}", call.name(), named(errno)));
+    let fails = conclusion.failure.map(|(call, errno)| format!("{}() fails with {}", call.name(), errno_text(errno)));
     let fails = fails.unwrap_or_default();
     match (conclusion.verdict, conclusion.cause) {
         (ConnectVerdict::Free, _) => free(situation, conclusion),
@@ -85,14 +85,14 @@ fn free(situation: &Situation, conclusion: &ConnectConclusion) -> String {
     }
     let are = if free == 1 { "is" } else { "are" };
     let most = if choice.destination.uncertain > 0 { "at most " } else { "" };
-    format!(", {most}{free} of {} {are} left", count(choice.pool.size as usize, "port"))
+    format!(", {most}{free} of {} {are} left", counted_noun(choice.pool.size as usize, "port"))
 }
 
 /// Why no port is left.
 fn none_left(situation: &Situation) -> String {
     match situation.choice.as_ref().map(|choice| &choice.pool) {
         Some(pool) if pool.size == 0 => format!("all ports of {} are reserved or explicitly bound", pool.range),
-        Some(pool) => format!("none of {} is left for this destination", count(pool.size as usize, "port")),
+        Some(pool) => format!("none of {} is left for this destination", counted_noun(pool.size as usize, "port")),
         None => "no port is left".into(),
     }
 }
@@ -146,8 +146,8 @@ pub fn advise(
     conclusion: &ConnectConclusion,
     shell: &Shell,
     ends_orphans: Option<bool>,
-) -> Help {
-    let mut help = Help::default();
+) -> Suggestions {
+    let mut help = Suggestions::default();
     match (conclusion.failure, situation.from_port) {
         (Some((FailingCall::Bind, _)), None) if situation.bind_finds_no_port() => {
             if connect_may_find_a_port(situation) {
@@ -198,8 +198,8 @@ fn connect_may_find_a_port(situation: &Situation) -> bool {
 }
 
 /// The command that shows what uses the ports, and the advice for a destination that runs out of them.
-fn used_ports(situation: &Situation, shell: &Shell) -> Help {
-    let mut help = Help { commands: vec![capacity_step(situation, shell)], ..Help::default() };
+fn used_ports(situation: &Situation, shell: &Shell) -> Suggestions {
+    let mut help = Suggestions { commands: vec![capacity_step(situation, shell)], ..Suggestions::default() };
     if let Some(choice) = &situation.choice {
         let destinations = std::slice::from_ref(&choice.destination);
         help.append(capacity::advice::advise(destinations, &situation.conditions(choice), &situation.facts, shell));
@@ -356,7 +356,7 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
             );
             advice.push("net.ipv4.tcp_tw_reuse does not help, because bind() fails before connect() is called.".into());
         }
-        (_, bind::Cause::Unknown) => advice.push(unseen(situation)),
+        (_, bind::Cause::Unknown) => advice.push(unlisted_socket_advice(situation)),
         _ => advice.push(
             "Use another source port or address, or let connect() choose the port. One port can serve several destinations only \
              if each of its sockets sets SO_REUSEADDR before bind() and none of them listens (socket(7))."
@@ -369,7 +369,7 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
     advice
 }
 
-fn unseen(situation: &Situation) -> String {
+fn unlisted_socket_advice(situation: &Situation) -> String {
     let hidden = if situation.bound_sockets_are_listed {
         ""
     } else {
@@ -432,7 +432,7 @@ fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<S
     let left = by_connect.free.zip(situation.choice.as_ref()).filter(|_| connect_may_find_a_port(situation));
     match (bind, situation.bind_address_no_port) {
         (CallResult::Failed(Errno::AddrInUse), false) => left.map(|(free, choice)| {
-            let pool = count(choice.pool.size as usize, "port");
+            let pool = counted_noun(choice.pool.size as usize, "port");
             let most = if choice.destination.uncertain > 0 { "at most " } else { "" };
             format!(
                 "Set IP_BIND_ADDRESS_NO_PORT before bind(): connect() then chooses the port, and {most}{free} of {pool} can serve \

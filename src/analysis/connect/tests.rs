@@ -18,7 +18,16 @@ fn at(addr: &str) -> BindAddr {
 }
 
 fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
-    Attempt { at: at(FROM), options, v6only: false, device: None, own: false, bind, listen: None, bound: None }
+    Attempt {
+        at: at(FROM),
+        options,
+        v6only: false,
+        device: None,
+        blocked_by_own_socket: false,
+        bind,
+        listen: None,
+        bound: None,
+    }
 }
 
 /// A client with a fixed source port, which nothing blocks.

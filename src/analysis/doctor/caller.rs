@@ -32,7 +32,7 @@ fn tcp_diag(health: &Health) -> Check {
 }
 
 /// What becomes possible with the capability. The text continues the words "With CAP_...".
-const fn adds(capability: Capability) -> &'static str {
+const fn effect_of_capability(capability: Capability) -> &'static str {
     match capability {
         Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
@@ -84,6 +84,6 @@ fn capabilities(health: &Health) -> Check {
     if lacks.is_empty() {
         return check;
     }
-    let gains: Vec<String> = lacks.iter().map(|one| format!("{} {}", one.name(), adds(*one))).collect();
+    let gains: Vec<String> = lacks.iter().map(|one| format!("{} {}", one.name(), effect_of_capability(*one))).collect();
     check.found(Status::Ok, format!("No process was hidden. With {}.", gains.join(", with ")))
 }

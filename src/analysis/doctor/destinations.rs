@@ -14,7 +14,7 @@ const SHOWN: usize = 20;
 
 /// The outbound connections by destination, and the conditions that decide how many ports a destination can use.
 #[derive(Clone, Copy, Debug)]
-pub struct Outbound<'a> {
+pub struct OutboundConnections<'a> {
     /// The destinations, the most urgent one first.
     pub destinations: &'a [Destination],
     /// The pool of ports, and how long a bucket holds a port.
@@ -22,7 +22,7 @@ pub struct Outbound<'a> {
 }
 
 /// Makes the check. An error in `outbound` is the reason why the destinations are unknown.
-pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &Shell) -> Check {
+pub(super) fn check(outbound: Result<OutboundConnections, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",
         does: "Counts the destinations for which connect() has less than a tenth of its ports left, or will have none at the \
@@ -42,7 +42,7 @@ pub(super) fn check(outbound: Result<Outbound, &str>, facts: &Facts, shell: &She
             return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
         }
     };
-    let Outbound { destinations, conditions } = outbound;
+    let OutboundConnections { destinations, conditions } = outbound;
     let pool = conditions.pool;
     let short: Vec<&Destination> = destinations.iter().filter(|one| advice::is_short(one, pool)).collect();
     let records = short.iter().take(SHOWN).map(|one| record(one)).collect();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{Check, Datum, Status, Subject};
-use crate::analysis::makers::{Key, ProcessKey};
+use crate::analysis::makers::{MakerGroupKey, ProcessKey};
 use crate::model::close::{MakerFacts, Role};
 
 /// The maximum number of programs that the finding names. The evidence names up to [`SHOWN`].
@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 const SHOWN: usize = 20;
 
 /// The advice names a client if the client is the remote end of at least this share of a server's buckets, in percent.
-const MOST_OF: u64 = 90;
+const MAX_OF: u64 = 90;
 
 /// The advice names a client only if the server has at least this number of buckets.
 const MANY: u64 = 10;
@@ -26,12 +26,12 @@ const MANY: u64 = 10;
 pub struct MadeBuckets {
     all: u64,
     /// The buckets of each program and role, by remote address.
-    made: HashMap<(Key, Role), HashMap<IpAddr, u64>>,
+    made: HashMap<(MakerGroupKey, Role), HashMap<IpAddr, u64>>,
 }
 
 /// The buckets that one program made in one role.
-struct Made<'a> {
-    program: &'a Key,
+struct ProgramBuckets<'a> {
+    program: &'a MakerGroupKey,
     role: Role,
     buckets: u64,
     /// The remote address with the most of these buckets, and the number of buckets with this address.
@@ -43,7 +43,7 @@ impl MadeBuckets {
     pub fn add(&mut self, maker: Option<(&MakerFacts, Role)>, remote: IpAddr) {
         self.all += 1;
         let Some((facts, role)) = maker else { return };
-        *self.made.entry((Key::of_program(facts), role)).or_default().entry(remote).or_default() += 1;
+        *self.made.entry((MakerGroupKey::of_program(facts), role)).or_default().entry(remote).or_default() += 1;
     }
 
     /// The finding of the check, then its advice.
@@ -54,12 +54,17 @@ impl MadeBuckets {
     }
 
     /// The programs, the one with the most buckets first.
-    fn programs(&self) -> Vec<Made<'_>> {
+    fn programs(&self) -> Vec<ProgramBuckets<'_>> {
         let mut programs = vec![];
         for ((program, role), remotes) in &self.made {
             let most = remotes.iter().max_by_key(|(addr, buckets)| (**buckets, Reverse(**addr)));
             let Some((addr, most)) = most else { continue };
-            programs.push(Made { program, role: *role, buckets: remotes.values().sum(), remote: (*addr, *most) });
+            programs.push(ProgramBuckets {
+                program,
+                role: *role,
+                buckets: remotes.values().sum(),
+                remote: (*addr, *most),
+            });
         }
         programs.sort_by(|a, b| (b.buckets, a.program, a.role).cmp(&(a.buckets, b.program, b.role)));
         programs
@@ -107,8 +112,9 @@ pub(super) fn check(made: &MadeBuckets) -> Check {
              connections longer than its clients do, and let clients send several requests on one connection (HTTP keep-alive).",
         );
     }
-    let from_one =
-        |one: &&Made| one.role == Role::Accepted && one.buckets >= MANY && one.remote.1 * 100 >= one.buckets * MOST_OF;
+    let from_one = |one: &&ProgramBuckets| {
+        one.role == Role::Accepted && one.buckets >= MANY && one.remote.1 * 100 >= one.buckets * MAX_OF
+    };
     for one in named.iter().filter(from_one) {
         let (addr, most) = one.remote;
         check = check.advising(format!(
@@ -121,7 +127,7 @@ pub(super) fn check(made: &MadeBuckets) -> Check {
 }
 
 /// `nginx.service made 12: connections that it accepted`.
-fn sentence(made: &Made) -> String {
+fn sentence(made: &ProgramBuckets) -> String {
     let role = match made.role {
         Role::Accepted => "connections that it accepted",
         // A tracer infers this from the local port.
@@ -131,11 +137,11 @@ fn sentence(made: &Made) -> String {
     format!("{} made {}: {role}", name(made.program), made.buckets)
 }
 
-fn name(program: &Key) -> String {
+fn name(program: &MakerGroupKey) -> String {
     match program {
-        Key::Unit(unit) => unit.clone(),
-        Key::Container(runtime, id) => format!("{} container {id}", runtime.unwrap_or("the")),
-        Key::Process(process) => {
+        MakerGroupKey::Unit(unit) => unit.clone(),
+        MakerGroupKey::Container(runtime, id) => format!("{} container {id}", runtime.unwrap_or("the")),
+        MakerGroupKey::Process(process) => {
             let ProcessKey { comm, pid, own_pid_namespace, .. } = &**process;
             let of = if *own_pid_namespace { "" } else { " of the initial pid namespace" };
             format!("{comm} pid {pid}{of}")
@@ -144,12 +150,12 @@ fn name(program: &Key) -> String {
     }
 }
 
-fn record(made: &Made) -> Datum {
+fn record(made: &ProgramBuckets) -> Datum {
     let text = |text: Option<&str>| text.map_or(Datum::Unknown, |text| Datum::Text(text.to_owned()));
     let (unit, container, process) = match made.program {
-        Key::Unit(unit) => (Some(unit.as_str()), None, None),
-        Key::Container(_, id) => (None, Some(id.as_str()), None),
-        Key::Process(process) => (None, None, Some(process)),
+        MakerGroupKey::Unit(unit) => (Some(unit.as_str()), None, None),
+        MakerGroupKey::Container(_, id) => (None, Some(id.as_str()), None),
+        MakerGroupKey::Process(process) => (None, None, Some(process)),
         _ => (None, None, None),
     };
     let (addr, most) = made.remote;

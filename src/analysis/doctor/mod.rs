@@ -15,11 +15,11 @@ mod timewait;
 
 use std::time::Duration;
 
-use crate::model::command::{Help, Shell};
+use crate::model::command::{Shell, Suggestions};
 use crate::model::health::Health;
 use crate::model::setting::Sysctl;
 
-pub use destinations::Outbound;
+pub use destinations::OutboundConnections;
 pub use makers::MadeBuckets;
 
 /// The result of a check.
@@ -122,12 +122,20 @@ pub struct Check {
     /// The numbers behind the finding.
     pub evidence: Vec<(&'static str, Datum)>,
     /// Commands and advice.
-    pub help: Help,
+    pub help: Suggestions,
 }
 
 impl Check {
     fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
-        Self { subject, status: Status::Ok, value, default, finding: None, evidence: vec![], help: Help::default() }
+        Self {
+            subject,
+            status: Status::Ok,
+            value,
+            default,
+            finding: None,
+            evidence: vec![],
+            help: Suggestions::default(),
+        }
     }
 
     fn found(self, status: Status, finding: impl Into<String>) -> Self {
@@ -140,7 +148,7 @@ impl Check {
         self
     }
 
-    fn helped_by(mut self, help: Help) -> Self {
+    fn helped_by(mut self, help: Suggestions) -> Self {
         self.help.append(help);
         self
     }
@@ -153,12 +161,12 @@ impl Check {
 
 /// Decides when sockets in CLOSE_WAIT count as a leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leak {
+pub struct LeakThreshold {
     /// A socket counts as silent if the last ACK of its peer is at least this old.
     pub silent: Duration,
 }
 
-impl Leak {
+impl LeakThreshold {
     /// The number of silent sockets of one process that counts as a leak. A single one can be intended, because a peer may
     /// close its half and wait for the response. If ten are silent at the same time, a close() is missing.
     pub const SOCKETS: usize = 10;
@@ -169,9 +177,9 @@ impl Leak {
 #[must_use]
 pub fn examine(
     health: &Health,
-    outbound: Result<Outbound, &str>,
+    outbound: Result<OutboundConnections, &str>,
     made: Option<&MadeBuckets>,
-    leak: Leak,
+    leak: LeakThreshold,
     shell: &Shell,
 ) -> Vec<Check> {
     let mut checks = settings::checks(health, shell);

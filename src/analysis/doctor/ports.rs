@@ -11,7 +11,7 @@ fn range_text((low, high): (u16, u16)) -> Datum {
     Datum::Text(format!("{low} {high}"))
 }
 
-fn unreadable(subject: Subject, default: Datum, setting: facts::Setting) -> Check {
+fn unreadable_check(subject: Subject, default: Datum, setting: facts::Setting) -> Check {
     let finding = format!("{} could not be read.", setting.name());
     Check::ok(subject, Datum::Unknown, default).found(Status::Unknown, finding)
 }
@@ -20,7 +20,7 @@ pub(super) fn local_port_range(health: &Health) -> Check {
     let subject = Subject::of_setting(&setting::IP_LOCAL_PORT_RANGE);
     let default = range_text(DEFAULT_PORT_RANGE);
     let Some(range) = health.facts.local_port_range else {
-        return unreadable(subject, default, facts::Setting::LocalPortRange);
+        return unreadable_check(subject, default, facts::Setting::LocalPortRange);
     };
     let (low, high) = (range.0.first().0, range.0.last().0);
     let size = u64::from(high - low) + 1;
@@ -40,7 +40,7 @@ pub(super) fn local_reserved_ports(health: &Health) -> Check {
     let subject = Subject::of_setting(&setting::IP_LOCAL_RESERVED_PORTS);
     let default = Datum::List(vec![]);
     let Some(reserved) = &health.facts.local_reserved_ports else {
-        return unreadable(subject, default, facts::Setting::LocalReservedPorts);
+        return unreadable_check(subject, default, facts::Setting::LocalReservedPorts);
     };
     let list = reserved.0.iter().map(|range| Datum::Text(range.to_string())).collect();
     let check = Check::ok(subject, Datum::List(list), default);
@@ -69,7 +69,7 @@ pub(super) fn unprivileged_port_start(health: &Health) -> Check {
     let subject = Subject::of_setting(&setting::IP_UNPRIVILEGED_PORT_START);
     let default = Datum::Number(DEFAULT_PORT_START.into());
     let Some(start) = health.facts.unprivileged_port_start else {
-        return unreadable(subject, default, facts::Setting::UnprivilegedPortStart);
+        return unreadable_check(subject, default, facts::Setting::UnprivilegedPortStart);
     };
     let check = Check::ok(subject, Datum::Number(start.into()), default);
     // Port 0 needs no privilege: it asks the kernel to choose a port.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ports::chosen_by_the_kernel;
-use super::{Check, Datum, Leak, Status, Subject};
+use super::{Check, Datum, LeakThreshold, Status, Subject};
 use crate::model::command::Shell;
 use crate::model::container::Runtime;
 use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets};
@@ -15,7 +15,7 @@ use crate::model::user::User;
 /// The maximum number of servers or processes that a finding names. The evidence has all of them.
 const NAMED: usize = 3;
 
-pub(super) fn checks(health: &Health, leak: Leak, shell: &Shell) -> Vec<Check> {
+pub(super) fn checks(health: &Health, leak: LeakThreshold, shell: &Shell) -> Vec<Check> {
     vec![ephemeral_listeners(health, shell), close_wait(health, leak)]
 }
 
@@ -33,7 +33,7 @@ fn count(n: usize, one: &str) -> String {
 }
 
 /// `nginx pid 7 (nginx.service)`.
-fn named(process: &Process) -> String {
+fn process_text(process: &Process) -> String {
     let details = process.details().join(", ");
     let details = if details.is_empty() { details } else { format!(" ({details})") };
     format!("{} pid {}{details}", process.comm, process.pid)
@@ -164,7 +164,7 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
     let mut names: Vec<String> = vec![];
     for listener in listeners {
         if let Owners::Found(processes) = &listener.owners {
-            names.extend(processes.iter().map(named));
+            names.extend(processes.iter().map(process_text));
         }
     }
     names.sort();
@@ -190,7 +190,7 @@ impl CloseWaitOwner {
         match &socket.owners {
             Owners::Found(processes) if !processes.is_empty() => {
                 let first = &processes[0];
-                Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned), named(first))
+                Self::Process(first.pid, first.comm.clone(), first.unit().map(str::to_owned), process_text(first))
             }
             Owners::Nobody => Self::NotAccepted(socket.socket.tuple.local_port()),
             Owners::Kernel(part) => Self::Kernel(*part),
@@ -219,7 +219,7 @@ struct CloseWaitCounts {
     longest_ms: Option<u32>,
 }
 
-fn close_wait(health: &Health, leak: Leak) -> Check {
+fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
     let subject = Subject {
         id: "close_wait",
         does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. No \
@@ -257,7 +257,8 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
         });
         format!("{} has {}{longest}", who.name(), debt.silent)
     };
-    let leaks: Vec<String> = debts.iter().filter(|(_, debt)| debt.silent >= Leak::SOCKETS).map(describe).collect();
+    let leaks: Vec<String> =
+        debts.iter().filter(|(_, debt)| debt.silent >= LeakThreshold::SOCKETS).map(describe).collect();
     let total = count(open.close_wait.len(), "socket");
     if !leaks.is_empty() {
         return check
@@ -276,11 +277,11 @@ fn close_wait(health: &Health, leak: Leak) -> Check {
             Status::Note,
             format!(
                 "Sockets in CLOSE_WAIT that received no ACK for {after}: {who}. Fewer than {} do not prove a leak.",
-                Leak::SOCKETS
+                LeakThreshold::SOCKETS
             ),
         );
     }
-    if !ages_known && open.close_wait.len() >= Leak::SOCKETS {
+    if !ages_known && open.close_wait.len() >= LeakThreshold::SOCKETS {
         return check.found(
             Status::Note,
             format!(

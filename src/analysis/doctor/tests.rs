@@ -24,12 +24,12 @@ mod cases;
 
 use cases::{all_cases, forgets, listens, nginx, range, set};
 
-const LEAK: Leak = Leak { silent: Duration::from_secs(60) };
+const LEAK: LeakThreshold = LeakThreshold { silent: Duration::from_secs(60) };
 
 /// The checks of a machine without outbound connections.
 fn examine_without_destinations(health: &Health) -> Vec<Check> {
     let pool = pool();
-    examine(health, Ok(Outbound { destinations: &[], conditions: conditions(&pool) }), None, LEAK, &shell())
+    examine(health, Ok(OutboundConnections { destinations: &[], conditions: conditions(&pool) }), None, LEAK, &shell())
 }
 
 /// The shell of root, in the caller's own namespace.
@@ -47,9 +47,9 @@ fn shell() -> Shell {
 
 /// All help of a check, as one text.
 fn help(check: &Check) -> String {
-    let Help { commands, lasting, advice } = &check.help;
+    let Suggestions { commands, sysctl_lines, advice } = &check.help;
     let commands = commands.iter().map(|step| step.command.as_str());
-    let lines = lasting.iter().map(|one| one.line.as_str());
+    let lines = sysctl_lines.iter().map(|one| one.line.as_str());
     commands.chain(lines).chain(advice.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
 
@@ -97,7 +97,7 @@ fn check(health: &Health, id: &str) -> Check {
 #[test]
 fn a_healthy_machine_has_no_findings() {
     for check in examine_without_destinations(&healthy()) {
-        assert_eq!((check.status, &check.help), (Status::Ok, &Help::default()), "{check:?}");
+        assert_eq!((check.status, &check.help), (Status::Ok, &Suggestions::default()), "{check:?}");
     }
 }
 
@@ -113,7 +113,7 @@ fn each_check_has_the_expected_finding_and_advice() {
             assert!(!step.command.contains('\n') && !step.purpose.ends_with('.'), "{step:?}");
         }
         assert!(
-            check.status != Status::Warning || check.help != Help::default(),
+            check.status != Status::Warning || check.help != Suggestions::default(),
             "a warning says what to do: {check:?}"
         );
     }
@@ -304,7 +304,7 @@ fn a_leak_is_counted_by_process_and_the_worst_comes_first() {
 
 fn check_of(destinations: &[Destination]) -> Check {
     let pool = pool();
-    let outbound = Outbound { destinations, conditions: conditions(&pool) };
+    let outbound = OutboundConnections { destinations, conditions: conditions(&pool) };
     let mut checks = examine(&healthy(), Ok(outbound), None, LEAK, &shell());
     checks.retain(|check| check.subject.id == "destinations");
     checks.remove(0)

@@ -140,12 +140,12 @@ pub(super) fn overflow(health: &Health) -> Check {
     match count {
         None => check.found(Status::Unknown, "/proc/net/netstat does not have TcpExt TCPTimeWaitOverflow."),
         Some(0) => check,
-        Some(1) => overflowed(check, "1 close"),
-        Some(n) => overflowed(check, &format!("{n} closes")),
+        Some(1) => with_overflow(check, "1 close"),
+        Some(n) => with_overflow(check, &format!("{n} closes")),
     }
 }
 
-fn overflowed(check: Check, closes: &str) -> Check {
+fn with_overflow(check: Check, closes: &str) -> Check {
     check
         .found(
             Status::Warning,

@@ -1,7 +1,7 @@
 //! The plan of a wait for a port: when to bind, when to list or look up sockets, and when to pause.
 //!
-//! [`Waiting`] is a state machine without a clock and without a kernel. [`Waiting::next`] returns the next step. The caller executes
-//! the step and reports the result. Only a bind proves that a port is free, but a bind disturbs other programs. So the steps are:
+//! [`WaitProgress`] is a state machine without a clock and without a kernel. [`WaitProgress::next`] returns the next step. The caller
+//! executes the step and reports the result. Only a bind proves that a port is free, but a bind disturbs other programs. So the steps are:
 //!
 //! 1. Bind once on every address. If that works, the wait ends.
 //! 2. List the sockets that block the bind.
@@ -50,24 +50,24 @@ const CONTRADICTIONS: u32 = 2;
 /// The next step of a wait. After each step except a pause and the end, the caller reports the result by the linked method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitStep {
-    /// Bind: [`Waiting::bound`].
+    /// Bind: [`WaitProgress::report_bind`].
     Bind {
         /// Whether to try every address even if an earlier one fails.
         every_address: bool,
     },
-    /// List the blocking sockets: [`Waiting::listed`].
+    /// List the blocking sockets: [`WaitProgress::report_list`].
     List,
-    /// Look up one socket: [`Waiting::looked_up`].
+    /// Look up one socket: [`WaitProgress::report_look_up`].
     LookUp(Socket),
     /// Pause for this time.
     Pause(Duration),
     /// The wait has ended.
-    End(Ended),
+    End(WaitEnd),
 }
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum WaitEnd {
     /// A bind worked on every address.
     Bindable,
     /// The timeout has passed, and the last bind failed.
@@ -78,7 +78,7 @@ pub enum Ended {
 
 /// The worst result of the binds in one [`WaitStep::Bind`], one bind per address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Bound {
+pub enum BindOutcome {
     /// Every bind worked.
     All,
     /// EADDRNOTAVAIL: the address may still appear, for example when an interface comes up.
@@ -100,7 +100,7 @@ pub const fn socket_key(socket: &Socket) -> SocketKey {
 
 /// A blocking socket.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct BlockingSocket {
     socket: Socket,
     /// When the kernel reported this socket.
     seen: Duration,
@@ -110,7 +110,7 @@ struct Known {
     gone: bool,
 }
 
-impl Known {
+impl BlockingSocket {
     /// The remaining time of a bucket; `None` for a full socket.
     fn remaining(&self, now: Duration) -> Option<Duration> {
         match self.socket {
@@ -133,7 +133,7 @@ impl Known {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Todo {
+enum NextStep {
     Bind,
     List {
         after_bind: bool,
@@ -148,20 +148,20 @@ enum Todo {
     Rest {
         until: Duration,
     },
-    End(Ended),
+    End(WaitEnd),
 }
 
 /// A wait for a port, which is in progress. Each argument `now` is the time since the wait began.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitProgress {
     /// Whether the server sets no option.
     plain: bool,
     /// Whether the source can look up single sockets.
     looks_up: bool,
     timeout: Duration,
-    todo: Todo,
+    todo: NextStep,
     /// The blocking sockets, the one that lasts longest first.
-    known: Vec<Known>,
+    known: Vec<BlockingSocket>,
     /// The sockets to look up in this round.
     round: Vec<SocketKey>,
     next_round: Duration,
@@ -175,7 +175,7 @@ pub struct Waiting {
     changes: u32,
 }
 
-impl Waiting {
+impl WaitProgress {
     /// Begins a wait for a bind, which is `plain` or has options. `looks_up` tells whether the source can look up single sockets.
     #[must_use]
     pub const fn new(plain: bool, looks_up: bool, timeout: Duration) -> Self {
@@ -183,7 +183,7 @@ impl Waiting {
             plain,
             looks_up,
             timeout,
-            todo: Todo::Bind,
+            todo: NextStep::Bind,
             known: vec![],
             round: vec![],
             next_round: Duration::ZERO,
@@ -211,7 +211,7 @@ impl Waiting {
     /// The longest remaining time, if only buckets block the bind.
     #[must_use]
     pub fn remaining(&self, now: Duration) -> Option<Duration> {
-        let longest = |longest: Duration, known: &Known| Some(longest.max(known.remaining(now)?));
+        let longest = |longest: Duration, known: &BlockingSocket| Some(longest.max(known.remaining(now)?));
         self.known.iter().try_fold(Duration::ZERO, longest).filter(|_| !self.known.is_empty())
     }
 
@@ -223,30 +223,30 @@ impl Waiting {
 
     /// The next step.
     pub fn next(&mut self, now: Duration) -> WaitStep {
-        if now >= self.timeout && !self.last && !matches!(self.todo, Todo::End(_)) {
+        if now >= self.timeout && !self.last && !matches!(self.todo, NextStep::End(_)) {
             self.last = true;
             self.contradictions = 0;
-            self.todo = Todo::Bind;
+            self.todo = NextStep::Bind;
         }
         let left = self.timeout.saturating_sub(now);
         match self.todo {
-            Todo::End(ended) => WaitStep::End(ended),
-            Todo::Bind if self.last || self.may_bind(now) => {
+            NextStep::End(ended) => WaitStep::End(ended),
+            NextStep::Bind if self.last || self.may_bind(now) => {
                 WaitStep::Bind { every_address: self.last || self.first_binds.is_none() }
             }
-            Todo::Bind => WaitStep::Pause(ROUND.min(left)),
-            Todo::Rest { until } if now < until => WaitStep::Pause(until.saturating_sub(now).min(left)),
-            Todo::Rest { .. } => {
-                self.todo = Todo::Bind;
+            NextStep::Bind => WaitStep::Pause(ROUND.min(left)),
+            NextStep::Rest { until } if now < until => WaitStep::Pause(until.saturating_sub(now).min(left)),
+            NextStep::Rest { .. } => {
+                self.todo = NextStep::Bind;
                 self.next(now)
             }
-            Todo::List { .. } => WaitStep::List,
-            Todo::Round if now < self.next_round => WaitStep::Pause(self.next_round.saturating_sub(now).min(left)),
-            Todo::Round => {
+            NextStep::List { .. } => WaitStep::List,
+            NextStep::Round if now < self.next_round => WaitStep::Pause(self.next_round.saturating_sub(now).min(left)),
+            NextStep::Round => {
                 self.begin_round(now);
                 self.next(now)
             }
-            Todo::LookUps { next } => {
+            NextStep::LookUps { next } => {
                 if let Some(at) = self.round.get(next).and_then(|key| self.find(*key)) {
                     return WaitStep::LookUp(self.known[at].socket);
                 }
@@ -257,44 +257,44 @@ impl Waiting {
     }
 
     /// Reports the result of [`WaitStep::Bind`]: the worst result, and the number of binds.
-    pub fn bound(&mut self, bound: Bound, binds: u32, now: Duration) {
+    pub fn report_bind(&mut self, bound: BindOutcome, binds: u32, now: Duration) {
         self.binds = self.binds.saturating_add(binds);
         self.first_binds.get_or_insert(self.binds);
         self.todo = match bound {
-            Bound::All => Todo::End(Ended::Bindable),
-            Bound::Denied => Todo::End(Ended::Denied),
-            Bound::InUse => Todo::List { after_bind: true },
-            Bound::NotAvailable => {
+            BindOutcome::All => NextStep::End(WaitEnd::Bindable),
+            BindOutcome::Denied => NextStep::End(WaitEnd::Denied),
+            BindOutcome::InUse => NextStep::List { after_bind: true },
+            BindOutcome::NotAvailable => {
                 self.list_took = Duration::ZERO;
                 self.replace(vec![]);
                 self.rest_or_end(now)
             }
         };
-        if bound == Bound::All {
+        if bound == BindOutcome::All {
             self.replace(vec![]);
         }
     }
 
     /// Reports the sockets that may have blocked the last bind. `explained` tells whether there is such a socket for each address whose
     /// bind failed. `took` is the time that listing took.
-    pub fn listed(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
+    pub fn report_list(&mut self, sockets: &[Socket], explained: bool, took: Duration, now: Duration) {
         (self.last_list, self.list_took) = (now, took);
         let before: HashSet<SocketKey> = self.known().map(socket_key).collect();
         let after: HashSet<SocketKey> = sockets.iter().map(socket_key).collect();
         let vanished = !before.is_subset(&after);
         let elusive: HashSet<SocketKey> =
             self.known.iter().filter(|known| known.elusive).map(|known| socket_key(&known.socket)).collect();
-        let known = |socket: &Socket| Known {
+        let known = |socket: &Socket| BlockingSocket {
             socket: *socket,
             seen: now,
             elusive: elusive.contains(&socket_key(socket)),
             gone: false,
         };
-        let mut known: Vec<Known> = sockets.iter().map(known).collect();
+        let mut known: Vec<BlockingSocket> = sockets.iter().map(known).collect();
         // The end of a listener or a connection cannot be predicted, so these sockets come first.
         known.sort_by_key(|known| std::cmp::Reverse(known.remaining(now).unwrap_or(Duration::MAX)));
         self.replace(known);
-        let Todo::List { after_bind } = self.todo else { return };
+        let NextStep::List { after_bind } = self.todo else { return };
         let again = match after_bind {
             // Bind again if no socket explains the failure. With options, also bind again if the sockets have changed: the
             // socket that made the bind fail may have ended before the list was read.
@@ -304,11 +304,11 @@ impl Waiting {
         };
         self.todo = if again && (!after_bind || self.contradictions < CONTRADICTIONS) {
             self.contradictions += u32::from(after_bind);
-            Todo::Bind
+            NextStep::Bind
         } else if !explained || sockets.is_empty() {
             self.rest_or_end(now)
         } else if self.last {
-            Todo::End(Ended::TimedOut)
+            NextStep::End(WaitEnd::TimedOut)
         } else {
             self.contradictions = 0;
             self.until_next_round(now)
@@ -316,15 +316,15 @@ impl Waiting {
     }
 
     /// Reports the socket of the last [`WaitStep::LookUp`] as it is now; `None` if it was not found.
-    pub fn looked_up(&mut self, found: Option<Socket>, now: Duration) {
-        let Todo::LookUps { next } = self.todo else { return };
+    pub fn report_look_up(&mut self, found: Option<Socket>, now: Duration) {
+        let NextStep::LookUps { next } = self.todo else { return };
         let Some(at) = self.round.get(next).and_then(|key| self.find(*key)) else { return };
         let known = &mut self.known[at];
-        self.todo = Todo::LookUps { next: next + 1 };
+        self.todo = NextStep::LookUps { next: next + 1 };
         match found {
             Some(socket) => {
                 self.changes += u32::from(socket.state() != known.socket.state());
-                *known = Known { socket, seen: now, elusive: false, gone: false };
+                *known = BlockingSocket { socket, seen: now, elusive: false, gone: false };
                 // One socket is enough to make a plain bind fail.
                 if self.plain {
                     self.end_round(now, true);
@@ -339,20 +339,20 @@ impl Waiting {
         self.known.iter().position(|known| socket_key(&known.socket) == wanted)
     }
 
-    fn replace(&mut self, known: Vec<Known>) {
-        let states = |known: &[Known]| -> HashSet<(SocketKey, &'static str)> {
+    fn replace(&mut self, known: Vec<BlockingSocket>) {
+        let states = |known: &[BlockingSocket]| -> HashSet<(SocketKey, &'static str)> {
             known.iter().map(|known| (socket_key(&known.socket), known.socket.state().name())).collect()
         };
         self.changes += u32::from(states(&self.known) != states(&known));
         self.known = known;
     }
 
-    fn rest_or_end(&self, now: Duration) -> Todo {
+    fn rest_or_end(&self, now: Duration) -> NextStep {
         if self.last {
-            return Todo::End(Ended::TimedOut);
+            return NextStep::End(WaitEnd::TimedOut);
         }
         let rest = LIST_INTERVAL.max(self.list_took.saturating_mul(LIST_SHARE));
-        Todo::Rest { until: now.saturating_add(rest) }
+        NextStep::Rest { until: now.saturating_add(rest) }
     }
 
     fn may_bind(&self, now: Duration) -> bool {
@@ -361,7 +361,7 @@ impl Waiting {
         u64::from(self.binds - first) < u64::from(at_once) + now.as_secs()
     }
 
-    fn look_up_candidates(&self) -> impl Iterator<Item = &Known> {
+    fn look_up_candidates(&self) -> impl Iterator<Item = &BlockingSocket> {
         self.known.iter().filter(|known| self.looks_up && known.can_be_looked_up())
     }
 
@@ -371,7 +371,7 @@ impl Waiting {
         let crowd = !self.plain && self.look_up_candidates().nth(LOOK_UPS_PER_ROUND).is_some();
         // A plain bind fails while one socket that can be looked up exists, whatever happens to other sockets.
         let needed = alone.is_some() && !(self.plain && self.look_up_candidates().next().is_some());
-        let due = |known: &Known| known.remaining(now) == Some(Duration::ZERO);
+        let due = |known: &BlockingSocket| known.remaining(now) == Some(Duration::ZERO);
         let every = if needed && self.known.iter().any(due) {
             ROUND
         } else if needed {
@@ -384,20 +384,20 @@ impl Waiting {
         Some(self.last_list.saturating_add(every.max(self.list_took.saturating_mul(LIST_SHARE))))
     }
 
-    fn until_next_round(&mut self, now: Duration) -> Todo {
+    fn until_next_round(&mut self, now: Duration) -> NextStep {
         let round = self.look_up_candidates().next().map(|_| now.saturating_add(ROUND));
         self.next_round = [round, self.next_list(now)].into_iter().flatten().min().unwrap_or(now + ROUND);
-        Todo::Round
+        NextStep::Round
     }
 
     fn begin_round(&mut self, now: Duration) {
         if self.next_list(now).is_some_and(|at| at <= now) {
-            self.todo = Todo::List { after_bind: false };
+            self.todo = NextStep::List { after_bind: false };
             return;
         }
         self.round =
             self.look_up_candidates().take(LOOK_UPS_PER_ROUND).map(|known| socket_key(&known.socket)).collect();
-        self.todo = Todo::LookUps { next: 0 };
+        self.todo = NextStep::LookUps { next: 0 };
     }
 
     /// Ends a round of look-ups. `fails` tells whether the round found a socket that makes a plain bind fail.
@@ -407,7 +407,7 @@ impl Waiting {
         let gone = self.known.len() < before;
         self.changes += u32::from(gone);
         // A socket that look-ups cannot find may still block a plain bind, so the next step is a list.
-        let bind = gone && !fails && (!self.plain || self.known.iter().all(Known::can_be_looked_up));
-        self.todo = if bind { Todo::Bind } else { self.until_next_round(now) };
+        let bind = gone && !fails && (!self.plain || self.known.iter().all(BlockingSocket::can_be_looked_up));
+        self.todo = if bind { NextStep::Bind } else { self.until_next_round(now) };
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Bound, Ended, WaitStep, Waiting};
+use super::{BindOutcome, WaitEnd, WaitProgress, WaitStep};
 use crate::model::port::Port;
 use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBucket};
 
@@ -81,7 +81,7 @@ impl SimulatedSocket {
 }
 
 struct SimulatedWait {
-    ended: Ended,
+    ended: WaitEnd,
     at: Duration,
     binds: u32,
     lists: u32,
@@ -97,7 +97,7 @@ fn wait(
     timeout: Duration,
     list_takes: Duration,
 ) -> SimulatedWait {
-    let mut waiting = Waiting::new(plain, looks_up, timeout);
+    let mut waiting = WaitProgress::new(plain, looks_up, timeout);
     let (mut now, mut lists, mut look_ups) = (Duration::ZERO, 0, 0);
     let socket = |number: usize, now| world[number].socket(number, now, looks_up);
     let listed = |now| (0..world.len()).filter(move |&number| world[number].alive(now));
@@ -106,13 +106,13 @@ fn wait(
             WaitStep::Bind { .. } => {
                 now += Duration::from_micros(20);
                 let in_use = world.iter().any(|simulated| simulated.alive(now) && simulated.blocks);
-                waiting.bound(if in_use { Bound::InUse } else { Bound::All }, 1, now);
+                waiting.report_bind(if in_use { BindOutcome::InUse } else { BindOutcome::All }, 1, now);
             }
             WaitStep::List => {
                 lists += 1;
                 now += list_takes;
                 let sockets: Vec<Socket> = listed(now).map(|number| socket(number, now)).collect();
-                waiting.listed(&sockets, !sockets.is_empty(), list_takes, now);
+                waiting.report_list(&sockets, !sockets.is_empty(), list_takes, now);
             }
             WaitStep::LookUp(wanted) => {
                 look_ups += 1;
@@ -120,7 +120,7 @@ fn wait(
                 let number = usize::from(wanted.tuple().remote_port().0);
                 let found = world[number].alive(now)
                     && !matches!(world[number].kind, SimulatedKind::HiddenListener | SimulatedKind::Bound);
-                waiting.looked_up(found.then(|| socket(number, now)), now);
+                waiting.report_look_up(found.then(|| socket(number, now)), now);
             }
             WaitStep::Pause(pause) => {
                 assert!(!pause.is_zero(), "a pause of zero");
@@ -157,14 +157,14 @@ fn wait_with_look_ups(world: &[SimulatedSocket], plain: bool) -> SimulatedWait {
 #[test]
 fn a_free_port_takes_one_bind_and_no_list() {
     let free = wait_with_look_ups(&[], false);
-    assert_eq!((free.ended, free.binds, free.lists, free.at < ms(1)), (Ended::Bindable, 1, 0, true));
+    assert_eq!((free.ended, free.binds, free.lists, free.at < ms(1)), (WaitEnd::Bindable, 1, 0, true));
 }
 
 #[test]
 fn a_wait_lasts_as_long_as_the_bucket() {
     for plain in [true, false] {
         let one = wait_with_look_ups(&[bucket(60_000, 1_900)], plain);
-        assert_eq!(one.ended, Ended::Bindable);
+        assert_eq!(one.ended, WaitEnd::Bindable);
         assert!(one.at >= ms(61_900) && one.at <= ms(62_020), "{:?}", one.at);
         assert!(one.binds <= 3 && one.lists <= 2, "{} binds, {} lists", one.binds, one.lists);
         assert!((600..700).contains(&one.look_ups), "{} look-ups", one.look_ups);
@@ -184,9 +184,9 @@ fn a_wait_without_options_looks_up_one_of_thousands_of_buckets_per_round() {
 #[test]
 fn a_timeout_of_zero_binds_once_and_lists_once() {
     let blocked = wait(&[bucket(60_000, 0)], false, true, Duration::ZERO, ms(1));
-    assert_eq!((blocked.ended, blocked.binds, blocked.lists), (Ended::TimedOut, 1, 1));
+    assert_eq!((blocked.ended, blocked.binds, blocked.lists), (WaitEnd::TimedOut, 1, 1));
     let free = wait(&[], false, true, Duration::ZERO, ms(1));
-    assert_eq!((free.ended, free.binds), (Ended::Bindable, 1));
+    assert_eq!((free.ended, free.binds), (WaitEnd::Bindable, 1));
 }
 
 #[test]
@@ -205,15 +205,15 @@ fn sockets_without_look_up_are_listed_once_a_second_and_less_often_if_listing_is
 
 #[test]
 fn a_blocking_socket_that_is_not_listed_causes_one_bind_a_second() {
-    let mut waiting = Waiting::new(false, true, ms(10_000));
+    let mut waiting = WaitProgress::new(false, true, ms(10_000));
     let mut now = Duration::ZERO;
     loop {
         match waiting.next(now) {
-            WaitStep::Bind { .. } => waiting.bound(Bound::InUse, 1, now),
-            WaitStep::List => waiting.listed(&[], false, Duration::ZERO, now),
+            WaitStep::Bind { .. } => waiting.report_bind(BindOutcome::InUse, 1, now),
+            WaitStep::List => waiting.report_list(&[], false, Duration::ZERO, now),
             WaitStep::Pause(pause) => now += pause,
             WaitStep::LookUp(_) => panic!("nothing is known"),
-            WaitStep::End(ended) => break assert_eq!((ended, now), (Ended::TimedOut, ms(10_000))),
+            WaitStep::End(ended) => break assert_eq!((ended, now), (WaitEnd::TimedOut, ms(10_000))),
         }
     }
     assert!((10..=16).contains(&waiting.binds()), "{}", waiting.binds());
@@ -221,27 +221,27 @@ fn a_blocking_socket_that_is_not_listed_causes_one_bind_a_second() {
 
 #[test]
 fn a_missing_address_is_retried_once_a_second_and_a_denied_bind_is_not_retried() {
-    let mut waiting = Waiting::new(false, true, ms(10_000));
+    let mut waiting = WaitProgress::new(false, true, ms(10_000));
     assert_eq!(waiting.next(ms(0)), WaitStep::Bind { every_address: true });
-    waiting.bound(Bound::NotAvailable, 2, ms(0));
+    waiting.report_bind(BindOutcome::NotAvailable, 2, ms(0));
     assert_eq!(waiting.next(ms(0)), WaitStep::Pause(ms(1000)));
     assert_eq!(waiting.next(ms(1000)), WaitStep::Bind { every_address: false });
-    waiting.bound(Bound::Denied, 1, ms(1000));
-    assert_eq!(waiting.next(ms(1000)), WaitStep::End(Ended::Denied));
+    waiting.report_bind(BindOutcome::Denied, 1, ms(1000));
+    assert_eq!(waiting.next(ms(1000)), WaitStep::End(WaitEnd::Denied));
 }
 
 #[test]
 fn a_restarted_timer_changes_the_remaining_time() {
-    let mut waiting = Waiting::new(true, true, ms(120_000));
+    let mut waiting = WaitProgress::new(true, true, ms(120_000));
     let at = |now: u64| bucket(now + 30_000, 0).socket(0, ms(now), true);
     assert_eq!(waiting.next(ms(0)), WaitStep::Bind { every_address: true });
-    waiting.bound(Bound::InUse, 2, ms(0));
+    waiting.report_bind(BindOutcome::InUse, 2, ms(0));
     assert_eq!(waiting.next(ms(0)), WaitStep::List);
-    waiting.listed(&[at(0)], true, ms(1), ms(0));
+    waiting.report_list(&[at(0)], true, ms(1), ms(0));
     assert_eq!(waiting.next(ms(0)), WaitStep::Pause(ms(100)));
     assert_eq!(waiting.remaining(ms(90)), Some(ms(29_910)));
     assert!(matches!(waiting.next(ms(100)), WaitStep::LookUp(_)));
-    waiting.looked_up(Some(bucket(60_100, 0).socket(0, ms(100), true)), ms(100));
+    waiting.report_look_up(Some(bucket(60_100, 0).socket(0, ms(100), true)), ms(100));
     assert_eq!(waiting.remaining(ms(200)), Some(ms(59_900)));
 }
 
@@ -278,9 +278,9 @@ fn check(world: &[SimulatedSocket], plain: bool, looks_up: bool) -> Result<(), T
     let patience = if looks_up && world.iter().all(watched) { ms(150) } else { ms(1_200) };
     let blocked = world.iter().any(|simulated| simulated.alive(got.at) && simulated.blocks);
     match got.ended {
-        Ended::Bindable => prop_assert!(!blocked),
-        Ended::TimedOut => prop_assert!(got.at >= TIMEOUT && blocked),
-        Ended::Denied => prop_assert!(false),
+        WaitEnd::Bindable => prop_assert!(!blocked),
+        WaitEnd::TimedOut => prop_assert!(got.at >= TIMEOUT && blocked),
+        WaitEnd::Denied => prop_assert!(false),
     }
     if let Some(latest) = free_for(world, patience, TIMEOUT) {
         prop_assert!(got.at <= latest, "the wait ended at {:?}, but could have ended at {latest:?}", got.at);

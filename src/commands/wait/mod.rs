@@ -13,7 +13,7 @@ use super::port_args::{ServerArgs, one_port};
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
-use crate::analysis::waiting::{Ended, ROUND};
+use crate::analysis::waiting::{ROUND, WaitEnd};
 use crate::filter::parser::parse_duration;
 use crate::model::bind::ReuseportNote;
 use crate::model::port::PortArg;
@@ -119,7 +119,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     let answer = snapshot.wait(&question, &mut ProgressReporter::new(args, global, context))?;
     let Answer { value: waited, complete, mut warnings, .. } = answer;
 
-    let bindable = waited.state.ended == Some(Ended::Bindable);
+    let bindable = waited.state.ended == Some(WaitEnd::Bindable);
     if !bindable {
         warnings.extend(advice::denials(&waited.target.facts, waited.target.port, &waited.attempts));
     }
@@ -147,7 +147,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         })
     };
     let note_lost = waited.note != ReuseportNote::Kept;
-    let shown = WaitReport { note_lost, next: &next, ..shown(&waited.target, &waited.state) };
+    let shown = WaitReport { note_lost, next: &next, ..wait_report(&waited.target, &waited.state) };
     // If the port was free at once, only the command writes output.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
     let style = context.style;
@@ -171,7 +171,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
 }
 
 /// Converts the state of a wait to the form that the view prints.
-fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
+fn wait_report<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     WaitReport {
         facts: &target.facts,
         port: target.port,
@@ -179,8 +179,8 @@ fn shown<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
         with: target.with,
         setup: target.setup,
         collision: state.collision.as_deref(),
-        bindable: matches!(state.ended, Some(Ended::Bindable)),
-        denied: matches!(state.ended, Some(Ended::Denied)),
+        bindable: matches!(state.ended, Some(WaitEnd::Bindable)),
+        denied: matches!(state.ended, Some(WaitEnd::Denied)),
         waited: state.waited,
         attempts: state.attempts,
         blocked_by: state.blocked_by.as_slice(),

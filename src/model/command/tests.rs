@@ -106,14 +106,14 @@ fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
         assert_eq!((help.commands.len(), help.advice.len()), (commands, sentences), "{count}");
         assert!(help.commands.iter().all(|step| step.command.len() < 200));
         assert_eq!(
-            help.lasting[0].line,
+            help.sysctl_lines[0].line,
             format!("net.ipv4.ip_local_reserved_ports = {}", list(count).with([Port(8080)]))
         );
     }
     let others = |reserved: &LocalReservedPorts| reserve(reserved).commands[0].purpose.contains("others");
     assert_eq!((others(&list(0)), others(&list(1))), (false, true));
     let elsewhere = shell(Some("web"), true).reserve([Port(8080), Port(9000)], Some(&list(3)));
-    assert_eq!(elsewhere.lasting, []);
+    assert_eq!(elsewhere.sysctl_lines, []);
     assert_eq!(
         elsewhere.commands[0].command,
         "ip netns exec web sh -c '{ read x; for p in 8080 9000; do echo $p >&0; done; } <>/proc/sys/net/ipv4/ip_local_reserved_ports'"
@@ -124,17 +124,17 @@ fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
 
 #[test]
 fn a_setting_of_another_namespace_has_no_line_in_a_file() {
-    let lasting = shell(None, true).lasting("net.ipv4.tcp_timestamps", "1").expect("the caller's own namespace");
+    let line = shell(None, true).sysctl_line("net.ipv4.tcp_timestamps", "1").expect("the caller's own namespace");
     assert_eq!(
-        (lasting.file.as_str(), lasting.line.as_str()),
+        (line.file.as_str(), line.line.as_str()),
         ("/etc/sysctl.d/99-twtool-tcp_timestamps.conf", "net.ipv4.tcp_timestamps = 1")
     );
-    assert_eq!(shell(Some("web"), true).lasting("net.ipv4.tcp_timestamps", "1"), None);
+    assert_eq!(shell(Some("web"), true).sysctl_line("net.ipv4.tcp_timestamps", "1"), None);
     let mut entered = shell(None, true);
     entered.caller.in_initial_netns = false;
-    assert_eq!(entered.lasting("net.ipv4.tcp_timestamps", "1"), None, "ip netns exec web twtool");
+    assert_eq!(entered.sysctl_line("net.ipv4.tcp_timestamps", "1"), None, "ip netns exec web twtool");
     let help = entered.reserve([Port(8080)], Some(&LocalReservedPorts::default()));
-    assert_eq!((help.commands.len(), help.lasting), (1, vec![]));
+    assert_eq!((help.commands.len(), help.sysctl_lines), (1, vec![]));
 }
 
 #[test]

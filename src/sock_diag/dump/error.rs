@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::sock_diag::request::Walk;
-use crate::sock_diag::response::Malformed;
+use crate::sock_diag::response::MalformedSocket;
 
 /// Why a dump failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum DumpError {
     Framing(String),
     /// A message that does not describe a socket.
     #[error("the kernel sent a malformed netlink message: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(#[from] MalformedSocket),
 }
 
 impl DumpError {

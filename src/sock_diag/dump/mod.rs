@@ -62,7 +62,7 @@ use super::request::Request;
 use super::transport::Transport;
 use crate::model::socket::{Socket, StateSet, TcpState};
 use crate::parallel::Workers;
-use crate::sys::counts::{Reading, TableCounts};
+use crate::sys::counts::{ReadPass, TableCounts};
 
 /// The number of datagrams that one thread receives and reads before a second thread may start. A short dump has fewer.
 const SEQUENTIAL_DATAGRAMS: usize = 5;
@@ -158,7 +158,7 @@ fn add_unseen(
 /// Whether at most one socket for every [`CHAINS_PER_REMOVAL`] chains was removed from the tables since the first reading of the
 /// counts.
 fn few_removed(earlier: Option<TableCounts>, transport: &dyn Transport) -> bool {
-    let Some((earlier, later)) = earlier.zip(transport.table_counts(Reading::Later)) else { return false };
+    let Some((earlier, later)) = earlier.zip(transport.table_counts(ReadPass::Later)) else { return false };
     let removed = later.removed_since(&earlier);
     removed == 0 || transport.chains().is_some_and(|chains| removed.saturating_mul(CHAINS_PER_REMOVAL) <= chains)
 }

@@ -74,7 +74,7 @@ impl Reader {
         let datagram = &*self.repeats.removed_from(datagram);
         let mut rest = datagram;
         // The payloads of the last sockets, as a ring buffer.
-        let (mut last, mut count) = ([&[][..]; repeats::MOST], 0);
+        let (mut last, mut count) = ([&[][..]; repeats::MAX_SOCKETS], 0);
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest).map_err(|e| DumpError::Framing(format!("{e:#}")))?;
             if message.sequence_number() != SEQUENCE {
@@ -85,7 +85,7 @@ impl Reader {
             match message.message_type() {
                 SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                     self.began = true;
-                    last[count % repeats::MOST] = message.payload();
+                    last[count % repeats::MAX_SOCKETS] = message.payload();
                     count += 1;
                     let socket = response::decode(message.payload())?;
                     if let (Some(seen), Some(cookie)) = (&mut self.seen, socket.cookie()) {
@@ -113,7 +113,9 @@ impl Reader {
             }
             rest = rest.get(aligned_length(&message)..).unwrap_or_default();
         }
-        self.repeats.end_datagram((count.saturating_sub(repeats::MOST)..count).map(|at| last[at % repeats::MOST]));
+        self.repeats.end_datagram(
+            (count.saturating_sub(repeats::MAX_SOCKETS)..count).map(|at| last[at % repeats::MAX_SOCKETS]),
+        );
         Ok(None)
     }
 }

@@ -7,7 +7,7 @@ use super::datagram::is_last;
 use super::error::DumpError;
 use crate::sock_diag::request::Request;
 use crate::sock_diag::transport::Transport;
-use crate::sys::counts::{Reading, TableCounts};
+use crate::sys::counts::{ReadPass, TableCounts};
 
 /// A length in bytes. A dump is long if one of its datagrams is longer than this, or if it does not end within three datagrams. If
 /// the kernel has enough memory, it fills all datagrams except the first and the last to about 32 KiB (`netlink_dump`).
@@ -53,7 +53,7 @@ impl<'a> Receiver<'a> {
         self.datagrams += 1;
         if !self.is_long && (buffer.len() > LONG || self.datagrams == 3 && !is_last(buffer)) {
             self.is_long = true;
-            self.counts = self.transport.table_counts(Reading::Earlier);
+            self.counts = self.transport.table_counts(ReadPass::Earlier);
         }
         self.returned = Instant::now();
         self.receiving += self.returned - called;

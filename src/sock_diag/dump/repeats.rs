@@ -8,7 +8,7 @@ use crate::model::socket::Cookie;
 use crate::sock_diag::response;
 
 /// The maximum number of sockets at the end of a datagram that may be repeated. A chain rarely has more sockets.
-pub(super) const MOST: usize = 16;
+pub(super) const MAX_SOCKETS: usize = 16;
 
 /// The cookies of the sockets that the next datagram may repeat.
 #[derive(Default)]
@@ -21,11 +21,11 @@ impl Repeats {
     pub(super) fn removed_from<'a>(&self, datagram: &'a [u8]) -> Cow<'a, [u8]> {
         let is_repeated = |payload: &[u8]| response::cookie(payload).is_some_and(|c| self.cookies.contains(&c));
         // Search twice as many sockets, because new sockets may lie before the repeated ones and between them.
-        let first = sockets(datagram).take(2 * MOST);
+        let first = sockets(datagram).take(2 * MAX_SOCKETS);
         without(datagram, first.filter(|(payload, _)| is_repeated(payload)).map(|(_, bytes)| bytes).collect())
     }
 
-    /// Records the last sockets of a datagram, at most [`MOST`].
+    /// Records the last sockets of a datagram, at most [`MAX_SOCKETS`].
     pub(super) fn end_datagram<'a>(&mut self, last: impl Iterator<Item = &'a [u8]>) {
         let mut last = last.filter_map(response::cookie).peekable();
         if last.peek().is_some() {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::socket::{StateSet, TcpState};
 use crate::sock_diag::request::{SEQUENCE, Walk};
-use crate::sock_diag::response::{self, Malformed};
+use crate::sock_diag::response::{self, MalformedSocket};
 
 /// A kernel that responds to a request with these datagrams.
 struct ScriptedKernel(Vec<io::Result<Vec<u8>>>);
@@ -201,7 +201,7 @@ fn malformed_and_unexpected_datagrams_are_errors() {
     let short = message(SOCK_DIAG_BY_FAMILY, 0, SEQUENCE, &[0; 71]);
     // The dump fails at this record. With two threads, the receiving thread still receives the next datagram, because only the
     // other thread decodes records.
-    assert!(matches!(dump(vec![Ok(short), Ok(done(0))]).1, Err(DumpError::Malformed(Malformed::Short(71)))));
+    assert!(matches!(dump(vec![Ok(short), Ok(done(0))]).1, Err(DumpError::Malformed(MalformedSocket::Short(71)))));
 }
 
 #[test]

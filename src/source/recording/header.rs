@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::RecordingLine;
-use crate::model::facts::{Facts, Unread};
+use crate::model::facts::{Facts, UnreadFacts};
 use crate::model::interfaces::Interfaces;
 use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
 use crate::model::name::json_escaped;
@@ -171,7 +171,7 @@ impl Header {
             unprivileged_port_start: self.unprivileged_port_start,
             services: Services::new(self.services.into_iter().map(|(port, names)| (Port(port), names))),
             interfaces: self.interfaces.into_iter().filter_map(index).collect(),
-            unread: Unread(self.unread),
+            unread: UnreadFacts(self.unread),
         })
     }
 }

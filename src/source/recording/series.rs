@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::header::{Header, MAX_HEADER_LENGTH};
-use super::{Lines, Problem, Recorded, RecordingError, RecordingFile, RecordingLine, parse_one};
+use super::{LineReader, Problem, RecordingContent, RecordingError, RecordingFile, RecordingLine, parse_one};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
-use crate::sock_diag::transport::{Event, EventSink};
+use crate::sock_diag::transport::{EventSink, TransportEvent};
 use crate::sys;
 
 /// The part of a sample that a series has in addition to the facts and the datagrams.
@@ -81,7 +81,7 @@ impl SeriesFile {
 }
 
 impl EventSink for SeriesFile {
-    fn keep(&mut self, event: &Event) -> io::Result<()> {
+    fn keep(&mut self, event: &TransportEvent) -> io::Result<()> {
         self.file.keep(event)
     }
 }
@@ -89,7 +89,7 @@ impl EventSink for SeriesFile {
 /// Reads the samples of a series one by one.
 pub struct SeriesReader {
     path: PathBuf,
-    lines: Lines<BufReader<File>>,
+    lines: LineReader<BufReader<File>>,
     samples: u64,
     /// Whether one of the recordings so far has the line that only a series has.
     is_series: bool,
@@ -106,18 +106,18 @@ impl SeriesReader {
     /// The file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let file = sys::file::open(path).map_err(|error| Problem::Unread(error).of(path))?;
-        Ok(Self { path: path.to_owned(), lines: Lines::new(BufReader::new(file)), samples: 0, is_series: false })
+        Ok(Self { path: path.to_owned(), lines: LineReader::new(BufReader::new(file)), samples: 0, is_series: false })
     }
 
     /// The next sample that has not failed; `None` after the last one.
     ///
     /// # Errors
     /// The error names the problem and the line.
-    pub fn next_sample(&mut self) -> Result<Option<(Recorded, RecordedSample)>, RecordingError> {
+    pub fn next_sample(&mut self) -> Result<Option<(RecordingContent, RecordedSample)>, RecordingError> {
         self.parse_next().map_err(|problem| problem.of(&self.path))
     }
 
-    fn parse_next(&mut self) -> Result<Option<(Recorded, RecordedSample)>, Problem> {
+    fn parse_next(&mut self) -> Result<Option<(RecordingContent, RecordedSample)>, Problem> {
         loop {
             self.lines.next(MAX_HEADER_LENGTH)?;
             if self.samples > 0 && self.lines.line.is_empty() {

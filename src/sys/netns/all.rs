@@ -11,8 +11,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::error::{NetnsErrorKind, gone, who_reads_namespaces};
-use super::names::{OWN, given_names, id, own_id, path_of_name};
+use super::error::{NetnsErrorKind, is_absent, who_reads_namespaces};
+use super::names::{OWN, id, ip_netns_names, own_id, path_of_name};
 use super::open::{Handle, OpenNetns, open_file};
 use super::processes::{comm, is_kernel_thread, namespace_of, process_name};
 use crate::model::name::text_of;
@@ -45,7 +45,7 @@ pub fn all() -> NetnsList {
         Err(error) => unseen.push(format!("the network namespace of twtool itself cannot be opened: {error}")),
     }
     let own = own.ok();
-    let names = given_names().unwrap_or_else(|error| {
+    let names = ip_netns_names().unwrap_or_else(|error| {
         unseen.push(format!("network namespaces may be missing: /run/netns cannot be listed: {error}"));
         vec![]
     });
@@ -55,11 +55,11 @@ pub fn all() -> NetnsList {
             Ok(opened) => {
                 let id = opened.netns.id;
                 let netns = &mut found.entry(id).or_insert_with(|| at(id, &path)).netns;
-                netns.name.get_or_insert(NetnsName::Given(name));
+                netns.name.get_or_insert(NetnsName::FromIpNetns(name));
             }
             // The file in /run/netns remains, but its namespace is gone.
             Err(NetnsErrorKind::NotNetns(_)) => {}
-            Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => {}
+            Err(NetnsErrorKind::NotOpened(error)) if is_absent(&error) => {}
             Err(why) => unseen.push(format!("network namespace '{}': {why}", text_of(name.as_bytes()))),
         }
     }
@@ -80,7 +80,7 @@ pub fn all() -> NetnsList {
                     }
                 }
             }
-            Err(error) if gone(&error) => {}
+            Err(error) if is_absent(&error) => {}
             // Kernel threads are in the initial namespace, which process 1 represents.
             Err(_) if pid > 1 && is_kernel_thread(pid) => {}
             Err(error) => refused.push((pid, error)),

@@ -13,7 +13,7 @@ use crate::sys::folder::pids;
 use crate::sys::{cgroup, file};
 
 /// The maximum size of /proc/PID/cgroup in bytes: a line for each hierarchy, with a path of at most 4096 bytes.
-const MOST: u64 = 64 * 1024;
+const MAX_BYTES: u64 = 64 * 1024;
 
 /// Returns the pid of the oldest process of a container. The younger processes may be in other network namespaces.
 pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
@@ -42,7 +42,7 @@ pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
 
 /// The path of the cgroup of a process; `None` if the process has ended or is hidden.
 fn cgroup_of(pid: u32) -> io::Result<Option<String>> {
-    let bytes = if_visible(retry(|| file::read(Path::new(&format!("/proc/{pid}/cgroup")), MOST)))?;
+    let bytes = if_visible(retry(|| file::read(Path::new(&format!("/proc/{pid}/cgroup")), MAX_BYTES)))?;
     Ok(bytes.and_then(|bytes| cgroup::path_of_process(&bytes)))
 }
 

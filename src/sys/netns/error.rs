@@ -120,6 +120,6 @@ pub(super) fn who_reads_namespaces() -> &'static str {
 
 /// Whether a failure means that the file or the process does not exist any more. If a process ends while its folder in
 /// /proc is open, the kernel returns ESRCH.
-pub(super) fn gone(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     FailureClass::of(error) == FailureClass::Absent
 }

@@ -32,8 +32,8 @@ use nix::sched::{CloneFlags, setns};
 pub use self::all::{NetnsList, all};
 pub use self::container::process_of_container;
 pub use self::error::{NetnsError, NetnsErrorKind};
-pub use self::names::given_names;
-use self::names::{given_name, own_id};
+pub use self::names::ip_netns_names;
+use self::names::{ip_netns_name, own_id};
 use self::open::{Handle, open_again};
 pub use self::open::{OpenNetns, open};
 use self::processes::process_name;
@@ -54,7 +54,7 @@ pub fn current() -> io::Result<Option<Netns>> {
         return Ok(Some(entered));
     }
     let Some(id) = if_present(own_id())? else { return Ok(None) };
-    let name = match given_name(id)? {
+    let name = match ip_netns_name(id)? {
         None => process_name(1, id)?,
         given => given,
     };

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::error::gone;
+use super::error::is_absent;
 use crate::model::netns::{NetnsId, NetnsName};
 use crate::sys::errno::{if_present, if_visible};
 use crate::sys::folder::{self, metadata};
@@ -28,7 +28,7 @@ pub(super) fn own_id() -> io::Result<NetnsId> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn given_names() -> io::Result<Vec<OsString>> {
+pub fn ip_netns_names() -> io::Result<Vec<OsString>> {
     for place in NAMES {
         if let Some(mut names) = if_present(folder::names_in(place))? {
             names.sort_unstable();
@@ -40,15 +40,15 @@ pub fn given_names() -> io::Result<Vec<OsString>> {
 
 pub(super) fn path_of_name(name: &OsStr) -> PathBuf {
     // If the status of a folder cannot be read, the folder may exist. Then opening the file reports the reason.
-    let there = |folder: &&Path| !metadata(folder).is_err_and(|error| gone(&error));
+    let there = |folder: &&Path| !metadata(folder).is_err_and(|error| is_absent(&error));
     let folder = NAMES.iter().map(Path::new).find(there).unwrap_or(Path::new(NAMES[0]));
     folder.join(name)
 }
 
-pub(super) fn given_name(wanted: NetnsId) -> io::Result<Option<NetnsName>> {
-    for name in if_visible(given_names())?.unwrap_or_default() {
+pub(super) fn ip_netns_name(wanted: NetnsId) -> io::Result<Option<NetnsName>> {
+    for name in if_visible(ip_netns_names())?.unwrap_or_default() {
         if if_visible(metadata(&path_of_name(&name)))?.is_some_and(|file| id(&file) == wanted) {
-            return Ok(Some(NetnsName::Given(name)));
+            return Ok(Some(NetnsName::FromIpNetns(name)));
         }
     }
     Ok(None)

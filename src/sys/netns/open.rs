@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use super::error::{NetnsError, NetnsErrorKind, gone};
-use super::names::{given_name, given_names, id, path_of_name};
+use super::error::{NetnsError, NetnsErrorKind, is_absent};
+use super::names::{id, ip_netns_name, ip_netns_names, path_of_name};
 use super::processes::{first_process, path_of};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
@@ -38,7 +38,7 @@ pub(super) enum Handle {
 pub fn open(arg: &NetnsArg) -> Result<OpenNetns, NetnsError> {
     let opened = match arg {
         NetnsArg::Process(pid) | NetnsArg::Container(_, pid) => open_of_process(*pid),
-        NetnsArg::Path(path) => open_file(path).and_then(named),
+        NetnsArg::Path(path) => open_file(path).and_then(add_name),
         NetnsArg::Name(name) => open_name(name),
     };
     opened.map_err(|why| NetnsError::new(arg, why))
@@ -48,14 +48,14 @@ fn open_of_process(pid: u32) -> Result<OpenNetns, NetnsErrorKind> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     match open_file(&folder.join("ns/net")) {
         // A zombie process still has a folder in /proc, but has no namespace any more.
-        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) && metadata(&folder).is_ok() => {
+        Err(NetnsErrorKind::NotOpened(error)) if is_absent(&error) && metadata(&folder).is_ok() => {
             Err(NetnsErrorKind::ProcessEnded)
         }
-        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(match proc_gap() {
+        Err(NetnsErrorKind::NotOpened(error)) if is_absent(&error) => Err(match proc_gap() {
             Ok(Some(gap)) => NetnsErrorKind::NotVisible(gap),
             _ => NetnsErrorKind::NoSuchProcess,
         }),
-        opened => opened.and_then(named),
+        opened => opened.and_then(add_name),
     }
 }
 
@@ -63,10 +63,10 @@ fn open_name(name: &OsStr) -> Result<OpenNetns, NetnsErrorKind> {
     let path = path_of_name(name);
     match open_file(&path) {
         Ok(mut opened) => {
-            opened.netns.name = Some(NetnsName::Given(name.to_owned()));
+            opened.netns.name = Some(NetnsName::FromIpNetns(name.to_owned()));
             Ok(opened)
         }
-        Err(NetnsErrorKind::NotOpened(error)) if gone(&error) => Err(NetnsErrorKind::NoSuchName(given_names())),
+        Err(NetnsErrorKind::NotOpened(error)) if is_absent(&error) => Err(NetnsErrorKind::NoSuchName(ip_netns_names())),
         Err(NetnsErrorKind::NotNetns(_)) if is_file(&path) => Err(NetnsErrorKind::MountGone),
         Err(why) => Err(why),
     }
@@ -76,8 +76,8 @@ fn is_file(path: &Path) -> bool {
     metadata(path).is_ok_and(|file| file.is_file())
 }
 
-fn named(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
-    let name = || match given_name(opened.netns.id)? {
+fn add_name(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
+    let name = || match ip_netns_name(opened.netns.id)? {
         None => first_process(opened.netns.id),
         given => Ok(given),
     };
@@ -113,7 +113,7 @@ pub(super) fn open_file(path: &Path) -> Result<OpenNetns, NetnsErrorKind> {
 pub(super) fn open_again(netns: &Netns, path: &Path) -> Result<OwnedFd, NetnsErrorKind> {
     let open_it = |path: &Path| match open_file(path) {
         Ok(OpenNetns { netns: found, handle: Handle::Open(file) }) if found.id == netns.id => Ok(Some(file)),
-        Err(NetnsErrorKind::NotOpened(error)) if !gone(&error) => Err(NetnsErrorKind::NotOpened(error)),
+        Err(NetnsErrorKind::NotOpened(error)) if !is_absent(&error) => Err(NetnsErrorKind::NotOpened(error)),
         _ => Ok(None),
     };
     if let Some(file) = open_it(path)? {

@@ -38,7 +38,7 @@ use std::io;
 use std::time::Duration;
 
 pub use self::stub::run_stub;
-use crate::model::call::{ProgramEnd, SocketCall, Unwatchable, WatchNote};
+use crate::model::call::{ProgramEnd, SocketCall, UnwatchableReason, WatchNote};
 
 /// The program to watch.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub enum WatchEnd {
 pub enum WatchError {
     /// The kernel refuses.
     #[error("{}", .0.why)]
-    Unwatchable(Unwatchable),
+    Unwatchable(UnwatchableReason),
     /// A system call failed.
     #[error("{call} failed: {source}")]
     Failed {
@@ -114,10 +114,10 @@ pub fn watch(
     timeout: Option<Duration>,
     observer: &mut dyn FnMut(ProgramEvent, Duration),
 ) -> Result<(WatchEnd, Duration), WatchError> {
-    let signals = signals::Signals::hold().map_err(failed("signalfd()"))?;
+    let signals = signals::CommandSignals::block().map_err(failed("signalfd()"))?;
     let started = match target {
         ProgramTarget::Command { words, detach } => start::command(words, *detach, &signals)?,
         ProgramTarget::Process(pid) => start::process(*pid)?,
     };
-    tracer::Tracer::new(started, signals, timeout, observer).run()
+    tracer::CallTracer::new(started, signals, timeout, observer).run()
 }

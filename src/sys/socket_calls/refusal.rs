@@ -4,14 +4,14 @@ use std::io;
 use std::path::Path;
 
 use super::{WatchError, ptrace, target};
-use crate::model::call::Unwatchable;
+use crate::model::call::UnwatchableReason;
 use crate::sys::setting;
 
 /// Explains why the kernel refuses PTRACE_SEIZE (ptrace(2), "Ptrace access mode checking").
 pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchError {
     let what =
         if own_child { "the command cannot be watched".to_owned() } else { format!("process {pid} cannot be watched") };
-    let why = |why: String, hint| WatchError::Unwatchable(Unwatchable { why: format!("{what}: {why}"), hint });
+    let why = |why: String, hint| WatchError::Unwatchable(UnwatchableReason { why: format!("{what}: {why}"), hint });
     let tracer = target::tracer(pid).filter(|tracer| *tracer != 0);
     let scope = setting::read(Path::new("/proc/sys/kernel/yama/ptrace_scope")).ok();
     if let Some(tracer) = tracer {
@@ -33,8 +33,8 @@ pub(super) fn refusal(error: &io::Error, pid: i32, own_child: bool) -> WatchErro
              systemd unit, a SystemCallFilter= that includes @debug",
         );
     }
-    let untraceable = if own_child { None } else { target::untraceable(pid) };
-    if let Some(what) = untraceable {
+    let untraceable_reason = if own_child { None } else { target::untraceable_reason(pid) };
+    if let Some(what) = untraceable_reason {
         return why(format!("{what} ({error})"), "no privilege makes this possible; `ps -e` lists other processes");
     }
     let (reason, hint) = by_setting(scope.as_deref(), own_child, error);

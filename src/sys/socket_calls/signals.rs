@@ -31,7 +31,7 @@ pub(super) struct Arrival {
 }
 
 /// Keeps all signals blocked, and reads them. Dropping this value restores the old signal mask.
-pub(super) struct Signals {
+pub(super) struct CommandSignals {
     descriptor: SignalFd,
     before: SigSet,
     /// Signals that processes sent to the command. twtool may still get a copy of each.
@@ -42,9 +42,9 @@ pub(super) struct Signals {
 /// system call, so twtool reads both within a much shorter time.
 const SAME_CALL: Duration = Duration::from_secs(1);
 
-impl Signals {
+impl CommandSignals {
     /// Blocks all signals in this thread, and in the threads that it starts.
-    pub(super) fn hold() -> io::Result<Self> {
+    pub(super) fn block() -> io::Result<Self> {
         let all = SigSet::all();
         let descriptor = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let before = all.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -52,7 +52,7 @@ impl Signals {
     }
 
     /// Runs a function with the old signal mask. A process that the function starts inherits this mask.
-    pub(super) fn released<T>(&self, run: impl FnOnce() -> T) -> T {
+    pub(super) fn with_old_mask<T>(&self, run: impl FnOnce() -> T) -> T {
         // This cannot fail, because both masks were valid before.
         let _ = self.before.thread_set_mask();
         let result = run();
@@ -73,7 +73,7 @@ impl Signals {
     }
 
     /// Reads the signals that have arrived, and leaves out SIGCHLD.
-    pub(super) fn arrived(&self) -> io::Result<Vec<Arrival>> {
+    pub(super) fn read_arrived(&self) -> io::Result<Vec<Arrival>> {
         let mut arrived = vec![];
         while let Some(info) = self.descriptor.read_signal()? {
             let signal = info.ssi_signo.cast_signed();
@@ -109,7 +109,7 @@ impl Signals {
     }
 }
 
-impl Drop for Signals {
+impl Drop for CommandSignals {
     fn drop(&mut self) {
         // This cannot fail, because the mask was valid before.
         let _ = self.before.thread_set_mask();

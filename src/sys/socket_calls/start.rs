@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process,
 
 use super::ptrace::{TraceRequest, request};
 use super::refusal::refusal;
-use super::signals::Signals;
+use super::signals::CommandSignals;
 use super::{WatchError, failed, stub, target};
-use crate::model::call::{SlowReason, Unwatchable};
+use crate::model::call::{SlowReason, UnwatchableReason};
 use crate::sys::folder;
 
 /// Options of ptrace(2). With them, the kernel also attaches twtool to each process and thread that a traced thread starts, and sets a
@@ -23,7 +23,7 @@ const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACESYSGOOD;
 
 /// A traced program.
-pub(super) struct Started {
+pub(super) struct TracedProgram {
     /// The process of the command; `None` for a running process.
     pub(super) command: Option<i32>,
     /// The threads that are traced.
@@ -35,8 +35,8 @@ pub(super) struct Started {
 }
 
 /// Starts a command through the stub. When this function returns, the stub is traced, and is about to execute the command.
-pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Result<Started, WatchError> {
-    let child = signals.released(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
+pub(super) fn command(words: &[OsString], detach: bool, signals: &CommandSignals) -> Result<TracedProgram, WatchError> {
+    let child = signals.with_old_mask(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("starting the program"))?;
     let seized = await_stop(pid).and_then(|()| {
         let filtered = target::seccomp_filters(pid).is_some_and(|filters| {
@@ -62,7 +62,7 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &Signals) -> Re
         why
     })?;
     to_pid(pid).and_then(|pid| Ok(kill_process(pid, Signal::CONT)?)).map_err(failed("kill()"))?;
-    Ok(Started { command: Some(pid), threads: BTreeSet::from([pid]), slow, detach })
+    Ok(TracedProgram { command: Some(pid), threads: BTreeSet::from([pid]), slow, detach })
 }
 
 fn to_pid(pid: i32) -> io::Result<Pid> {
@@ -82,12 +82,12 @@ fn await_stop(pid: i32) -> io::Result<()> {
 }
 
 /// Attaches to every thread of a running process.
-pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
+pub(super) fn process(pid: i32) -> Result<TracedProgram, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
         // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. The next round of this loop
         // finds the threads that a thread without a tracer has started.
-        let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted(pid))?;
+        let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted_threads_error(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
         if new.is_empty() {
@@ -107,17 +107,17 @@ pub(super) fn process(pid: i32) -> Result<Started, WatchError> {
     if threads.is_empty() {
         Err(no_such_process(pid))
     } else {
-        Ok(Started { command: None, threads, slow: Some(SlowReason::Running), detach: false })
+        Ok(TracedProgram { command: None, threads, slow: Some(SlowReason::Running), detach: false })
     }
 }
 
 /// The error for a process whose threads /proc does not list.
-fn unlisted(pid: i32) -> WatchError {
+fn unlisted_threads_error(pid: i32) -> WatchError {
     // kill(2) also answers for a process that /proc hides.
     let exists = to_pid(pid).and_then(|pid| Ok(test_kill_process(pid)?));
     match exists {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => no_such_process(pid),
-        _ => WatchError::Unwatchable(Unwatchable {
+        _ => WatchError::Unwatchable(UnwatchableReason {
             why: format!("process {pid} cannot be watched: /proc hides its threads (hidepid)"),
             hint: "run twtool as root (CAP_SYS_PTRACE), or start the program with twtool: `twtool why -- ./server`",
         }),
@@ -125,7 +125,7 @@ fn unlisted(pid: i32) -> WatchError {
 }
 
 fn no_such_process(pid: i32) -> WatchError {
-    WatchError::Unwatchable(Unwatchable {
+    WatchError::Unwatchable(UnwatchableReason {
         why: format!("process {pid} cannot be watched: this process does not exist"),
         hint: "`ps -e` lists the processes of this pid namespace",
     })

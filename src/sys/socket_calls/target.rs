@@ -180,7 +180,7 @@ pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
 }
 
 /// The reason why twtool cannot trace this process with any privilege; `None` if there is no such reason.
-pub(super) fn untraceable(pid: i32) -> Option<&'static str> {
+pub(super) fn untraceable_reason(pid: i32) -> Option<&'static str> {
     let status = status(pid);
     let state = capabilities::field(&status, "State:")?;
     if pid.cast_unsigned() == std::process::id() {
@@ -203,8 +203,8 @@ pub(super) fn tracer(tid: i32) -> Option<i32> {
 /// The command name of a process or thread.
 pub(super) fn comm(tid: i32) -> String {
     /// An upper bound in bytes. A name has at most 15 bytes, or 63 for a thread of the kernel.
-    const MOST: u64 = 4096;
-    let comm = retry(|| file::read(Path::new(&format!("/proc/{tid}/comm")), MOST)).unwrap_or_default();
+    const MAX_BYTES: u64 = 4096;
+    let comm = retry(|| file::read(Path::new(&format!("/proc/{tid}/comm")), MAX_BYTES)).unwrap_or_default();
     text_of(comm.strip_suffix(b"\n").unwrap_or(&comm))
 }
 

@@ -19,8 +19,8 @@ use rustix::process::{WaitOptions, wait};
 
 use super::arch::{WatchedCall, through_socketcall, watched};
 use super::ptrace::{self, SyscallStop, TraceRequest, event, request};
-use super::signals::{self, Arrival, Signals};
-use super::start::Started;
+use super::signals::{self, Arrival, CommandSignals};
+use super::start::TracedProgram;
 use super::target::{self, ReadAddr};
 use super::{ProgramEvent, WatchEnd, WatchError, failed};
 use crate::model::bind::CallResult;
@@ -41,7 +41,7 @@ const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// A watched call that has begun.
-struct Begun {
+struct PendingCall {
     name: CallName,
     fd: u64,
     addr: Option<CalledAddr>,
@@ -54,7 +54,7 @@ struct Begun {
 #[derive(Default)]
 struct Thread {
     process: Option<i32>,
-    call: Option<Begun>,
+    call: Option<PendingCall>,
 }
 
 impl Thread {
@@ -64,12 +64,12 @@ impl Thread {
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "the fields are independent facts")]
-pub(super) struct Tracer<'a> {
+pub(super) struct CallTracer<'a> {
     command: Option<i32>,
     threads: BTreeMap<i32, Thread>,
     slow: bool,
     detach: bool,
-    signals: Signals,
+    signals: CommandSignals,
     observer: &'a mut dyn FnMut(ProgramEvent, Duration),
     began: Instant,
     deadline: Option<Instant>,
@@ -86,14 +86,14 @@ pub(super) struct Tracer<'a> {
     reported: (BTreeSet<i32>, BTreeSet<String>),
 }
 
-impl<'a> Tracer<'a> {
+impl<'a> CallTracer<'a> {
     pub(super) fn new(
-        started: Started,
-        signals: Signals,
+        started: TracedProgram,
+        signals: CommandSignals,
         timeout: Option<Duration>,
         observer: &'a mut dyn FnMut(ProgramEvent, Duration),
     ) -> Self {
-        let Started { command, threads, slow, detach } = started;
+        let TracedProgram { command, threads, slow, detach } = started;
         if let Some(reason) = slow {
             observer(ProgramEvent::Note(WatchNote::Slow(reason)), Duration::ZERO);
         }
@@ -136,7 +136,7 @@ impl<'a> Tracer<'a> {
                 continue;
             }
             self.signals.wait(until_detach.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
-            for arrival in self.signals.arrived().map_err(failed("read()"))? {
+            for arrival in self.signals.read_arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
                     // A signal to the whole process group has reached the command by now, too. Its stop at this signal must be read
                     // first, because `pass_on` depends on it.
@@ -329,7 +329,7 @@ impl<'a> Tracer<'a> {
 
     /// Reads the call that begins. `None` if there is nothing to report at its end: the call is not about an Internet socket, or its
     /// address or descriptor does not exist.
-    fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<Begun> {
+    fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<PendingCall> {
         let (name, fd, place) = match call {
             WatchedCall::Bind { fd, addr, length } => (CallName::Bind, fd, Some((addr, length))),
             WatchedCall::Connect { fd, addr, length } => (CallName::Connect, fd, Some((addr, length))),
@@ -346,7 +346,7 @@ impl<'a> Tracer<'a> {
                 return None;
             }
         };
-        let mut begun = Begun { name, fd, addr: None, socket: None, unread: None };
+        let mut begun = PendingCall { name, fd, addr: None, socket: None, unread: None };
         match place.map(|(addr, length)| target::read_addr(tid, addr, length)) {
             Some(Ok(ReadAddr::Other)) => return None,
             Some(Ok(ReadAddr::Internet(addr))) => begun.addr = Some(addr),
@@ -371,8 +371,8 @@ impl<'a> Tracer<'a> {
     }
 
     /// Reports the call that ended.
-    fn finish(&mut self, tid: i32, call: Begun, result: i64) {
-        let Begun { name, fd, mut addr, socket, unread } = call;
+    fn finish(&mut self, tid: i32, call: PendingCall, result: i64) {
+        let PendingCall { name, fd, mut addr, socket, unread } = call;
         let result = match i32::try_from(-result) {
             // The connect() of a non-blocking socket continues in the background, so it has not failed.
             Ok(libc::EINPROGRESS) => CallResult::Ok,

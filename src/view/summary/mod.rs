@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::analysis::groups::{By, Count, Key, Ranking};
+use crate::analysis::groups::{GroupBy, GroupKey, Ranking, StateCounts};
 use crate::analysis::history::RemainingTimes;
 use crate::analysis::summary::Summary;
-use crate::model::command::Help;
+use crate::model::command::Suggestions;
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 use crate::view::chart::{self, Chart};
@@ -43,7 +43,7 @@ pub struct Content<'a> {
     /// Whether the summary can cover several network namespaces.
     pub several: bool,
     /// Commands and advice.
-    pub help: &'a Help,
+    pub help: &'a Suggestions,
     /// The kernel interface that the buckets were read from.
     pub source: &'static str,
 }
@@ -62,15 +62,17 @@ pub fn ndjson(out: &mut dyn Write, content: &Content) -> io::Result<()> {
 pub fn page(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<()> {
     let summary = content.summary;
     head(out, content, style)?;
-    if *content.help != Help::default() {
+    if *content.help != Suggestions::default() {
         writeln!(out)?;
         steps::write(out, content.help, "", style)?;
     }
     writeln!(out)?;
     minute(out, summary, style)?;
     if summary.totals.all() > 0 {
-        let (few, many): (Vec<&Ranking>, Vec<&Ranking>) =
-            summary.groups.iter().partition(|group| matches!(group.by, By::Class | By::Direction | By::Netns));
+        let (few, many): (Vec<&Ranking>, Vec<&Ranking>) = summary
+            .groups
+            .iter()
+            .partition(|group| matches!(group.by, GroupBy::Class | GroupBy::Direction | GroupBy::Netns));
         let mut blocks = vec![remaining(&summary.times, style)?];
         blocks.extend(few.iter().map(|group| block(group, content, style)).collect::<io::Result<Vec<_>>>()?);
         side_by_side(out, &blocks, style)?;
@@ -93,7 +95,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
     let summary = content.summary;
     let Summary { totals, memory, kernel, .. } = summary;
     let counted = |count: u32, state: &str| {
-        style.paint(Meaning::Heading, format!("{} {state}", human::grouped(count.into()))).to_string()
+        style.paint(Meaning::Heading, format!("{} {state}", human::with_separators(count.into()))).to_string()
     };
     write!(out, "{}", counted(totals.time_wait, "TIME_WAIT"))?;
     if totals.fin_wait_2 > 0 {
@@ -103,7 +105,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
     if content.several {
         let count = content.namespaces.len();
         let noun = if count == 1 { "namespace" } else { "namespaces" };
-        write!(out, " in {} network {noun}", human::grouped(count as u64))?;
+        write!(out, " in {} network {noun}", human::with_separators(count as u64))?;
     }
     writeln!(out)?;
     // tcp_max_tw_buckets limits the buckets of both IP versions together.
@@ -124,7 +126,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
         memory.bytes_per_bucket
     ));
     human::break_lines(out, &parts.join("; "), "", "", style.width)?;
-    human::break_lines(out, &summary.reconciliation(human::grouped), "", "", style.width)
+    human::break_lines(out, &summary.reconciliation(human::with_separators), "", "", style.width)
 }
 
 /// The share of `tcp_max_tw_buckets` that this number of buckets takes.
@@ -132,7 +134,7 @@ fn head(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Result<
 pub fn share_of_maximum(all: u64, most: i64, facts: &Facts) -> String {
     match u64::try_from(most) {
         Ok(0) => "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close".into(),
-        Ok(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::grouped(most)),
+        Ok(most) => format!("{} of tcp_max_tw_buckets ({})", percent(all, most), human::with_separators(most)),
         Err(_) if facts.kernel_since(6, 1) == Some(true) => format!("tcp_max_tw_buckets is {most}: no maximum"),
         Err(_) => format!(
             "tcp_max_tw_buckets is {most}: Linux 5.10 and earlier keep no bucket after a close, Linux 6.1 and later have no \
@@ -163,10 +165,10 @@ fn minute(out: &mut dyn Write, summary: &Summary, style: TextStyle) -> io::Resul
         let whole = history.covered() == history.closes.len();
         return writeln!(out, "{title}: {}", if whole { "none" } else { "none in the seconds that are known" });
     }
-    let mut parts = vec![format!("now {}", history.now().map_or_else(|| "unknown".into(), human::grouped))];
+    let mut parts = vec![format!("now {}", history.now().map_or_else(|| "unknown".into(), human::with_separators))];
     parts.extend(history.mean().map(|mean| format!("mean {}", chart::text_of(mean))));
     let when = if ago == 0 { "now".to_owned() } else { format!("{ago} s ago") };
-    parts.push(format!("peak {} ({when})", human::grouped(peak)));
+    parts.push(format!("peak {} ({when})", human::with_separators(peak)));
     let chart = Chart { seconds: &history.closes, height: chart::HEIGHT };
     let per_bar = chart.seconds_per_bar(style);
     if per_bar > 1 {
@@ -203,7 +205,7 @@ impl Block {
 }
 
 fn row(label: String, count: u64) -> Vec<String> {
-    vec![label, human::grouped(count)]
+    vec![label, human::with_separators(count)]
 }
 
 fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
@@ -225,10 +227,10 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
 fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Block> {
     // If the ranking leaves out some keys, keys with one bucket are not shown either, because they would be an arbitrary selection of
     // many such keys.
-    let is_shown = |(_, count): &&(Key, Count)| count.all() > 1 || group.others.all() == 0;
-    let leading: Vec<&(Key, Count)> = group.top.iter().filter(is_shown).collect();
-    let line = |(key, count): &&(Key, Count)| match *key {
-        Key::Owner(place) => {
+    let is_shown = |(_, count): &&(GroupKey, StateCounts)| count.all() > 1 || group.others.all() == 0;
+    let leading: Vec<&(GroupKey, StateCounts)> = group.top.iter().filter(is_shown).collect();
+    let line = |(key, count): &&(GroupKey, StateCounts)| match *key {
+        GroupKey::Owner(place) => {
             let owner = &group.owners[place];
             let mut cells = row(owner::group_name(owner, group.by), count.all());
             cells.push(owner::group_evidence(owner));
@@ -241,7 +243,7 @@ fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Blo
     if others > 0 {
         let all: u64 = group.top.iter().map(|(_, count)| count.all()).sum::<u64>() + group.others.all();
         let rest = all - leading.iter().map(|(_, count)| count.all()).sum::<u64>();
-        rows.push(row(format!("{} others", human::grouped(others as u64)), rest));
+        rows.push(row(format!("{} others", human::with_separators(others as u64)), rest));
     }
     let evidence: &[Heading] = if group.by.needs_owners() { &[Heading::new("EVIDENCE")] } else { &[] };
     for row in &mut rows {
@@ -252,36 +254,36 @@ fn block(group: &Ranking, content: &Content, style: TextStyle) -> io::Result<Blo
 
 /// The title of the column with the keys of a group.
 #[must_use]
-pub const fn title(by: By) -> &'static str {
+pub const fn title(by: GroupBy) -> &'static str {
     match by {
-        By::Class => "LOCAL CLASS",
-        By::Direction => "DIRECTION",
-        By::LocalPort => "LOCAL PORT",
-        By::RemoteAddr => "REMOTE ADDRESS",
-        By::RemotePort => "REMOTE PORT",
-        By::Destination => "DESTINATION",
-        By::Netns => "NETNS",
-        By::Owner => "OWNER",
-        By::Unit => "UNIT",
-        By::Container => "CONTAINER",
+        GroupBy::Class => "LOCAL CLASS",
+        GroupBy::Direction => "DIRECTION",
+        GroupBy::LocalPort => "LOCAL PORT",
+        GroupBy::RemoteAddr => "REMOTE ADDRESS",
+        GroupBy::RemotePort => "REMOTE PORT",
+        GroupBy::Destination => "DESTINATION",
+        GroupBy::Netns => "NETNS",
+        GroupBy::Owner => "OWNER",
+        GroupBy::Unit => "UNIT",
+        GroupBy::Container => "CONTAINER",
     }
 }
 
 /// The text of a key. `facts` names services, and `namespaces` has the facts of each network namespace. A key of an owner gives
 /// `unknown`, because only [`Ranking::owners`] has the names of owners.
 #[must_use]
-pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
+pub fn label(key: &GroupKey, facts: &Facts, namespaces: &[Facts]) -> String {
     let named = |text: String, port: Port| match facts.services.name(port) {
         Some(service) => format!("{text} ({})", human::escape(service)),
         None => text,
     };
     match *key {
-        Key::Class(class) => class.name().into(),
-        Key::Direction(direction) => direction.name().into(),
-        Key::LocalPort(port) | Key::RemotePort(port) => named(port.to_string(), port),
-        Key::RemoteAddr(addr) => addr.to_string(),
-        Key::Destination(addr, port) => named(SocketAddr::new(addr, port.0).to_string(), port),
-        Key::Netns(place) => {
+        GroupKey::Class(class) => class.name().into(),
+        GroupKey::Direction(direction) => direction.name().into(),
+        GroupKey::LocalPort(port) | GroupKey::RemotePort(port) => named(port.to_string(), port),
+        GroupKey::RemoteAddr(addr) => addr.to_string(),
+        GroupKey::Destination(addr, port) => named(SocketAddr::new(addr, port.0).to_string(), port),
+        GroupKey::Netns(place) => {
             let Facts { netns, netns_name, .. } = &namespaces[place];
             match (netns_name, netns) {
                 (Some(name), _) => human::escape(name).into_owned(),
@@ -289,7 +291,7 @@ pub fn label(key: &Key, facts: &Facts, namespaces: &[Facts]) -> String {
                 (None, None) => "unknown".into(),
             }
         }
-        Key::Owner(_) => "unknown".into(),
+        GroupKey::Owner(_) => "unknown".into(),
     }
 }
 
@@ -329,7 +331,7 @@ fn counters(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Res
     let summary = content.summary;
     let known: Vec<String> = COUNTERS
         .iter()
-        .filter_map(|(_, name)| Some(format!("{name} {}", human::grouped(summary.kernel.counter(name)?))))
+        .filter_map(|(_, name)| Some(format!("{name} {}", human::with_separators(summary.kernel.counter(name)?))))
         .collect();
     if known.is_empty() {
         return writeln!(out, "TcpExt counters are unknown");
@@ -343,7 +345,7 @@ fn counters(out: &mut dyn Write, content: &Content, style: TextStyle) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::summary::Tally;
+    use crate::analysis::summary::SummaryCounts;
     use crate::model::facts::tests::facts;
     use crate::model::kernel_counts::{BucketFacts, TcpExt, TcpSockstat};
     use crate::model::row::tests::row;
@@ -358,7 +360,7 @@ mod tests {
             tcp_ext: Some(TcpExt([("TW".to_owned(), 12_345), ("TCPTimeWaitOverflow".to_owned(), 7)].into())),
             ..BucketFacts::default()
         };
-        let mut tally = Tally::new(&By::USUAL, &kernel);
+        let mut counts = SummaryCounts::new(&GroupBy::USUAL, &kernel);
         for i in 0_u16..500 {
             let mut row = if i % 5 == 0 {
                 row("2001:db8:1:2:3:4:5:6", 40_000 + i, "2001:db8:1111:2222:3333:4444:5555:6666", 443)
@@ -366,9 +368,9 @@ mod tests {
                 row("192.0.2.1", 80, "198.51.100.77", 33_000 + i)
             };
             row.bucket.expires_ms = 60_000 - u32::from(i) * 100;
-            tally.add(&row.bucket, row.direction);
+            counts.add(&row.bucket, row.direction);
         }
-        tally.summary(kernel, vec![], limit, false)
+        counts.summary(kernel, vec![], limit, false)
     }
 
     fn drawn(summary: &Summary, width: Option<usize>, unicode: bool) -> Vec<String> {
@@ -379,7 +381,7 @@ mod tests {
             facts: &facts,
             namespaces: std::slice::from_ref(&facts),
             several: false,
-            help: &Help::default(),
+            help: &Suggestions::default(),
             source: "sock_diag",
         };
         page(&mut out, &content, TextStyle { color: false, width, unicode }).expect("written");

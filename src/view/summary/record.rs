@@ -3,9 +3,9 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::analysis::groups::{By, Count, Key, Ranking};
+use crate::analysis::groups::{GroupBy, GroupKey, Ranking, StateCounts};
 use crate::analysis::history::{History, RemainingTimes};
-use crate::analysis::makers::Key as MakerKey;
+use crate::analysis::makers::MakerGroupKey;
 use crate::analysis::owner_counts::OwnerGroup;
 use crate::analysis::summary::Summary;
 use crate::model::owner::Evidence;
@@ -32,21 +32,21 @@ pub(super) const SPANS: [(usize, Option<usize>); 6] =
 pub(super) struct Payload<'a> {
     source: &'static str,
     totals: TotalsRecord,
-    groups: Ordered<GroupRecord<'a>>,
+    groups: OrderedObject<GroupRecord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    owners: Option<Ordered<u64>>,
+    owners: Option<OrderedObject<u64>>,
     history: HistoryRecord,
     remaining: Vec<SpanRecord>,
     memory: MemoryRecord,
     limits: Vec<LimitRecord<'a>>,
     commands: Vec<StepRecord<'a>>,
-    counters: Ordered<Option<u64>>,
+    counters: OrderedObject<Option<u64>>,
 }
 
 /// A JSON object that keeps the order of its keys.
-struct Ordered<T>(Vec<(&'static str, T)>);
+struct OrderedObject<T>(Vec<(&'static str, T)>);
 
-impl<T: Serialize> Serialize for Ordered<T> {
+impl<T: Serialize> Serialize for OrderedObject<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
     }
@@ -71,8 +71,8 @@ struct GroupRecord<'a> {
 
 /// A row of a group. A value that `twtool list` also has, for example `local_port`, has the same JSON key here.
 struct LineRecord<'a> {
-    key: Key,
-    count: Count,
+    key: GroupKey,
+    count: StateCounts,
     content: Content<'a>,
     group: &'a Ranking,
 }
@@ -81,22 +81,22 @@ impl Serialize for LineRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         match self.key {
-            Key::Class(class) => map.serialize_entry("local_class", class.name())?,
-            Key::Direction(direction) => map.serialize_entry("direction", direction.name())?,
-            Key::LocalPort(port) => {
+            GroupKey::Class(class) => map.serialize_entry("local_class", class.name())?,
+            GroupKey::Direction(direction) => map.serialize_entry("direction", direction.name())?,
+            GroupKey::LocalPort(port) => {
                 map.serialize_entry("local_port", &port.0)?;
                 map.serialize_entry("local_class", port.class().name())?;
                 map.serialize_entry("local_service", &self.content.facts.services.name(port))?;
             }
-            Key::Netns(place) => {
+            GroupKey::Netns(place) => {
                 let facts = &self.content.namespaces[place];
                 map.serialize_entry("netns", &facts.netns)?;
                 map.serialize_entry("netns_name", &facts.netns_name)?;
             }
-            Key::Owner(place) => serialize_owner(&self.group.owners[place], self.group.by, &mut map)?,
-            Key::RemoteAddr(addr) => map.serialize_entry("remote_addr", &addr)?,
-            Key::RemotePort(port) | Key::Destination(_, port) => {
-                if let Key::Destination(addr, _) = self.key {
+            GroupKey::Owner(place) => serialize_owner(&self.group.owners[place], self.group.by, &mut map)?,
+            GroupKey::RemoteAddr(addr) => map.serialize_entry("remote_addr", &addr)?,
+            GroupKey::RemotePort(port) | GroupKey::Destination(_, port) => {
+                if let GroupKey::Destination(addr, _) = self.key {
                     map.serialize_entry("remote_addr", &addr)?;
                 }
                 map.serialize_entry("remote_port", &port.0)?;
@@ -113,32 +113,33 @@ impl Serialize for LineRecord<'_> {
 /// The JSON keys for each kind of evidence, in the order of `Evidence::ALL`.
 const EVIDENCE: [&str; Evidence::ALL.len()] = ["traced", "sampled", "listener", "same_destination"];
 
-fn serialize_owner<M: SerializeMap>(owner: &OwnerGroup, by: By, map: &mut M) -> Result<(), M::Error> {
+fn serialize_owner<M: SerializeMap>(owner: &OwnerGroup, by: GroupBy, map: &mut M) -> Result<(), M::Error> {
     let group = match &owner.key {
-        MakerKey::Process(_) => "process",
-        MakerKey::Unit(_) => "unit",
-        MakerKey::Container(..) => "container",
-        MakerKey::Outside => "none",
+        MakerGroupKey::Process(_) => "process",
+        MakerGroupKey::Unit(_) => "unit",
+        MakerGroupKey::Container(..) => "container",
+        MakerGroupKey::Outside => "none",
         _ => "unknown",
     };
     map.serialize_entry("group", group)?;
-    let process = if let MakerKey::Process(process) = &owner.key { Some(process) } else { None };
-    if by == By::Owner {
+    let process = if let MakerGroupKey::Process(process) = &owner.key { Some(process) } else { None };
+    if by == GroupBy::Owner {
         map.serialize_entry("pid", &process.map(|process| process.pid))?;
         map.serialize_entry("pid_namespace", &process.map(|process| pid_namespace(process.own_pid_namespace)))?;
         map.serialize_entry("comm", &process.map(|process| &process.comm))?;
     }
-    if by != By::Container {
-        let unit = if let MakerKey::Unit(unit) = &owner.key { Some(unit) } else { None };
+    if by != GroupBy::Container {
+        let unit = if let MakerGroupKey::Unit(unit) = &owner.key { Some(unit) } else { None };
         map.serialize_entry("unit", &unit.or_else(|| process?.unit.as_ref()))?;
     }
-    if by != By::Unit {
+    if by != GroupBy::Unit {
         let of_process = || process?.container.as_ref().map(|(runtime, id)| (*runtime, id));
-        let one = if let MakerKey::Container(runtime, id) = &owner.key { Some((*runtime, id)) } else { of_process() };
+        let one =
+            if let MakerGroupKey::Container(runtime, id) = &owner.key { Some((*runtime, id)) } else { of_process() };
         map.serialize_entry("container", &one.map(|(runtime, id)| ContainerRecord { runtime, id }))?;
     }
     let counts = EVIDENCE.into_iter().zip(owner.evidence.map(|evidence| evidence.buckets)).collect();
-    map.serialize_entry("evidence", &Ordered(counts))?;
+    map.serialize_entry("evidence", &OrderedObject(counts))?;
     let candidates = owner.evidence.iter().map(|evidence| evidence.candidates).max();
     map.serialize_entry("candidates", &candidates.filter(|candidates| *candidates > 0))
 }
@@ -209,7 +210,7 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
     };
     let owners = summary.evidence().map(|evidence| {
         let unknown = totals.all() - evidence.iter().sum::<u64>();
-        Ordered(EVIDENCE.into_iter().zip(evidence).chain([("unknown", unknown)]).collect())
+        OrderedObject(EVIDENCE.into_iter().zip(evidence).chain([("unknown", unknown)]).collect())
     });
     let due = SpanRecord { over_ms: None, up_to_ms: Some(0), count: times.due() };
     let spans = SPANS.map(|(over, up_to)| SpanRecord {
@@ -227,7 +228,7 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
             reconciliation: summary.reconciliation(|number| number.to_string()),
             max_tw_buckets: kernel.max_tw_buckets,
         },
-        groups: Ordered(summary.groups.iter().map(group).collect()),
+        groups: OrderedObject(summary.groups.iter().map(group).collect()),
         owners,
         history: HistoryRecord::new(history, times),
         remaining: std::iter::once(due).chain(spans).collect(),
@@ -241,6 +242,6 @@ pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
             .map(|limit| LimitRecord { id: limit.id, found: limit.found, count: limit.count, text: &limit.text })
             .collect(),
         commands: StepRecord::all(&help.commands),
-        counters: Ordered(COUNTERS.iter().map(|(key, name)| (*key, kernel.counter(name))).collect()),
+        counters: OrderedObject(COUNTERS.iter().map(|(key, name)| (*key, kernel.counter(name))).collect()),
     }
 }

@@ -3,22 +3,22 @@
 use std::io::{self, Write as _};
 use std::process::Command;
 
-use super::collector::Recording;
+use super::collector::RecordingChange;
 use super::details::{self, Details, Place};
 use super::state::{Action, Overlay};
-use super::{Ending, Screen, ScreenError};
+use super::{Screen, ScreenEnd, ScreenError};
 use crate::model::command::quoted;
 use crate::snapshot::Selection;
 use crate::sys::clock;
-use crate::sys::screen_input::{HeldSignal, Wakeup};
+use crate::sys::screen_input::{PendingSignal, Wakeup};
 use crate::view::human;
 
 impl Screen {
     /// Carries out the action of a key. Returns how the screen ends, if the action ends it.
-    pub(super) fn act(&mut self, action: Action) -> Result<Option<Ending>, ScreenError> {
+    pub(super) fn act(&mut self, action: Action) -> Result<Option<ScreenEnd>, ScreenError> {
         match action {
-            Action::Quit => return Ok(Some(Ending::Quit)),
-            Action::Interrupt => return Ok(Some(Ending::Signal(HeldSignal::INTERRUPT))),
+            Action::Quit => return Ok(Some(ScreenEnd::Quit)),
+            Action::Interrupt => return Ok(Some(ScreenEnd::Signal(PendingSignal::INTERRUPT))),
             Action::Stop => self.stop()?,
             Action::Redraw => self.erase()?,
             Action::Filter(text) => self.filter(text),
@@ -62,8 +62,8 @@ impl Screen {
         }
         if let Some(path) = self.state.recording.take() {
             // If the request that begins the recording is not sent yet, nothing was recorded.
-            self.state.message = Some(match self.wanted.recording.replace(Recording::End) {
-                Some(Recording::Begin(..)) => {
+            self.state.message = Some(match self.wanted.recording.replace(RecordingChange::End) {
+                Some(RecordingChange::Begin(..)) => {
                     self.wanted.recording = None;
                     "nothing was recorded".into()
                 }
@@ -75,7 +75,7 @@ impl Screen {
         let path = format!("twtool-{}Z.twrec", time.split('.').next().unwrap_or_default());
         let begins = if self.state.paused { "the recording begins when you press p: " } else { "recording to " };
         self.state.message = Some(format!("{begins}{path}; w ends it"));
-        self.wanted.recording = Some(Recording::Begin(path.clone().into(), false));
+        self.wanted.recording = Some(RecordingChange::Begin(path.clone().into(), false));
         self.state.recording = Some(path);
     }
 
@@ -101,14 +101,14 @@ impl Screen {
 
     /// Gives the terminal to a command, and takes the terminal back after the user has read the result. Returns how the screen ends,
     /// if a signal arrived meanwhile.
-    fn run_command(&mut self, command: &str) -> Result<Option<Ending>, ScreenError> {
+    fn run_command(&mut self, command: &str) -> Result<Option<ScreenEnd>, ScreenError> {
         self.guard.give_back()?;
         let mut out = io::stdout();
         writeln!(out, "$ {}", human::escape(command))?;
         // The command is quoted for the shell. The trap makes the command ignore Ctrl-Z, because nothing would continue
         // it.
         let line = format!("trap '' TSTP; {command}");
-        let child = self.input.released(|| Command::new("sh").args(["-c", &line]).spawn())?;
+        let child = self.input.with_old_mask(|| Command::new("sh").args(["-c", &line]).spawn())?;
         if let Err(error) = child.and_then(|mut child| child.wait()) {
             writeln!(out, "running sh failed: {error}")?;
         }
@@ -122,7 +122,7 @@ impl Screen {
                     io::stdin().read_line(&mut String::new())?;
                     break;
                 }
-                Wakeup::Signal(signal) if signal != HeldSignal::STOP => ending = Some(Ending::Signal(signal)),
+                Wakeup::Signal(signal) if signal != PendingSignal::STOP => ending = Some(ScreenEnd::Signal(signal)),
                 Wakeup::HangUp => return Err(io::Error::other("the terminal is gone").into()),
                 // The reply of a sample that is under way.
                 Wakeup::Work => self.receive()?,
@@ -137,7 +137,7 @@ impl Screen {
     /// Stops twtool until SIGCONT, as Ctrl-Z stops other programs.
     pub(super) fn stop(&mut self) -> Result<(), ScreenError> {
         self.guard.give_back()?;
-        self.input.let_through(HeldSignal::STOP)?;
+        self.input.deliver(PendingSignal::STOP)?;
         self.input.discard_terminal_signals()?;
         self.resume()
     }

@@ -13,19 +13,19 @@ use std::sync::{PoisonError, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::counted::{Counted, New};
-use crate::snapshot::bucket_owners::Traced;
+use super::counted::{SampleCounts, SampleStep};
+use crate::snapshot::bucket_owners::TracedOwners;
 use crate::snapshot::owner_feed::{OwnerFeed, SharedOwners, Tracing};
 use crate::snapshot::{Answer, Capacity, CapacityQuestion, Namespaces, Selection, Snapshot, SnapshotError};
 use crate::sys::screen_input::Waker;
-use crate::watch::{Reselected, Sample, Sampler};
+use crate::watch::{Reselection, Sample, Sampler};
 
 /// Finds the namespaces, to calculate the free ports of destinations.
 pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Send>;
 
 /// A request of the screen.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(super) enum SampleRequest {
     /// Take a sample.
     BucketSample {
         interval: Duration,
@@ -34,7 +34,7 @@ pub(super) enum Request {
         /// Whether to calculate the free ports of destinations.
         capacity: bool,
         /// A recording to begin or to end before the sample.
-        recording: Option<Recording>,
+        recording: Option<RecordingChange>,
     },
     /// Apply another selection to the buckets of the last sample.
     Select(Selection),
@@ -46,7 +46,7 @@ pub(super) enum Request {
 
 /// A change of the recording.
 #[derive(Debug)]
-pub(super) enum Recording {
+pub(super) enum RecordingChange {
     /// The file, and whether to replace an existing one.
     Begin(PathBuf, bool),
     End,
@@ -54,17 +54,17 @@ pub(super) enum Recording {
 
 /// The answer to a request.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(super) enum SampleReply {
     Sampled {
         /// `None` after the last sample of a recorded series.
-        sample: Box<Result<Option<(Sample, Counted)>, SnapshotError>>,
+        sample: Box<Result<Option<(Sample, SampleCounts)>, SnapshotError>>,
         capacity: Vec<Result<Answer<Capacity>, SnapshotError>>,
         /// Whether the recording was begun or ended as requested.
         recording: Result<(), SnapshotError>,
         /// Where the owners of buckets come from; `None` for a recorded series.
         tracing: Option<Tracing>,
     },
-    Selected(Result<(Vec<Reselected>, Counted), SnapshotError>),
+    Selected(Result<(Vec<Reselection>, SampleCounts), SnapshotError>),
     EndedRecording(Result<(), SnapshotError>),
     Traced(Result<Tracing, SnapshotError>),
 }
@@ -81,16 +81,16 @@ struct Work {
 }
 
 /// The thread that takes the samples.
-pub(super) struct Collector {
-    requests: Sender<Request>,
-    replies: Receiver<Reply>,
+pub(super) struct SampleThread {
+    requests: Sender<SampleRequest>,
+    replies: Receiver<SampleReply>,
     thread: JoinHandle<Result<(), SnapshotError>>,
     owners: SharedOwners,
     /// Whether a request is under way.
     pub(super) busy: bool,
 }
 
-impl Collector {
+impl SampleThread {
     /// Starts the thread. `waker` wakes the screen for each reply.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Collector {
         feed: Option<OwnerFeed>,
         waker: Waker,
     ) -> io::Result<Self> {
-        let (requests, asked) = mpsc::channel::<Request>();
+        let (requests, asked) = mpsc::channel::<SampleRequest>();
         let (answer, replies) = mpsc::channel();
         let owners = feed.as_ref().map(OwnerFeed::owners).unwrap_or_default();
         let mut work = Work { sampler, namespaces, feed, owners: SharedOwners::clone(&owners), last: None };
@@ -123,7 +123,7 @@ impl Collector {
     }
 
     /// Sends a request.
-    pub(super) fn ask(&mut self, request: Request) {
+    pub(super) fn ask(&mut self, request: SampleRequest) {
         // If the thread is gone, Self::reply reports it.
         let _ = self.requests.send(request);
         self.busy = true;
@@ -140,34 +140,34 @@ impl Collector {
     }
 
     /// Waits for the reply to the request. Returns `None` if the thread is gone.
-    pub(super) fn reply(&mut self) -> Option<Reply> {
+    pub(super) fn reply(&mut self) -> Option<SampleReply> {
         self.busy = false;
         self.replies.recv().ok()
     }
 }
 
 impl Work {
-    fn reply(&mut self, request: Request) -> Reply {
+    fn reply(&mut self, request: SampleRequest) -> SampleReply {
         let Self { sampler, namespaces, feed, owners, last } = self;
         let (interval, selection, with_capacity, recording) = match request {
-            Request::BucketSample { interval, selection, capacity, recording } => {
+            SampleRequest::BucketSample { interval, selection, capacity, recording } => {
                 (interval, selection, capacity, recording)
             }
-            Request::Select(selection) => {
-                let counted = |all: Vec<Reselected>| {
+            SampleRequest::Select(selection) => {
+                let counted = |all: Vec<Reselection>| {
                     let rows = || all.iter().map(|one| one.rows.as_slice());
-                    let counted = Counted::of(rows()).with_makers(&owned(owners), rows(), None);
+                    let counted = SampleCounts::of(rows()).with_makers(&lock_owners(owners), rows(), None);
                     (all, counted)
                 };
-                return Reply::Selected(sampler.select(selection).map(counted));
+                return SampleReply::Selected(sampler.select(selection).map(counted));
             }
-            Request::EndRecording => return Reply::EndedRecording(sampler.finish()),
-            Request::Trace(starts) => return Reply::Traced(trace(feed.as_mut(), starts)),
+            SampleRequest::EndRecording => return SampleReply::EndedRecording(sampler.finish()),
+            SampleRequest::Trace(starts) => return SampleReply::Traced(trace(feed.as_mut(), starts)),
         };
         sampler.set_interval(interval);
         let recording = match &recording {
-            Some(Recording::Begin(path, replace)) => sampler.record(path, *replace),
-            Some(Recording::End) => sampler.finish(),
+            Some(RecordingChange::Begin(path, replace)) => sampler.record(path, *replace),
+            Some(RecordingChange::End) => sampler.finish(),
             None => Ok(()),
         };
         let sample = match selection {
@@ -178,9 +178,9 @@ impl Work {
         let tracing = feed.as_mut().map(OwnerFeed::update);
         let counted = |sample: Sample| {
             let last = last.replace(sample.elapsed).filter(|_| !sample.closes_begin);
-            let since = last.map(|last| New { sample: &sample, time: sample.elapsed.saturating_sub(last) });
+            let since = last.map(|last| SampleStep { sample: &sample, time: sample.elapsed.saturating_sub(last) });
             let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
-            let counted = Counted::of(rows()).with_makers(&owned(owners), rows(), since);
+            let counted = SampleCounts::of(rows()).with_makers(&lock_owners(owners), rows(), since);
             (sample, counted)
         };
         let sample = sample.map(|sample| sample.map(counted));
@@ -191,11 +191,11 @@ impl Work {
             },
             _ => vec![],
         };
-        Reply::Sampled { sample: sample.into(), capacity, recording, tracing }
+        SampleReply::Sampled { sample: sample.into(), capacity, recording, tracing }
     }
 }
 
-fn owned(owners: &SharedOwners) -> RwLockReadGuard<'_, Traced> {
+fn lock_owners(owners: &SharedOwners) -> RwLockReadGuard<'_, TracedOwners> {
     owners.read().unwrap_or_else(PoisonError::into_inner)
 }
 

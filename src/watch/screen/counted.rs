@@ -4,18 +4,18 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::analysis::groups::{By, Count, Groups, Key};
+use crate::analysis::groups::{GroupBy, GroupKey, Groups, StateCounts};
 use crate::analysis::makers;
 use crate::analysis::owner_counts::OwnerGroup;
 use crate::model::row::Row;
-use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::bucket_owners::TracedOwners;
 use crate::watch::{EventKind, Sample};
 
 /// Counts with their keys, the largest count first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counted {
-    local_ports: Vec<(Key, Count)>,
-    remote_addrs: Vec<(Key, Count)>,
+pub(super) struct SampleCounts {
+    local_ports: Vec<(GroupKey, StateCounts)>,
+    remote_addrs: Vec<(GroupKey, StateCounts)>,
     makers: Vec<MakerCount>,
 }
 
@@ -29,14 +29,14 @@ pub(super) struct MakerCount {
 
 /// A sample, and the time since the previous sample.
 #[derive(Clone, Copy)]
-pub(super) struct New<'a> {
+pub(super) struct SampleStep<'a> {
     pub(super) sample: &'a Sample,
     pub(super) time: Duration,
 }
 
-impl New<'_> {
+impl SampleStep<'_> {
     /// How many buckets of each process entered TIME_WAIT per second; `None` if the sample may have missed some.
-    fn rates(self, owners: &Traced) -> Option<BTreeMap<makers::Key, f64>> {
+    fn rates(self, owners: &TracedOwners) -> Option<BTreeMap<makers::MakerGroupKey, f64>> {
         let seconds = self.time.as_secs_f64();
         if seconds <= 0.0 || self.sample.namespaces.iter().any(|netns| !netns.whole) {
             return None;
@@ -48,16 +48,16 @@ impl New<'_> {
     }
 }
 
-impl Counted {
+impl SampleCounts {
     /// Counts the rows of all namespaces together.
     #[must_use]
     pub(super) fn of<'a>(namespaces: impl Iterator<Item = &'a [Row]>) -> Self {
-        let mut groups = Groups::new(&[By::LocalPort, By::RemoteAddr], 0);
+        let mut groups = Groups::new(&[GroupBy::LocalPort, GroupBy::RemoteAddr], 0);
         namespaces.flatten().for_each(|row| groups.add(&row.bucket, row.direction));
         let mut counted = Self::default();
         for ranking in groups.top(usize::MAX) {
             match ranking.by {
-                By::LocalPort => counted.local_ports = ranking.top,
+                GroupBy::LocalPort => counted.local_ports = ranking.top,
                 _ => counted.remote_addrs = ranking.top,
             }
         }
@@ -68,15 +68,15 @@ impl Counted {
     #[must_use]
     pub(super) fn with_makers<'a>(
         self,
-        owners: &Traced,
+        owners: &TracedOwners,
         namespaces: impl Iterator<Item = &'a [Row]>,
-        new: Option<New>,
+        new: Option<SampleStep>,
     ) -> Self {
         if owners.is_empty() {
             return self;
         }
         let rates = new.and_then(|new| new.rates(owners));
-        let rate = |key: &makers::Key| rates.as_ref().map(|rates| rates.get(key).copied().unwrap_or(0.0));
+        let rate = |key: &makers::MakerGroupKey| rates.as_ref().map(|rates| rates.get(key).copied().unwrap_or(0.0));
         let groups = owners.groups(namespaces.flatten());
         let mut makers: Vec<MakerCount> =
             groups.into_iter().map(|group| MakerCount { per_second: rate(&group.key), group }).collect();
@@ -87,8 +87,8 @@ impl Counted {
 
     /// The counts by local port, or by remote address.
     #[must_use]
-    pub(super) fn by(&self, by: By) -> &[(Key, Count)] {
-        if by == By::LocalPort { &self.local_ports } else { &self.remote_addrs }
+    pub(super) fn by(&self, by: GroupBy) -> &[(GroupKey, StateCounts)] {
+        if by == GroupBy::LocalPort { &self.local_ports } else { &self.remote_addrs }
     }
 
     /// The counts by process.

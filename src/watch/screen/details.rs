@@ -4,15 +4,15 @@
 use std::net::SocketAddr;
 
 use super::counted::MakerCount;
-use super::latest::{Latest, name_of};
-use super::tables::Selected;
+use super::latest::{LatestSample, name_of};
+use super::tables::SelectedRow;
 use crate::analysis::capacity::advice;
 use crate::analysis::doctor::MadeBuckets;
-use crate::analysis::groups::{By, Count, Key};
+use crate::analysis::groups::{GroupBy, GroupKey, StateCounts};
 use crate::analysis::makers;
 use crate::filter::Filter;
 use crate::model::close::MakerFacts;
-use crate::model::command::{Help, Line, Privilege, Shell, Step};
+use crate::model::command::{Line, Privilege, Shell, Step, Suggestions};
 use crate::model::facts::Facts;
 use crate::model::health::Capability;
 use crate::model::netns::NetnsArg;
@@ -40,7 +40,7 @@ pub(super) struct Place<'a> {
     /// The selection of the screen.
     pub(super) selection: &'a Selection,
     /// The last sample, with the owners of its buckets.
-    pub(super) latest: &'a Latest,
+    pub(super) latest: &'a LatestSample,
 }
 
 impl Place<'_> {
@@ -73,12 +73,12 @@ impl Place<'_> {
 
 /// The facts of a row's namespace. A group of buckets with the same port, address or maker can have buckets of all namespaces, so this
 /// function returns the facts of the first namespace for it.
-fn facts_of<'a>(selected: &'a Selected, first: &'a Facts) -> &'a Facts {
+fn facts_of<'a>(selected: &'a SelectedRow, first: &'a Facts) -> &'a Facts {
     match selected {
-        Selected::Socket(_, facts) | Selected::Netns(facts, _) => facts,
-        Selected::Destination(_, capacity) => &capacity.facts,
-        Selected::Group(..) | Selected::Maker(_) => first,
-        Selected::Event(event) => &event.facts,
+        SelectedRow::Socket(_, facts) | SelectedRow::Netns(facts, _) => facts,
+        SelectedRow::Destination(_, capacity) => &capacity.facts,
+        SelectedRow::Group(..) | SelectedRow::Maker(_) => first,
+        SelectedRow::Event(event) => &event.facts,
     }
 }
 
@@ -92,35 +92,35 @@ fn expression_of(row: &Row) -> String {
 }
 
 /// The command that removes the sockets of a row. The error is the reason why there is none.
-pub(super) fn kill(selected: &Selected, first: &Facts, place: &Place) -> Result<Line, String> {
+pub(super) fn kill(selected: &SelectedRow, first: &Facts, place: &Place) -> Result<Line, String> {
     let facts = facts_of(selected, first);
-    let waiting = |count: &Count| count.time_wait == 0 && count.fin_wait_2 > 0;
+    let waiting = |count: &StateCounts| count.time_wait == 0 && count.fin_wait_2 > 0;
     let (mut words, fin_wait_2) = match selected {
-        Selected::Socket(row, _) => (vec![expression_of(row)], row.bucket.fin_wait_2),
-        Selected::Event(event) => (vec![expression_of(&event.row)], event.row.bucket.fin_wait_2),
-        Selected::Destination(one, _) => {
+        SelectedRow::Socket(row, _) => (vec![expression_of(row)], row.bucket.fin_wait_2),
+        SelectedRow::Event(event) => (vec![expression_of(&event.row)], event.row.bucket.fin_wait_2),
+        SelectedRow::Destination(one, _) => {
             let remote = SocketAddr::new(one.ends.remote_addr, one.ends.remote_port.0);
             (vec![format!("src {} and dst {remote}", bracketed(one.ends.local_addr))], false)
         }
-        Selected::Group(key, count) => {
+        SelectedRow::Group(key, count) => {
             if place.several {
                 return Err("these sockets are in several network namespaces; choose one of them with --netns".into());
             }
             let words = match key {
-                Key::LocalPort(port) => {
+                GroupKey::LocalPort(port) => {
                     place.narrowed(["--local-port", &port.to_string()], &format!("sport = :{port}"), facts)
                 }
-                Key::RemoteAddr(addr) => {
+                GroupKey::RemoteAddr(addr) => {
                     place.narrowed(["--remote", &addr.to_string()], &format!("dst {}", bracketed(*addr)), facts)
                 }
                 _ => return Err("there is no command for this group".into()),
             };
             (words, waiting(count))
         }
-        Selected::Maker(_) => {
+        SelectedRow::Maker(_) => {
             return Err("no command removes the sockets of one process; choose a socket, a port or a peer".into());
         }
-        Selected::Netns(_, count) => match place.selection.resolve(facts) {
+        SelectedRow::Netns(_, count) => match place.selection.resolve(facts) {
             Ok((filter, _)) if filter != Filter::TRUE => (vec![filter.to_string()], waiting(count)),
             Ok(_) | Err(_) => (vec!["--all".into()], waiting(count)),
         },
@@ -154,42 +154,42 @@ pub(super) fn proposal(line: &Line) -> Vec<String> {
 
 /// Describes a row.
 #[must_use]
-pub(super) fn describe(selected: &Selected, first: &Facts, place: &Place, style: TextStyle) -> Details {
+pub(super) fn describe(selected: &SelectedRow, first: &Facts, place: &Place, style: TextStyle) -> Details {
     let facts = facts_of(selected, first);
     let (title, values) = match selected {
-        Selected::Socket(row, facts) => {
+        SelectedRow::Socket(row, facts) => {
             let owner = place.latest.shows_owners().then(|| owner::cells(place.latest.owner(row).as_ref()));
             let owner =
                 owner.into_iter().flat_map(|[name, evidence]| [value("OWNER", &name), value("EVIDENCE", &evidence)]);
             ("socket".to_owned(), owner.chain(values_of(row, facts)).collect())
         }
-        Selected::Destination(one, capacity) => {
+        SelectedRow::Destination(one, capacity) => {
             let cells = capacity::cells(one, &capacity.facts);
             let named = capacity::HEADINGS.iter().zip(cells);
             let lines = named.map(|(heading, cell)| value(heading.title, &cell)).collect();
             ("destination".to_owned(), lines)
         }
-        Selected::Group(key, count) => {
+        SelectedRow::Group(key, count) => {
             let (by, label) = match key {
-                Key::LocalPort(_) => ("LOCAL PORT", summary::label(key, first, &[])),
+                GroupKey::LocalPort(_) => ("LOCAL PORT", summary::label(key, first, &[])),
                 _ => ("REMOTE ADDRESS", summary::label(key, first, &[])),
             };
             (label.clone(), [vec![value(by, &label)], counts(*count)].concat())
         }
-        Selected::Maker(MakerCount { group, .. }) => {
-            let name = owner::group_name(group, By::Owner);
+        SelectedRow::Maker(MakerCount { group, .. }) => {
+            let name = owner::group_name(group, GroupBy::Owner);
             let evidence = value("EVIDENCE", &owner::group_evidence(group));
             (name.clone(), [vec![value("MAKER", &name)], counts(group.count), vec![evidence]].concat())
         }
-        Selected::Netns(facts, count) => (name_of(facts), counts(*count)),
-        Selected::Event(event) => {
+        SelectedRow::Netns(facts, count) => (name_of(facts), counts(*count)),
+        SelectedRow::Event(event) => {
             let certain = if event.certain { "yes" } else { "no" };
             let own = [value("EVENT", event.kind.name()), value("CERTAIN", certain), meaning(event.kind).to_owned()];
             (event.kind.name().to_owned(), own.into_iter().chain(values_of(&event.row, &event.facts)).collect())
         }
     };
-    let mut help = Help::default();
-    if let Selected::Maker(maker) = selected {
+    let mut help = Suggestions::default();
+    if let SelectedRow::Maker(maker) = selected {
         help.advice = about_maker(&maker.group.key, place.latest);
     } else if let Some(shell) = place.shell(facts) {
         help.append(advise(selected, &shell));
@@ -210,7 +210,7 @@ fn value(title: &str, cell: &str) -> String {
     format!("{title:<15} {cell}")
 }
 
-fn counts(count: Count) -> Vec<String> {
+fn counts(count: StateCounts) -> Vec<String> {
     vec![value("TIME_WAIT", &count.time_wait.to_string()), value("FIN_WAIT_2", &count.fin_wait_2.to_string())]
 }
 
@@ -225,47 +225,47 @@ fn values_of(row: &Row, facts: &Facts) -> Vec<String> {
     Column::of_record().map(line).collect()
 }
 
-fn advise(selected: &Selected, shell: &Shell) -> Help {
-    let mut help = Help::default();
+fn advise(selected: &SelectedRow, shell: &Shell) -> Suggestions {
+    let mut help = Suggestions::default();
     let mut step = |words: &[&str], purpose: &str| {
         help.commands.push(Step::new(shell.twtool(Privilege::None, words), purpose));
     };
     match selected {
-        Selected::Socket(row, _) if row.direction == Direction::Outbound => {
+        SelectedRow::Socket(row, _) if row.direction == Direction::Outbound => {
             let remote = SocketAddr::new(row.bucket.tuple.remote_addr(), row.bucket.tuple.remote_port().0);
             step(&["capacity", "--to", &remote.to_string()], "see how many ports this destination has left");
         }
-        Selected::Socket(row, _) => {
+        SelectedRow::Socket(row, _) => {
             let port = row.bucket.tuple.local_port().to_string();
             step(&["bind-test", &port], "see whether this socket keeps a server from its port");
         }
-        Selected::Destination(one, capacity) => {
+        SelectedRow::Destination(one, capacity) => {
             help.append(advice::advise(std::slice::from_ref(*one), &capacity.conditions(), &capacity.facts, shell));
         }
-        Selected::Group(Key::LocalPort(port), _) => {
+        SelectedRow::Group(GroupKey::LocalPort(port), _) => {
             step(&["bind-test", &port.to_string()], "see whether a server can bind this port");
             step(&["list", "--local-port", &port.to_string()], "list the sockets of this port");
         }
-        Selected::Group(Key::RemoteAddr(addr), _) => {
+        SelectedRow::Group(GroupKey::RemoteAddr(addr), _) => {
             step(&["list", "--remote", &addr.to_string()], "list the sockets of this peer");
         }
-        Selected::Group(..) | Selected::Event(_) | Selected::Maker(_) => {}
-        Selected::Netns(..) => step(&["doctor"], "check the settings and counters of this network namespace"),
+        SelectedRow::Group(..) | SelectedRow::Event(_) | SelectedRow::Maker(_) => {}
+        SelectedRow::Netns(..) => step(&["doctor"], "check the settings and counters of this network namespace"),
     }
     help
 }
 
 /// The conclusions of `twtool doctor` about the buckets of one process.
-fn about_maker(key: &makers::Key, latest: &Latest) -> Vec<String> {
-    if *key == makers::Key::Unknown {
+fn about_maker(key: &makers::MakerGroupKey, latest: &LatestSample) -> Vec<String> {
+    if *key == makers::MakerGroupKey::Unknown {
         let why = "The tracer has recorded no close of these sockets: they closed before it started, or the kernel did not show the \
                    process.";
         return vec![why.into()];
     }
-    let makers::Key::Process(process) = key else { return vec![] };
+    let makers::MakerGroupKey::Process(process) = key else { return vec![] };
     let owners = latest.owners();
     // Compare the pid first. It differs for most rows, and then no key is built.
-    let is_it = |facts: &MakerFacts| facts.pid == process.pid && makers::Key::of_process(facts) == *key;
+    let is_it = |facts: &MakerFacts| facts.pid == process.pid && makers::MakerGroupKey::of_process(facts) == *key;
     let is_its = |row: &&Row| !row.bucket.fin_wait_2 && owners.owner(row).is_some_and(|owner| is_it(owner.process()));
     let mut made = MadeBuckets::default();
     for row in latest.namespaces().iter().flat_map(|netns| netns.rows.iter()).filter(is_its) {

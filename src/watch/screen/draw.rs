@@ -10,15 +10,15 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position as Cell, Rect};
 use ratatui::style::{Color, Modifier, Style};
 
-use super::latest::Latest;
-use super::state::{FilterLine, Overlay, State};
-use super::tables::{Listing, Table};
+use super::latest::LatestSample;
+use super::state::{FilterLine, Overlay, ScreenState};
+use super::tables::{Listing, ScreenTable};
 use super::widths::Widths;
 use crate::view::chart::{self, Chart};
 use crate::view::human;
 use crate::view::style::{Meaning, TextStyle};
 use crate::view::table;
-use crate::watch::History;
+use crate::watch::CloseHistory;
 
 /// The number of lines below the bars: the axis, and its labels.
 const AXIS: u16 = 2;
@@ -28,9 +28,9 @@ const AXIS: u16 = 2;
 const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
 
 /// Everything that a frame shows in addition to the state.
-pub(super) struct Shown<'a> {
-    pub(super) latest: &'a Latest,
-    pub(super) history: &'a History,
+pub(super) struct FrameContent<'a> {
+    pub(super) latest: &'a LatestSample,
+    pub(super) history: &'a CloseHistory,
     pub(super) listing: &'a Listing,
     /// The time since the sample. It is subtracted from the remaining times.
     pub(super) age: Duration,
@@ -53,7 +53,7 @@ struct Areas {
 }
 
 impl Areas {
-    fn new(area: Rect, state: &State, warned: bool) -> Self {
+    fn new(area: Rect, state: &ScreenState, warned: bool) -> Self {
         let mut left = area;
         let take = |left: &mut Rect, lines: u16| {
             let height = lines.min(left.height);
@@ -72,7 +72,7 @@ impl Areas {
         let tabs = take(&mut left, 1);
         let bottom = match (&state.typed, &state.message) {
             (Some(line), _) => 1 + mistake(line, area.width).len(),
-            (None, Some(message)) => wrapped(message.lines(), 0, area.width).len().max(1),
+            (None, Some(message)) => wrap_lines(message.lines(), 0, area.width).len().max(1),
             (None, None) => 1,
         };
         let bottom = u16::try_from(bottom).unwrap_or(u16::MAX).min(left.height);
@@ -90,16 +90,16 @@ impl Areas {
 
 /// The number of rows that fit on a screen of this size.
 #[must_use]
-pub(super) fn visible_rows(area: Rect, state: &State, latest: &Latest) -> usize {
-    usize::from(Areas::new(area, state, latest.is_uncertain()).table.height.saturating_sub(1))
+pub(super) fn visible_rows(area: Rect, state: &ScreenState, latest: &LatestSample) -> usize {
+    usize::from(Areas::new(area, state, latest.has_warning()).table.height.saturating_sub(1))
 }
 
 /// The largest [`Overlay::top`] on a screen of this size.
 #[must_use]
-pub(super) fn overlay_end(area: Rect, state: &State, latest: &Latest) -> usize {
+pub(super) fn overlay_end(area: Rect, state: &ScreenState, latest: &LatestSample) -> usize {
     let Some(overlay) = &state.overlay else { return 0 };
-    let area = Areas::new(area, state, latest.is_uncertain()).overlay();
-    wrapped(overlay.lines.iter().map(String::as_str), overlay.indent, area.width).len().saturating_sub(room(area))
+    let area = Areas::new(area, state, latest.has_warning()).overlay();
+    wrap_lines(overlay.lines.iter().map(String::as_str), overlay.indent, area.width).len().saturating_sub(room(area))
 }
 
 /// The number of lines of an overlay that fit below its title.
@@ -108,7 +108,7 @@ fn room(area: Rect) -> usize {
 }
 
 /// Breaks long lines at spaces, and indents the continuation lines. Control characters are escaped.
-fn wrapped<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u16) -> Vec<String> {
+fn wrap_lines<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u16) -> Vec<String> {
     let mut text = vec![];
     for line in lines {
         // Writing to memory cannot fail.
@@ -118,8 +118,8 @@ fn wrapped<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u16) 
 }
 
 /// Draws a frame.
-pub(super) fn draw(frame: &mut Frame, state: &State, shown: &Shown, widths: &mut Widths) {
-    let areas = Areas::new(frame.area(), state, shown.latest.is_uncertain());
+pub(super) fn draw(frame: &mut Frame, state: &ScreenState, shown: &FrameContent, widths: &mut Widths) {
+    let areas = Areas::new(frame.area(), state, shown.latest.has_warning());
     let buffer = frame.buffer_mut();
     head(buffer, areas.head, state, shown);
     draw_chart(buffer, areas.chart, shown);
@@ -164,8 +164,8 @@ fn halves(area: Rect, right: &str) -> (Rect, Rect) {
     (left, Rect { x: area.right() - width, width, ..area })
 }
 
-fn head(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
-    let Shown { latest, history, style, interval, .. } = *shown;
+fn head(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameContent) {
+    let FrameContent { latest, history, style, interval, .. } = *shown;
     let chosen = || format!(" instead of {}, because reading takes long", interval_text(state.interval));
     let stretched = if shown.stretched { chosen() } else { String::new() };
     let title = format!("{}  every {}{stretched}", latest.title(), interval_text(interval));
@@ -204,9 +204,9 @@ fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: Tex
 }
 
 /// The closes per second: now, mean and peak.
-fn rate(history: &History) -> String {
+fn rate(history: &CloseHistory) -> String {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "unknown".into(), chart::text_of);
-    let peak = history.peak().map_or_else(|| "unknown".into(), human::grouped);
+    let peak = history.peak().map_or_else(|| "unknown".into(), human::with_separators);
     let seconds = history.closes().len();
     let (now, mean) = (rate(history.now()), rate(history.mean()));
     format!("closes per second: now {now}; of the last {seconds} s: mean {mean}, peak {peak}")
@@ -220,7 +220,7 @@ pub(super) fn interval_text(time: Duration) -> String {
     format!("{}s", chart::text_of((time.as_secs_f64() * 10.0).round() / 10.0))
 }
 
-fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &Shown) {
+fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &FrameContent) {
     let height = usize::from(area.height.saturating_sub(AXIS));
     if height == 0 {
         return;
@@ -239,12 +239,12 @@ fn draw_chart(buffer: &mut Buffer, area: Rect, shown: &Shown) {
     }
 }
 
-fn tabs(buffer: &mut Buffer, area: Rect, on: Table) {
+fn tabs(buffer: &mut Buffer, area: Rect, on: ScreenTable) {
     if area.height == 0 {
         return;
     }
     let mut x = area.x;
-    for (digit, table) in (1..).zip(Table::ALL) {
+    for (digit, table) in (1..).zip(ScreenTable::ALL) {
         let left = area.right().saturating_sub(x);
         let weight = if table == on { Modifier::REVERSED | Modifier::BOLD } else { Modifier::empty() };
         let text = format!("{digit} {}", table.name());
@@ -252,15 +252,16 @@ fn tabs(buffer: &mut Buffer, area: Rect, on: Table) {
     }
 }
 
-fn rows(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown, widths: &mut Widths) {
-    let Shown { latest, listing, history, age, style, .. } = *shown;
+fn rows(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameContent, widths: &mut Widths) {
+    let FrameContent { latest, listing, history, age, style, .. } = *shown;
     let position = state.position();
     let count = usize::from(area.height.saturating_sub(1)).min(listing.len().saturating_sub(position.top));
     let lines: Vec<Vec<String>> = (position.top..position.top + count)
         .map(|row| listing.cells(row, latest, history, age, style.unicode))
         .collect();
     let headings = listing.headings(latest);
-    let columns = table::fitted(&headings, widths.of(state.table, area.width, &headings, &lines), area.width.into());
+    let columns =
+        table::fit_columns(&headings, widths.of(state.table, area.width, &headings, &lines), area.width.into());
     let line = |cell: &dyn Fn(usize) -> String| {
         let mut text = String::new();
         for &(column, width) in &columns {
@@ -300,7 +301,7 @@ fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextS
     let line = format!("{rule}{rule} {title} ");
     let rest = rule.repeat(width.saturating_sub(human::display_width(&line)));
     put(buffer, area, 0, &format!("{line}{rest}"), style_of(Meaning::Heading, style));
-    let lines = wrapped(overlay.lines.iter().map(String::as_str), overlay.indent, area.width);
+    let lines = wrap_lines(overlay.lines.iter().map(String::as_str), overlay.indent, area.width);
     // The terminal may have become larger since the last key.
     let top = overlay.top.min(lines.len().saturating_sub(room(area)));
     for (at, text) in (1..area.height).zip(&lines[top..]) {
@@ -311,7 +312,7 @@ fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextS
 /// The mistake in the filter: the message, and the expression with a mark below it. Only the message is wrapped.
 fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
     let mut lines = line.error.iter().flat_map(|error| error.lines());
-    let message = wrapped(lines.next().into_iter(), 0, width);
+    let message = wrap_lines(lines.next().into_iter(), 0, width);
     let rest: Vec<_> = lines.map(human::escape).collect();
     // Skip the beginning of an expression that is too wide, so that the part above the mark is visible.
     let width = usize::from(width);
@@ -347,10 +348,10 @@ fn filter_line(buffer: &mut Buffer, area: Rect, line: &FilterLine, style: TextSt
     Cell::new(area.x + u16::try_from(column).unwrap_or(0), area.y)
 }
 
-fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
-    let Shown { listing, style, .. } = *shown;
+fn last_line(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameContent) {
+    let FrameContent { listing, style, .. } = *shown;
     if let Some(message) = &state.message {
-        for (at, line) in (0..).zip(wrapped(message.lines(), 0, area.width)) {
+        for (at, line) in (0..).zip(wrap_lines(message.lines(), 0, area.width)) {
             put(buffer, area, at, &line, style_of(Meaning::Caution, style));
         }
         return;
@@ -360,7 +361,7 @@ fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
         String::new()
     } else {
         let row = position.selected.as_ref().map_or(position.top, |(row, _)| *row) + 1;
-        format!("{} of {}", human::grouped(row as u64), human::grouped(listing.len() as u64))
+        format!("{} of {}", human::with_separators(row as u64), human::with_separators(listing.len() as u64))
     };
     let text = match &state.overlay {
         None => hints(state),
@@ -374,7 +375,7 @@ fn last_line(buffer: &mut Buffer, area: Rect, state: &State, shown: &Shown) {
     put(buffer, right, 0, &place, style_of(Meaning::Aside, style));
 }
 
-fn hints(state: &State) -> String {
+fn hints(state: &ScreenState) -> String {
     let position = state.position();
     let order = state.table.orders()[position.order];
     let reversed = if position.reverse { ", reversed" } else { "" };

@@ -3,11 +3,11 @@
 use std::sync::{PoisonError, RwLockReadGuard};
 use std::time::SystemTime;
 
-use super::counted::Counted;
+use super::counted::SampleCounts;
 use crate::model::facts::Facts;
 use crate::model::owner::Owner;
 use crate::model::row::Row;
-use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::bucket_owners::TracedOwners;
 use crate::snapshot::owner_feed::{SharedOwners, Tracing};
 use crate::snapshot::{Answer, Capacity};
 use crate::view::{capacity, human, summary, trace};
@@ -15,10 +15,10 @@ use crate::watch::{NetnsSample, Sample};
 
 /// The last sample.
 #[derive(Debug)]
-pub(super) struct Latest {
+pub(super) struct LatestSample {
     pub(super) sample: Sample,
     /// The rows of the tables of local ports, peers and makers.
-    pub(super) counted: Counted,
+    pub(super) counted: SampleCounts,
     /// The capacity of each namespace, if the table of destinations was on the screen.
     pub(super) capacity: Vec<Answer<Capacity>>,
     /// The owners of buckets that a tracer has recorded.
@@ -29,7 +29,7 @@ pub(super) struct Latest {
     pub(super) failure: Option<String>,
 }
 
-impl Latest {
+impl LatestSample {
     /// The namespaces.
     #[must_use]
     pub(super) fn namespaces(&self) -> &[NetnsSample] {
@@ -43,7 +43,7 @@ impl Latest {
     }
 
     /// Locks and returns the owners of buckets. The caller must release the lock soon, because the collector waits for it.
-    pub(super) fn owners(&self) -> RwLockReadGuard<'_, Traced> {
+    pub(super) fn owners(&self) -> RwLockReadGuard<'_, TracedOwners> {
         self.owners.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,7 +68,7 @@ impl Latest {
     /// The warnings about owners.
     fn about_owners(&self) -> Vec<String> {
         let mut warnings = match &self.tracing {
-            Some(Tracing::Own(totals)) => trace::missing(*totals),
+            Some(Tracing::Own(totals)) => trace::loss_warnings(*totals),
             Some(Tracing::Failed(why)) => vec![format!("the tracer has ended: {why}")],
             Some(Tracing::Off | Tracing::Served(_)) | None => vec![],
         };
@@ -99,7 +99,7 @@ impl Latest {
     /// end of the line.
     #[must_use]
     pub(super) fn totals(&self) -> String {
-        let grouped = |count: usize| human::grouped(count as u64);
+        let grouped = |count: usize| human::with_separators(count as u64);
         let Sample { complete, .. } = self.sample;
         let states =
             format!("{} TIME_WAIT, {} FIN_WAIT_2", grouped(self.sample.time_wait()), grouped(self.sample.fin_wait_2()));
@@ -126,7 +126,7 @@ impl Latest {
 
     /// Whether there is a warning.
     #[must_use]
-    pub(super) fn is_uncertain(&self) -> bool {
+    pub(super) fn has_warning(&self) -> bool {
         !self.warnings().is_empty()
     }
 }

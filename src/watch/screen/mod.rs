@@ -8,7 +8,7 @@
 //! ```
 //!
 //! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next sample (`sys::screen_input`).
-//! 2. A key changes the `State`. If the key does more than that, for example runs a command, `State::press` returns an `Action`.
+//! 2. A key changes the `ScreenState`. If the key does more than that, for example runs a command, `ScreenState::press` returns an `Action`.
 //! 3. When a sample is due and the screen is not paused, the screen requests it from the collector.
 //! 4. After each change, `draw::draw` makes a frame. ratatui writes only the cells that differ from the last frame.
 
@@ -37,20 +37,20 @@ use ratatui::crossterm::event::{self, Event as Input, KeyEventKind, MouseEventKi
 use ratatui::layout::Rect;
 
 pub use self::collector::FindNamespaces;
-use self::collector::{Collector, Recording, Reply, Request};
-use self::draw::Shown;
-use self::latest::Latest;
-use self::state::{Rows, State, WHEEL};
-use self::tables::{Listing, Table};
-use self::terminal::{Drawn, Guard};
+use self::collector::{RecordingChange, SampleReply, SampleRequest, SampleThread};
+use self::draw::FrameContent;
+use self::latest::LatestSample;
+use self::state::{RowFacts, ScreenState, WHEEL};
+use self::tables::{Listing, ScreenTable};
+use self::terminal::{ScreenTerminal, TerminalGuard};
 use self::widths::Widths;
-use super::{History, Sample, Sampler};
+use super::{CloseHistory, Sample, Sampler};
 use crate::model::command::{Shell, quoted};
 use crate::snapshot::bucket_sample::SHARE;
 use crate::snapshot::owner_feed::OwnerFeed;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
-use crate::sys::screen_input::{HeldSignal, ScreenInput, Wakeup};
+use crate::sys::screen_input::{PendingSignal, ScreenInput, Wakeup};
 use crate::sys::terminal as tty;
 use crate::view::style::TextStyle;
 
@@ -63,7 +63,7 @@ const COUNTDOWN: Duration = Duration::from_millis(500);
 const CAPACITY: Duration = Duration::from_secs(5);
 
 /// The options of the live screen.
-pub struct Options {
+pub struct ScreenOptions {
     /// What the sampler selects.
     pub selection: Selection,
     /// The wanted time between two samples.
@@ -112,7 +112,7 @@ pub enum ScreenError {
 ///
 /// # Errors
 /// See [`ScreenError`]. The terminal is restored.
-pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
+pub fn run(sampler: Sampler, options: ScreenOptions) -> Result<(), ScreenError> {
     if !tty::stdin_is_terminal() {
         return Err(ScreenError::NoTerminal("stdin is not a terminal"));
     }
@@ -124,7 +124,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     }
     // Block the signals before the first thread starts, because new threads inherit the mask.
     let input = ScreenInput::open()?;
-    let Options {
+    let ScreenOptions {
         selection,
         interval,
         style,
@@ -138,21 +138,21 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         count,
     } = options;
     let can_ask_kernel = namespaces.is_some();
-    let mut collector = Collector::start(sampler, namespaces, owners, input.waker()?)?;
-    let mut state = State::new(interval);
+    let mut collector = SampleThread::start(sampler, namespaces, owners, input.waker()?)?;
+    let mut state = ScreenState::new(interval);
     state.filter.clone_from(&selection.expression);
     state.recording = record.as_ref().map(|(path, _)| quoted(path).into_owned());
     let asked = Stopwatch::start();
-    let (mut history, latest) = (History::default(), first_sample(&input, &mut collector, interval, record)?);
+    let (mut history, latest) = (CloseHistory::default(), first_sample(&input, &mut collector, interval, record)?);
     history.add(&latest.sample);
     let listing = Listing::new(state.table, 0, false, &latest, &history);
-    let guard = Guard::take()?;
+    let guard = TerminalGuard::take()?;
     let terminal = terminal::open(style.color, input.output()?)?;
     let mut screen = Screen {
         state,
         history,
         latest,
-        listed: (Table::Sockets, 0, false),
+        listed: (ScreenTable::Sockets, 0, false),
         listing,
         widths: Widths::default(),
         collector,
@@ -176,7 +176,7 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
         held: None,
         ended: false,
         failed: None,
-        wanted: Wanted::default(),
+        wanted: PendingRequests::default(),
     };
     let outcome = screen.until_the_end();
     let Screen { collector, input, guard, terminal, failed, .. } = screen;
@@ -185,8 +185,8 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
     mem::forget(terminal);
     // What was recorded so far is kept, however the screen ends.
     let finished = collector.finish();
-    if let Ending::Signal(signal) = outcome? {
-        input.let_through(signal)?;
+    if let ScreenEnd::Signal(signal) = outcome? {
+        input.deliver(signal)?;
     }
     finished?;
     failed.map_or(Ok(()), |error| Err(error.into()))
@@ -195,65 +195,65 @@ pub fn run(sampler: Sampler, options: Options) -> Result<(), ScreenError> {
 /// Takes the first sample before the screen has the terminal, so that an error is printed as for other commands.
 fn first_sample(
     input: &ScreenInput,
-    collector: &mut Collector,
+    collector: &mut SampleThread,
     interval: Duration,
     record: Option<(PathBuf, bool)>,
-) -> Result<Latest, ScreenError> {
-    let recording = record.map(|(path, replace)| Recording::Begin(path, replace));
-    collector.ask(Request::BucketSample { interval, selection: None, capacity: false, recording });
+) -> Result<LatestSample, ScreenError> {
+    let recording = record.map(|(path, replace)| RecordingChange::Begin(path, replace));
+    collector.ask(SampleRequest::BucketSample { interval, selection: None, capacity: false, recording });
     loop {
         match input.wait(None)? {
             Wakeup::Work => break,
-            Wakeup::Signal(signal) => input.let_through(signal)?,
+            Wakeup::Signal(signal) => input.deliver(signal)?,
             Wakeup::HangUp => return Err(ScreenError::NoTerminal("the terminal is gone")),
             // The key stays in the terminal until the screen reads it. Until then, `wait` returns at once, so sleep.
             Wakeup::Key => clock::sleep(Duration::from_millis(10)),
             Wakeup::Resize | Wakeup::Continued | Wakeup::Time => {}
         }
     }
-    let Some(Reply::Sampled { sample, recording, tracing, .. }) = collector.reply() else {
+    let Some(SampleReply::Sampled { sample, recording, tracing, .. }) = collector.reply() else {
         return Err(ScreenError::NoCollector);
     };
     recording?;
     let (sample, counted) = (*sample)?.ok_or(ScreenError::Empty)?;
     let owners = collector.owners();
-    Ok(Latest { sample, counted, capacity: vec![], owners, tracing, failure: None })
+    Ok(LatestSample { sample, counted, capacity: vec![], owners, tracing, failure: None })
 }
 
 /// What the next requests must do, and the filter of the request that is under way.
 #[derive(Debug, Default)]
-struct Wanted {
+struct PendingRequests {
     /// Whether to take a sample now, unless the screen is paused.
     now: bool,
     /// The filter that the next request applies.
     filter: Option<String>,
     /// The filter of the request that is under way.
     filter_asked: Option<String>,
-    recording: Option<Recording>,
+    recording: Option<RecordingChange>,
     /// `true`: start a tracer. `false`: end it.
     tracer: Option<bool>,
 }
 
 /// How the screen ends.
-enum Ending {
+enum ScreenEnd {
     /// The user quit, or `--count` or `--duration` was reached.
     Quit,
     /// The signal ends the program.
-    Signal(HeldSignal),
+    Signal(PendingSignal),
 }
 
 struct Screen {
-    state: State,
-    history: History,
-    latest: Latest,
+    state: ScreenState,
+    history: CloseHistory,
+    latest: LatestSample,
     listing: Listing,
     /// The table and the order of the listing.
-    listed: (Table, usize, bool),
+    listed: (ScreenTable, usize, bool),
     widths: Widths,
-    collector: Collector,
+    collector: SampleThread,
     input: ScreenInput,
-    terminal: Drawn,
-    guard: Guard,
+    terminal: ScreenTerminal,
+    guard: TerminalGuard,
     style: TextStyle,
     shell: Shell,
     several: bool,
@@ -276,20 +276,20 @@ struct Screen {
     /// The age of the sample when the screen was paused or a replay ended; `None` while remaining times count down.
     frozen: Option<Duration>,
     /// The reply of a sample that was under way when the screen was paused.
-    held: Option<Reply>,
+    held: Option<SampleReply>,
     /// Whether a recorded series has no further sample.
     ended: bool,
     /// Why a recorded series could not be read to its end. The screen stays, and the program reports the error when it ends.
     failed: Option<SnapshotError>,
-    wanted: Wanted,
+    wanted: PendingRequests,
 }
 
 impl Screen {
-    fn until_the_end(&mut self) -> Result<Ending, ScreenError> {
+    fn until_the_end(&mut self) -> Result<ScreenEnd, ScreenError> {
         self.draw()?;
         loop {
             if self.count.is_some_and(|count| self.samples >= count) {
-                return Ok(Ending::Quit);
+                return Ok(ScreenEnd::Quit);
             }
             if let Some(ending) = self.turn()? {
                 return Ok(ending);
@@ -298,7 +298,7 @@ impl Screen {
     }
 
     /// Waits for a key, a signal, a reply or the next point in time, and handles it. Returns how the screen ends, if it does.
-    fn turn(&mut self) -> Result<Option<Ending>, ScreenError> {
+    fn turn(&mut self) -> Result<Option<ScreenEnd>, ScreenError> {
         if !self.state.paused
             && let Some(reply) = self.held.take()
         {
@@ -313,14 +313,14 @@ impl Screen {
                 }
             }
             Wakeup::Work => self.receive()?,
-            Wakeup::Signal(signal) if signal == HeldSignal::STOP => self.stop()?,
-            Wakeup::Signal(signal) => return Ok(Some(Ending::Signal(signal))),
+            Wakeup::Signal(signal) if signal == PendingSignal::STOP => self.stop()?,
+            Wakeup::Signal(signal) => return Ok(Some(ScreenEnd::Signal(signal))),
             Wakeup::HangUp => return Err(io::Error::other("the terminal is gone").into()),
             Wakeup::Continued => self.resume()?,
             Wakeup::Resize | Wakeup::Time => {}
         }
         if self.duration.is_some_and(|duration| self.running.elapsed() >= duration) {
-            return Ok(Some(Ending::Quit));
+            return Ok(Some(ScreenEnd::Quit));
         }
         self.draw()?;
         Ok(None)
@@ -335,7 +335,7 @@ impl Screen {
     fn time_left(&self) -> Option<Duration> {
         let sample = self.is_sampling().then(|| self.interval().saturating_sub(self.asked.elapsed()));
         let sample = sample.filter(|_| !self.collector.busy);
-        let counts_down = self.frozen.is_none() && self.state.table == Table::Sockets && !self.listing.is_empty();
+        let counts_down = self.frozen.is_none() && self.state.table == ScreenTable::Sockets && !self.listing.is_empty();
         let end = self.duration.map(|duration| duration.saturating_sub(self.running.elapsed()));
         [sample, counts_down.then_some(COUNTDOWN), end].into_iter().flatten().min()
     }
@@ -360,7 +360,7 @@ impl Screen {
         let is_due = self.asked.elapsed() >= self.interval();
         let wanted = &mut self.wanted;
         let request = if let Some(starts) = wanted.tracer.take() {
-            Request::Trace(starts)
+            SampleRequest::Trace(starts)
         } else if !self.state.paused && !self.ended {
             if !(is_due || wanted.now || wanted.filter.is_some() || wanted.recording.is_some()) {
                 return;
@@ -370,19 +370,19 @@ impl Screen {
             // A filter that is typed while a sample is taken applies to the next one.
             wanted.filter_asked = wanted.filter.take();
             let selection = wanted.filter_asked.clone().map(|expression| self.selection_with(expression));
-            let on_screen = self.state.table == Table::Destinations && self.can_ask_kernel;
+            let on_screen = self.state.table == ScreenTable::Destinations && self.can_ask_kernel;
             let capacity = on_screen && self.capacity_asked.is_none_or(|asked| asked.elapsed() >= CAPACITY);
             if capacity {
                 self.capacity_asked = Some(Stopwatch::start());
             }
             self.asked = Stopwatch::start();
-            Request::BucketSample { interval: self.state.interval, selection, capacity, recording }
+            SampleRequest::BucketSample { interval: self.state.interval, selection, capacity, recording }
         } else if let Some(expression) = wanted.filter.take() {
             wanted.filter_asked = Some(expression.clone());
-            Request::Select(self.selection_with(expression))
-        } else if matches!(wanted.recording, Some(Recording::End)) {
+            SampleRequest::Select(self.selection_with(expression))
+        } else if matches!(wanted.recording, Some(RecordingChange::End)) {
             wanted.recording = None;
-            Request::EndRecording
+            SampleRequest::EndRecording
         } else {
             return;
         };
@@ -394,7 +394,7 @@ impl Screen {
     }
 
     /// Reads the keys that were typed. Returns how the screen ends, if one of them ends it.
-    fn keys(&mut self) -> Result<Option<Ending>, ScreenError> {
+    fn keys(&mut self) -> Result<Option<ScreenEnd>, ScreenError> {
         while event::poll(Duration::ZERO)? {
             let action = match event::read()? {
                 Input::Key(key) if key.kind != KeyEventKind::Release => {
@@ -422,13 +422,13 @@ impl Screen {
     }
 
     /// Calls `change` with the state, and with facts about the rows of the table.
-    fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
+    fn with_rows<T>(&mut self, change: impl FnOnce(&mut ScreenState, RowFacts) -> T) -> T {
         let Self { state, listing, latest, history, terminal, .. } = self;
         let size: Rect = terminal.size().unwrap_or_default().into();
         let visible = draw::visible_rows(size, state, latest);
         let overlay_end = draw::overlay_end(size, state, latest);
         let identity = |row: usize| listing.identity(row, latest, history);
-        change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
+        change(state, RowFacts { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
     /// Rebuilds the list of rows if the table or its order has changed.
@@ -439,7 +439,7 @@ impl Screen {
             return;
         }
         self.relist();
-        if self.state.table == Table::Destinations && self.is_sampling() && self.latest.capacity.is_empty() {
+        if self.state.table == ScreenTable::Destinations && self.is_sampling() && self.latest.capacity.is_empty() {
             self.wanted.now = self.can_ask_kernel;
         }
     }
@@ -492,7 +492,7 @@ impl Screen {
         // A recording has its own interval.
         let stretched = self.can_ask_kernel && interval > self.state.interval;
         let Self { state, latest, listing, history, style, terminal, widths, .. } = self;
-        let shown = Shown { latest, listing, history, age, interval, stretched, style: *style };
+        let shown = FrameContent { latest, listing, history, age, interval, stretched, style: *style };
         let drawn = terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).map(|_| ());
         self.unless_interrupted(drawn)
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::collector::{Recording, Reply};
-use super::tables::Table;
+use super::collector::{RecordingChange, SampleReply};
+use super::tables::ScreenTable;
 use super::{Screen, ScreenError};
 use crate::filter::Filter;
 use crate::model::facts::Facts;
@@ -13,7 +13,7 @@ impl Screen {
     /// Receives the reply of the collector. A paused screen does not change, so it shows a new sample only after the pause.
     pub(super) fn receive(&mut self) -> Result<(), ScreenError> {
         let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
-        if self.state.paused && matches!(reply, Reply::Sampled { .. }) {
+        if self.state.paused && matches!(reply, SampleReply::Sampled { .. }) {
             self.held = Some(reply);
             return Ok(());
         }
@@ -26,13 +26,13 @@ impl Screen {
     }
 
     /// Puts a reply on the screen.
-    pub(super) fn take(&mut self, reply: Reply) {
+    pub(super) fn take(&mut self, reply: SampleReply) {
         let (sample, capacity, recording) = match reply {
-            Reply::Sampled { sample, capacity, recording, tracing } => {
+            SampleReply::Sampled { sample, capacity, recording, tracing } => {
                 self.latest.tracing = tracing;
                 (sample, capacity, recording)
             }
-            Reply::Selected(selected) => {
+            SampleReply::Selected(selected) => {
                 match selected {
                     Ok((selected, counted)) => {
                         self.latest.sample.reselect(selected);
@@ -45,8 +45,8 @@ impl Screen {
                 }
                 return self.relist();
             }
-            Reply::EndedRecording(ended) => return self.note_recording(ended),
-            Reply::Traced(started) => return self.note_tracing(started),
+            SampleReply::EndedRecording(ended) => return self.note_recording(ended),
+            SampleReply::Traced(started) => return self.note_tracing(started),
         };
         match *sample {
             Ok(Some((sample, counted))) => {
@@ -71,10 +71,10 @@ impl Screen {
             }
         }
         // Drop old numbers of free ports. They would be wrong when the table of destinations is shown again.
-        if !capacity.is_empty() || self.state.table != Table::Destinations {
+        if !capacity.is_empty() || self.state.table != ScreenTable::Destinations {
             self.latest.capacity.clear();
         }
-        if self.state.table != Table::Destinations {
+        if self.state.table != ScreenTable::Destinations {
             self.capacity_asked = None;
         }
         for answer in capacity {
@@ -139,7 +139,7 @@ impl Screen {
         self.latest.failure = Some(format!("the last read failed: {error}"));
         // The cause can be the recording, for example a full disk. Ending the recording keeps the screen usable.
         if self.state.recording.take().is_some() {
-            self.wanted.recording = Some(Recording::End);
+            self.wanted.recording = Some(RecordingChange::End);
             self.state.message = Some("the recording has ended, because a read failed".into());
         }
     }

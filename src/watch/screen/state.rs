@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::tables::{Identity, Table};
+use super::tables::{RowIdentity, ScreenTable};
 
 /// The intervals that `+` and `-` choose from.
 const INTERVALS_MS: [u64; 8] = [250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000];
@@ -64,13 +64,13 @@ pub(super) enum Action {
 /// The order and the position of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    /// The index of the order in [`Table::orders`].
+    /// The index of the order in [`ScreenTable::orders`].
     pub(super) order: usize,
     pub(super) reverse: bool,
     /// The first row on the screen.
     pub(super) top: usize,
     /// The selected row, if there is one.
-    pub(super) selected: Option<(usize, Identity)>,
+    pub(super) selected: Option<(usize, RowIdentity)>,
 }
 
 /// A text that lies over the table until it is closed.
@@ -114,22 +114,22 @@ pub(super) struct FilterLine {
 
 /// Facts about the rows of the table that a key can need.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(super) struct RowFacts<'a> {
     /// The number of rows.
     pub(super) count: usize,
     /// The number of rows on the screen.
     pub(super) visible: usize,
     /// The identity of a row.
-    pub(super) identity: &'a dyn Fn(usize) -> Option<Identity>,
+    pub(super) identity: &'a dyn Fn(usize) -> Option<RowIdentity>,
     /// The largest [`Overlay::top`]: the one that shows the end of the text.
     pub(super) overlay_end: usize,
 }
 
 /// The state of the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) table: Table,
-    positions: [Position; Table::ALL.len()],
+pub(super) struct ScreenState {
+    pub(super) table: ScreenTable,
+    positions: [Position; ScreenTable::ALL.len()],
     /// The filter in use. An empty one selects every row.
     pub(super) filter: String,
     /// The filter that is being typed.
@@ -144,11 +144,11 @@ pub(super) struct State {
     pub(super) message: Option<String>,
 }
 
-impl State {
+impl ScreenState {
     #[must_use]
     pub(super) fn new(interval: Duration) -> Self {
         Self {
-            table: Table::Sockets,
+            table: ScreenTable::Sockets,
             positions: Default::default(),
             filter: String::new(),
             typed: None,
@@ -172,7 +172,7 @@ impl State {
     }
 
     /// Reacts to a key.
-    pub(super) fn press(&mut self, key: KeyEvent, rows: Rows) -> Option<Action> {
+    pub(super) fn press(&mut self, key: KeyEvent, rows: RowFacts) -> Option<Action> {
         self.message = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             match key.code {
@@ -184,9 +184,9 @@ impl State {
         }
         if let Some(line) = &mut self.typed {
             return match line.press(key) {
-                Typed::More => None,
-                Typed::Done => Some(Action::Filter(line.text.trim().to_owned())),
-                Typed::Given => {
+                Typing::Continues => None,
+                Typing::Entered => Some(Action::Filter(line.text.trim().to_owned())),
+                Typing::Cancelled => {
                     self.typed = None;
                     None
                 }
@@ -203,7 +203,7 @@ impl State {
                 self.typed = Some(FilterLine { cursor: text.len(), text, error: None });
             }
             KeyCode::Char(digit @ '1'..='7') => {
-                self.table = Table::ALL[digit as usize - '1' as usize];
+                self.table = ScreenTable::ALL[digit as usize - '1' as usize];
             }
             KeyCode::Tab => self.table = self.table.next(),
             KeyCode::BackTab => self.table = self.table.previous(),
@@ -248,7 +248,7 @@ impl State {
         None
     }
 
-    fn press_in_overlay(&mut self, key: KeyEvent, rows: Rows) -> Option<Action> {
+    fn press_in_overlay(&mut self, key: KeyEvent, rows: RowFacts) -> Option<Action> {
         let overlay = self.overlay.as_mut()?;
         let end = rows.overlay_end;
         let move_to = |top: usize| top.min(end);
@@ -277,7 +277,7 @@ impl State {
     }
 
     /// Scrolls without a change of the selection.
-    pub(super) fn scroll(&mut self, lines: isize, rows: Rows) {
+    pub(super) fn scroll(&mut self, lines: isize, rows: RowFacts) {
         if let Some(overlay) = &mut self.overlay {
             overlay.top = overlay.top.saturating_add_signed(lines).min(rows.overlay_end);
             return;
@@ -287,7 +287,7 @@ impl State {
         position.top = position.top.saturating_add_signed(lines).min(most);
     }
 
-    fn select_by(&mut self, rows_on: isize, rows: Rows) {
+    fn select_by(&mut self, rows_on: isize, rows: RowFacts) {
         let position = self.position();
         let to = match &position.selected {
             Some((row, _)) => row.saturating_add_signed(rows_on),
@@ -297,14 +297,14 @@ impl State {
         self.select(to.min(rows.count.saturating_sub(1)), rows);
     }
 
-    fn select(&mut self, row: usize, rows: Rows) {
+    fn select(&mut self, row: usize, rows: RowFacts) {
         let position = self.position_mut();
         position.selected = (rows.identity)(row).map(|identity| (row, identity));
         position.show(row, rows);
     }
 
     /// Moves the selection to the new place of the selected row after a sample; `None`: the row is gone.
-    pub(super) fn follow(&mut self, rows: Rows, place: Option<usize>) {
+    pub(super) fn follow(&mut self, rows: RowFacts, place: Option<usize>) {
         let position = self.position_mut();
         let gone = position.selected.is_some() && place.is_none();
         if let Some((row, identity)) = position.selected.take()
@@ -324,13 +324,13 @@ impl State {
 
 impl Position {
     /// Scrolls as little as possible so that the row is on the screen.
-    fn show(&mut self, row: usize, rows: Rows) {
+    fn show(&mut self, row: usize, rows: RowFacts) {
         let visible = rows.visible.max(1);
         self.top = self.top.clamp((row + 1).saturating_sub(visible), row);
     }
 }
 
-fn page(rows: Rows) -> isize {
+fn page(rows: RowFacts) -> isize {
     isize::try_from(rows.visible).unwrap_or(isize::MAX).max(1)
 }
 
@@ -345,23 +345,23 @@ fn shorter(interval: Duration) -> Duration {
 }
 
 /// The effect of a key on the typed filter.
-enum Typed {
+enum Typing {
     /// The user still types.
-    More,
+    Continues,
     /// Enter: the filter is complete.
-    Done,
+    Entered,
     /// Esc: the user has given up the filter.
-    Given,
+    Cancelled,
 }
 
 impl FilterLine {
-    fn press(&mut self, key: KeyEvent) -> Typed {
+    fn press(&mut self, key: KeyEvent) -> Typing {
         let before = self.text[..self.cursor].chars().next_back().map_or(0, char::len_utf8);
         let behind = self.text[self.cursor..].chars().next().map_or(0, char::len_utf8);
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
-            KeyCode::Enter => return Typed::Done,
-            KeyCode::Esc => return Typed::Given,
+            KeyCode::Enter => return Typing::Entered,
+            KeyCode::Esc => return Typing::Cancelled,
             KeyCode::Char('u') if control => {
                 self.text.drain(..self.cursor);
                 self.cursor = 0;
@@ -386,6 +386,6 @@ impl FilterLine {
             KeyCode::End => self.cursor = self.text.len(),
             _ => {}
         }
-        Typed::More
+        Typing::Continues
     }
 }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::counted::MakerCount;
-use super::latest::{Latest, time_of_day};
+use super::latest::{LatestSample, time_of_day};
 use crate::analysis::capacity::Destination;
 use crate::analysis::capacity::sockets::ConnectionEnds;
-use crate::analysis::groups::{By, Count, Key};
+use crate::analysis::groups::{GroupBy, GroupKey, StateCounts};
 use crate::analysis::makers;
 use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
@@ -24,7 +24,7 @@ use crate::view::record::SocketRecord;
 use crate::view::table::Heading;
 use crate::view::text::Text;
 use crate::view::{capacity, human, list, owner, summary};
-use crate::watch::{Event, EventKind, History};
+use crate::watch::{CloseHistory, Event, EventKind};
 
 /// The width of a bar in columns.
 const BAR: usize = 10;
@@ -34,7 +34,7 @@ const WINDOW: usize = 256;
 
 /// A table of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum ScreenTable {
     Sockets,
     Destinations,
     LocalPorts,
@@ -44,7 +44,7 @@ pub(super) enum Table {
     Makers,
 }
 
-impl Table {
+impl ScreenTable {
     /// Every table, in the order of the keys 1 to 7.
     pub(super) const ALL: [Self; 7] = [
         Self::Sockets,
@@ -97,13 +97,13 @@ impl Table {
 
 /// Identifies a row even if rows before it are added or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(super) enum RowIdentity {
     /// The inode number of the network namespace, and the socket.
     Socket(Option<u64>, FourTuple, Option<Cookie>),
     /// The inode number of the network namespace, and the destination.
     Destination(Option<u64>, ConnectionEnds),
-    Group(Key),
-    Maker(makers::Key),
+    Group(GroupKey),
+    Maker(makers::MakerGroupKey),
     /// The inode number and the name of a network namespace.
     Netns(Option<u64>, Option<String>),
     Event(SystemTime, EventKind, FourTuple, Option<Cookie>),
@@ -111,12 +111,12 @@ pub(super) enum Identity {
 
 /// A row of a table, with everything that its cells and the advice about it need.
 #[derive(Debug)]
-pub(super) enum Selected<'a> {
+pub(super) enum SelectedRow<'a> {
     Socket(Row, &'a Arc<Facts>),
     Destination(&'a Destination, &'a crate::snapshot::Capacity),
-    Group(Key, Count),
+    Group(GroupKey, StateCounts),
     Maker(&'a MakerCount),
-    Netns(&'a Arc<Facts>, Count),
+    Netns(&'a Arc<Facts>, StateCounts),
     Event(&'a Event),
 }
 
@@ -126,22 +126,22 @@ pub(super) struct Listing(Items);
 
 #[derive(Debug)]
 enum Items {
-    Sockets(RefCell<Sockets>),
+    Sockets(RefCell<SocketRows>),
     /// The indices of the namespace and of the destination.
     Destinations(Vec<(usize, usize)>),
-    /// Indices of the counts that `Counted::by` returns.
-    Groups(By, Vec<u32>),
+    /// Indices of the counts that `SampleCounts::by` returns.
+    Groups(GroupBy, Vec<u32>),
     /// Indices of the namespaces.
     Namespaces(Vec<usize>),
     /// The number of rows, and whether the oldest comes first. Events have one order only.
     Events(usize, bool),
-    /// Indices of the counts that `Counted::makers` returns.
+    /// Indices of the counts that `SampleCounts::makers` returns.
     Makers(Vec<usize>),
 }
 
 /// The rows of the table of sockets. Only the visible ones are sorted.
 #[derive(Debug)]
-struct Sockets {
+struct SocketRows {
     order: Order,
     reverse: bool,
     /// The sort key, and the indices of namespace and row.
@@ -150,7 +150,7 @@ struct Sockets {
     sorted: Range<usize>,
 }
 
-impl Sockets {
+impl SocketRows {
     fn key(&self, row: &Row) -> u128 {
         let key = self.order.key(row);
         if self.reverse { !key } else { key }
@@ -175,16 +175,22 @@ impl Sockets {
 }
 
 impl Listing {
-    /// Selects and orders the rows of a table. `order` is an index of [`Table::orders`].
+    /// Selects and orders the rows of a table. `order` is an index of [`ScreenTable::orders`].
     #[must_use]
-    pub(super) fn new(table: Table, order: usize, reverse: bool, latest: &Latest, history: &History) -> Self {
-        let by = |by: By| {
+    pub(super) fn new(
+        table: ScreenTable,
+        order: usize,
+        reverse: bool,
+        latest: &LatestSample,
+        history: &CloseHistory,
+    ) -> Self {
+        let by = |by: GroupBy| {
             let counts = latest.counted.by(by);
             let mut places: Vec<u32> = (0..).take(counts.len()).collect();
             if order == 1 {
                 places.sort_unstable_by_key(|place| match counts[*place as usize].0 {
-                    Key::LocalPort(port) => (None, port.0),
-                    Key::RemoteAddr(addr) => (Some(addr), 0),
+                    GroupKey::LocalPort(port) => (None, port.0),
+                    GroupKey::RemoteAddr(addr) => (Some(addr), 0),
                     _ => (None, 0),
                 });
             }
@@ -194,9 +200,9 @@ impl Listing {
             Items::Groups(by, places)
         };
         Self(match table {
-            Table::Sockets => {
+            ScreenTable::Sockets => {
                 let order = [Order::Expires, Order::Local, Order::Remote][order];
-                let mut sockets = Sockets { order, reverse, keys: vec![], sorted: 0..0 };
+                let mut sockets = SocketRows { order, reverse, keys: vec![], sorted: 0..0 };
                 let rows = latest.namespaces().iter().map(|netns| netns.rows.len()).sum();
                 let mut keys = Vec::with_capacity(rows);
                 for (place, netns) in (0..).zip(latest.namespaces()) {
@@ -205,7 +211,7 @@ impl Listing {
                 sockets.keys = keys;
                 Items::Sockets(RefCell::new(sockets))
             }
-            Table::Destinations => {
+            ScreenTable::Destinations => {
                 let mut all: Vec<(usize, usize)> = vec![];
                 for (place, answer) in latest.capacity.iter().enumerate() {
                     all.extend((0..answer.value.destinations.len()).map(|at| (place, at)));
@@ -224,9 +230,9 @@ impl Listing {
                 }
                 Items::Destinations(all)
             }
-            Table::LocalPorts => by(By::LocalPort),
-            Table::RemoteAddrs => by(By::RemoteAddr),
-            Table::Namespaces => {
+            ScreenTable::LocalPorts => by(GroupBy::LocalPort),
+            ScreenTable::RemoteAddrs => by(GroupBy::RemoteAddr),
+            ScreenTable::Namespaces => {
                 let mut all: Vec<usize> = (0..latest.namespaces().len()).collect();
                 let one = |place: &usize| &latest.namespaces()[*place];
                 match order {
@@ -238,8 +244,8 @@ impl Listing {
                 }
                 Items::Namespaces(all)
             }
-            Table::Events => Items::Events(history.events().len(), reverse),
-            Table::Makers => {
+            ScreenTable::Events => Items::Events(history.events().len(), reverse),
+            ScreenTable::Makers => {
                 let one = |place: &usize| &latest.counted.makers()[*place];
                 let rate = |place: &usize| one(place).per_second.unwrap_or(0.0);
                 let mut all: Vec<usize> = (0..latest.counted.makers().len()).collect();
@@ -247,7 +253,7 @@ impl Listing {
                     // The makers are in this order already.
                     0 => {}
                     1 => all.sort_by(|a, b| rate(b).total_cmp(&rate(a))),
-                    _ => all.sort_by_cached_key(|place| owner::group_name(&one(place).group, By::Owner)),
+                    _ => all.sort_by_cached_key(|place| owner::group_name(&one(place).group, GroupBy::Owner)),
                 }
                 if reverse {
                     all.reverse();
@@ -277,45 +283,50 @@ impl Listing {
 
     /// The row at this index.
     #[must_use]
-    pub(super) fn at<'a>(&self, row: usize, latest: &'a Latest, history: &'a History) -> Option<Selected<'a>> {
+    pub(super) fn at<'a>(
+        &self,
+        row: usize,
+        latest: &'a LatestSample,
+        history: &'a CloseHistory,
+    ) -> Option<SelectedRow<'a>> {
         Some(match &self.0 {
             Items::Sockets(sockets) => {
                 let (place, at) = sockets.borrow_mut().at(row)?;
                 let netns = latest.namespaces().get(place as usize)?;
-                Selected::Socket(*netns.rows.get(at as usize)?, &netns.facts)
+                SelectedRow::Socket(*netns.rows.get(at as usize)?, &netns.facts)
             }
             Items::Destinations(all) => {
                 let &(place, at) = all.get(row)?;
                 let capacity = &latest.capacity.get(place)?.value;
-                Selected::Destination(capacity.destinations.get(at)?, capacity)
+                SelectedRow::Destination(capacity.destinations.get(at)?, capacity)
             }
             Items::Groups(by, all) => {
                 let &(key, count) = latest.counted.by(*by).get(*all.get(row)? as usize)?;
-                Selected::Group(key, count)
+                SelectedRow::Group(key, count)
             }
             Items::Namespaces(all) => {
                 let netns = latest.namespaces().get(*all.get(row)?)?;
-                Selected::Netns(&netns.facts, count_of(netns))
+                SelectedRow::Netns(&netns.facts, count_of(netns))
             }
             Items::Events(count, oldest_first) => {
                 let newest = count.checked_sub(row + 1)?;
-                Selected::Event(history.events().get(if *oldest_first { row } else { newest })?)
+                SelectedRow::Event(history.events().get(if *oldest_first { row } else { newest })?)
             }
-            Items::Makers(all) => Selected::Maker(latest.counted.makers().get(*all.get(row)?)?),
+            Items::Makers(all) => SelectedRow::Maker(latest.counted.makers().get(*all.get(row)?)?),
         })
     }
 
     /// The identity of a row.
     #[must_use]
-    pub(super) fn identity(&self, row: usize, latest: &Latest, history: &History) -> Option<Identity> {
+    pub(super) fn identity(&self, row: usize, latest: &LatestSample, history: &CloseHistory) -> Option<RowIdentity> {
         Some(self.at(row, latest, history)?.identity())
     }
 
     /// Finds the index of the row with this identity.
     #[must_use]
-    pub(super) fn find(&self, identity: &Identity, latest: &Latest, history: &History) -> Option<usize> {
+    pub(super) fn find(&self, identity: &RowIdentity, latest: &LatestSample, history: &CloseHistory) -> Option<usize> {
         match (&self.0, identity) {
-            (Items::Sockets(sockets), Identity::Socket(inode, tuple, cookie)) => {
+            (Items::Sockets(sockets), RowIdentity::Socket(inode, tuple, cookie)) => {
                 let is_it = |row: &&Row| row.bucket.cookie == *cookie && row.bucket.tuple == *tuple;
                 let netns = latest.namespaces().iter().find(|netns| netns.facts.netns == *inode)?;
                 let row = netns.rows.iter().find(is_it)?;
@@ -333,9 +344,9 @@ impl Listing {
 
     /// The headings of the columns.
     #[must_use]
-    pub(super) fn headings(&self, latest: &Latest) -> Vec<Heading> {
-        const SHARE: Heading = Heading { spare: 6, ..Heading::new("SHARE") };
-        const IN_USE: Heading = Heading { spare: 6, ..Heading::new("IN USE") };
+    pub(super) fn headings(&self, latest: &LatestSample) -> Vec<Heading> {
+        const SHARE: Heading = Heading { drop_order: 6, ..Heading::new("SHARE") };
+        const IN_USE: Heading = Heading { drop_order: 6, ..Heading::new("IN USE") };
         const COUNT: Heading = Heading::new("COUNT").right();
         let netns = || latest.are_several().then(|| Heading::new("NETNS"));
         match &self.0 {
@@ -345,14 +356,14 @@ impl Listing {
             }
             Items::Destinations(_) => netns().into_iter().chain(capacity::HEADINGS).chain([IN_USE]).collect(),
             Items::Groups(by, _) => vec![Heading::new(summary::title(*by)), COUNT, SHARE],
-            Items::Namespaces(_) => vec![Heading::new(summary::title(By::Netns)), COUNT, SHARE],
+            Items::Namespaces(_) => vec![Heading::new(summary::title(GroupBy::Netns)), COUNT, SHARE],
             Items::Events(..) => {
                 let own = [Heading::new("TIME"), Heading::new("EVENT"), Heading::new("CERTAIN")];
                 own.into_iter().chain(list::headings(&columns(latest))).collect()
             }
             Items::Makers(_) => {
-                let evidence = Heading { spare: 6, ..Heading::new("EVIDENCE") };
-                let share = Heading { spare: 5, ..SHARE };
+                let evidence = Heading { drop_order: 6, ..Heading::new("EVIDENCE") };
+                let share = Heading { drop_order: 5, ..SHARE };
                 vec![Heading::new("MAKER"), COUNT, Heading::new("PER SECOND").right(), share, evidence]
             }
         }
@@ -363,39 +374,40 @@ impl Listing {
     pub(super) fn cells(
         &self,
         row: usize,
-        latest: &Latest,
-        history: &History,
+        latest: &LatestSample,
+        history: &CloseHistory,
         age: Duration,
         unicode: bool,
     ) -> Vec<String> {
         let all = || latest.namespaces().iter().map(|netns| count_of(netns).all()).sum::<u64>();
-        let share = |count: Count| bar(count.all(), all(), unicode);
-        let counted = |label: String, count: Count| vec![label, human::grouped(count.all()), share(count)];
+        let share = |count: StateCounts| bar(count.all(), all(), unicode);
+        let counted =
+            |label: String, count: StateCounts| vec![label, human::with_separators(count.all()), share(count)];
         match self.at(row, latest, history) {
             None => vec![],
-            Some(Selected::Socket(row, facts)) => {
+            Some(SelectedRow::Socket(row, facts)) => {
                 let owner = latest.shows_owners().then(|| owner::cell(latest.owner(&row).as_ref()));
                 socket(&aged(row, age), facts, latest).into_iter().chain(owner).collect()
             }
-            Some(Selected::Destination(one, capacity)) => {
+            Some(SelectedRow::Destination(one, capacity)) => {
                 let netns = latest.are_several().then(|| human::escape(&netns_name(&capacity.facts)).into_owned());
                 let pool = capacity.pool.size;
                 let used = bar((pool - one.free.min(pool)).into(), pool.into(), unicode);
                 netns.into_iter().chain(capacity::cells(one, &capacity.facts)).chain([used]).collect()
             }
-            Some(Selected::Group(key, count)) => {
+            Some(SelectedRow::Group(key, count)) => {
                 // The key is a port or an address, so `label` needs no list of namespaces.
                 let facts = latest.namespaces().first().map(|netns| &netns.facts);
                 counted(facts.map_or_else(String::new, |facts| summary::label(&key, facts, &[])), count)
             }
-            Some(Selected::Netns(facts, count)) => counted(human::escape(&netns_name(facts)).into_owned(), count),
-            Some(Selected::Event(event)) => {
+            Some(SelectedRow::Netns(facts, count)) => counted(human::escape(&netns_name(facts)).into_owned(), count),
+            Some(SelectedRow::Event(event)) => {
                 let certain = if event.certain { "yes" } else { "no" };
                 let own = [time_of_day(event.at), event.kind.name().to_owned(), certain.to_owned()];
                 own.into_iter().chain(socket(&event.row, &event.facts, latest)).collect()
             }
-            Some(Selected::Maker(MakerCount { group, per_second })) => {
-                let mut cells = counted(owner::group_name(group, By::Owner), group.count);
+            Some(SelectedRow::Maker(MakerCount { group, per_second })) => {
+                let mut cells = counted(owner::group_name(group, GroupBy::Owner), group.count);
                 cells.insert(2, per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}")));
                 cells.push(owner::group_evidence(group));
                 cells
@@ -405,7 +417,7 @@ impl Listing {
 
     /// The sentence that an empty table shows.
     #[must_use]
-    pub(super) fn none(&self, filtered: bool, latest: &Latest) -> &'static str {
+    pub(super) fn none(&self, filtered: bool, latest: &LatestSample) -> &'static str {
         match &self.0 {
             Items::Destinations(_) if latest.capacity.is_empty() => {
                 "free ports are unknown: not read yet, screen paused, or a recording"
@@ -421,16 +433,16 @@ impl Listing {
     }
 }
 
-impl Selected<'_> {
-    fn identity(&self) -> Identity {
+impl SelectedRow<'_> {
+    fn identity(&self) -> RowIdentity {
         match self {
-            Self::Socket(row, facts) => Identity::Socket(facts.netns, row.bucket.tuple, row.bucket.cookie),
-            Self::Destination(one, capacity) => Identity::Destination(capacity.facts.netns, one.ends),
-            Self::Group(key, _) => Identity::Group(*key),
-            Self::Maker(maker) => Identity::Maker(maker.group.key.clone()),
-            Self::Netns(facts, _) => Identity::Netns(facts.netns, facts.netns_name.clone()),
+            Self::Socket(row, facts) => RowIdentity::Socket(facts.netns, row.bucket.tuple, row.bucket.cookie),
+            Self::Destination(one, capacity) => RowIdentity::Destination(capacity.facts.netns, one.ends),
+            Self::Group(key, _) => RowIdentity::Group(*key),
+            Self::Maker(maker) => RowIdentity::Maker(maker.group.key.clone()),
+            Self::Netns(facts, _) => RowIdentity::Netns(facts.netns, facts.netns_name.clone()),
             Self::Event(event) => {
-                Identity::Event(event.at, event.kind, event.row.bucket.tuple, event.row.bucket.cookie)
+                RowIdentity::Event(event.at, event.kind, event.row.bucket.tuple, event.row.bucket.cookie)
             }
         }
     }
@@ -444,9 +456,9 @@ pub(super) fn aged(mut row: Row, age: Duration) -> Row {
     row
 }
 
-fn count_of(netns: &crate::watch::NetnsSample) -> Count {
+fn count_of(netns: &crate::watch::NetnsSample) -> StateCounts {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    Count { time_wait: count(netns.time_wait), fin_wait_2: count(netns.fin_wait_2) }
+    StateCounts { time_wait: count(netns.time_wait), fin_wait_2: count(netns.fin_wait_2) }
 }
 
 fn netns_name(facts: &Facts) -> String {
@@ -454,11 +466,11 @@ fn netns_name(facts: &Facts) -> String {
     facts.netns_name.clone().unwrap_or_else(inode)
 }
 
-fn columns(latest: &Latest) -> Vec<&'static Column> {
+fn columns(latest: &LatestSample) -> Vec<&'static Column> {
     Column::of_table(latest.are_several(), latest.sample.fin_wait_2() > 0)
 }
 
-fn socket(row: &Row, facts: &Facts, latest: &Latest) -> Vec<String> {
+fn socket(row: &Row, facts: &Facts, latest: &LatestSample) -> Vec<String> {
     let record = SocketRecord::of_row(row, facts);
     let cell = |column: &&'static Column| {
         let mut text = Text::default();

@@ -1,4 +1,4 @@
-//! Puts the terminal into the modes of the live screen: raw mode, the alternate screen, and reports of the mouse wheel. [`Guard`]
+//! Puts the terminal into the modes of the live screen: raw mode, the alternate screen, and reports of the mouse wheel. [`TerminalGuard`]
 //! restores the previous modes at the end, after an error, on a panic in any thread, and before a signal that can be caught ends or
 //! stops the program.
 
@@ -35,13 +35,13 @@ static HOOK: Once = Once::new();
 const FRAME: usize = 64 * 1024;
 
 /// The terminal that ratatui draws on.
-pub type Drawn = Terminal<CrosstermBackend<BufWriter<ScreenOutput>>>;
+pub type ScreenTerminal = Terminal<CrosstermBackend<BufWriter<ScreenOutput>>>;
 
 /// Holds the terminal in the modes of the live screen. Dropping the guard restores the previous modes.
 #[derive(Debug)]
-pub struct Guard(());
+pub struct TerminalGuard(());
 
-impl Guard {
+impl TerminalGuard {
     /// Takes the terminal.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
         let _ = give_back();
     }
@@ -107,7 +107,7 @@ fn give_back() -> io::Result<()> {
 ///
 /// # Errors
 /// The size of the terminal cannot be read.
-pub fn open(color: bool, output: ScreenOutput) -> io::Result<Drawn> {
+pub fn open(color: bool, output: ScreenOutput) -> io::Result<ScreenTerminal> {
     // crossterm follows NO_COLOR by itself, but not --color.
     force_color_output(color);
     Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(FRAME, output)))

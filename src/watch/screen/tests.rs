@@ -12,11 +12,11 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::counted::Counted;
-use super::draw::{self, Shown};
-use super::latest::Latest;
-use super::state::{Action, Rows, State};
-use super::tables::{Identity, Listing};
+use super::counted::SampleCounts;
+use super::draw::{self, FrameContent};
+use super::latest::LatestSample;
+use super::state::{Action, RowFacts, ScreenState};
+use super::tables::{Listing, RowIdentity};
 use super::widths::Widths;
 use crate::model::facts::Facts;
 use crate::model::facts::tests::facts;
@@ -26,7 +26,7 @@ use crate::model::row::tests::row;
 use crate::model::socket::Cookie;
 use crate::snapshot::owner_feed::{SharedOwners, Tracing};
 use crate::view::style::TextStyle;
-use crate::watch::{Event, EventKind, History, NetnsSample, Sample};
+use crate::watch::{CloseHistory, Event, EventKind, NetnsSample, Sample};
 
 const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
 
@@ -68,9 +68,9 @@ fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) 
     }
 }
 
-fn latest(sample: Sample) -> Latest {
-    let counted = Counted::of(sample.namespaces.iter().map(|netns| netns.rows.as_slice()));
-    Latest {
+fn latest(sample: Sample) -> LatestSample {
+    let counted = SampleCounts::of(sample.namespaces.iter().map(|netns| netns.rows.as_slice()));
+    LatestSample {
         sample,
         counted,
         capacity: vec![],
@@ -82,9 +82,9 @@ fn latest(sample: Sample) -> Latest {
 
 /// A screen in memory.
 struct Screen {
-    state: State,
-    latest: Latest,
-    history: History,
+    state: ScreenState,
+    latest: LatestSample,
+    history: CloseHistory,
     widths: Widths,
     listing: Listing,
     size: (u16, u16),
@@ -94,21 +94,21 @@ struct Screen {
 impl Screen {
     fn of(rows: Vec<Row>, size: (u16, u16)) -> Self {
         let sample = sample(rows, 0, vec![], &Arc::new(facts()));
-        let mut history = History::default();
+        let mut history = CloseHistory::default();
         history.add(&sample);
         let latest = latest(sample);
-        let state = State::new(Duration::from_secs(1));
+        let state = ScreenState::new(Duration::from_secs(1));
         let listing = Listing::new(state.table, 0, false, &latest, &history);
         Self { state, latest, history, widths: Widths::default(), listing, size, style: PLAIN }
     }
 
-    fn with_rows<T>(&mut self, change: impl FnOnce(&mut State, Rows) -> T) -> T {
+    fn with_rows<T>(&mut self, change: impl FnOnce(&mut ScreenState, RowFacts) -> T) -> T {
         let Self { state, listing, latest, history, size, .. } = self;
         let area = ratatui::layout::Rect::new(0, 0, size.0, size.1);
         let visible = draw::visible_rows(area, state, latest);
         let overlay_end = draw::overlay_end(area, state, latest);
         let identity = |row: usize| listing.identity(row, latest, history);
-        change(state, Rows { count: listing.len(), visible, identity: &identity, overlay_end })
+        change(state, RowFacts { count: listing.len(), visible, identity: &identity, overlay_end })
     }
 
     fn list(&mut self) {
@@ -149,7 +149,7 @@ impl Screen {
         let mut terminal = Terminal::new(TestBackend::new(self.size.0, self.size.1)).expect("in memory");
         let Self { state, latest, history, listing, widths, style, .. } = self;
         let interval = Duration::from_secs(1);
-        let shown = Shown { latest, history, listing, age, interval, stretched: false, style: *style };
+        let shown = FrameContent { latest, history, listing, age, interval, stretched: false, style: *style };
         terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
         let buffer = terminal.backend().buffer();
         let line = |y| (0..self.size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
@@ -167,7 +167,7 @@ impl Screen {
     /// The cookie of the selected socket.
     fn selected(&self) -> Option<u64> {
         match &self.state.position().selected {
-            Some((_, Identity::Socket(_, _, cookie))) => cookie.map(Cookie::number),
+            Some((_, RowIdentity::Socket(_, _, cookie))) => cookie.map(Cookie::number),
             _ => None,
         }
     }
@@ -237,7 +237,7 @@ fn each_row_has_the_same_place_as_in_a_full_sort() {
     sorted.sort_by(|a, b| crate::model::row::Order::Expires.compare(a, b));
     for at in [0, 1999, 1000, 3, 500, 1001, 255, 256, 257, 1744, 1743] {
         let identity = screen.listing.identity(at, &screen.latest, &screen.history).expect("a row");
-        let Identity::Socket(_, _, cookie) = &identity else { panic!("{identity:?}") };
+        let RowIdentity::Socket(_, _, cookie) = &identity else { panic!("{identity:?}") };
         assert_eq!(*cookie, sorted[at].bucket.cookie, "{at}");
         assert_eq!(screen.listing.find(&identity, &screen.latest, &screen.history), Some(at));
     }
@@ -269,7 +269,7 @@ fn text_from_outside_is_escaped_and_columns_stay_aligned() {
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("in memory");
     let Screen { state, latest, history, listing, widths, style, .. } = &mut screen;
     let (age, interval) = (Duration::ZERO, Duration::from_secs(1));
-    let shown = Shown { latest, history, listing, age, interval, stretched: false, style: *style };
+    let shown = FrameContent { latest, history, listing, age, interval, stretched: false, style: *style };
     terminal.draw(|frame| draw::draw(frame, state, &shown, widths)).expect("in memory");
     let buffer = terminal.backend().buffer();
     let line = |y| (0..80).map(|x| buffer[(x, y)].symbol()).collect::<String>();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sock_diag::transport::Commands;
-use crate::sys::counts::{Reading, TableCounts};
+use crate::sys::counts::{ReadPass, TableCounts};
 
 /// The cookies of sockets that the request excludes. The kernel counts these sockets in its position, but does not send them.
 const EXCLUDED: std::ops::Range<u64> = 500..600;
@@ -153,7 +153,7 @@ impl Transport for ChangingKernel {
         Ok(buffer.len())
     }
 
-    fn table_counts(&self, _: Reading) -> Option<TableCounts> {
+    fn table_counts(&self, _: ReadPass) -> Option<TableCounts> {
         let buckets = self.chains.iter().flatten().count() as u64;
         // Every new bucket was a connection before, so it counts as an opened connection.
         self.reports_counts.then_some(TableCounts { opens: self.newest, in_use: 0, buckets })

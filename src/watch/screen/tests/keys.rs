@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 
-use super::super::state::{Action, FilterLine, Overlay, State, WHEEL};
-use super::super::tables::{Identity, Table};
+use super::super::state::{Action, FilterLine, Overlay, ScreenState, WHEEL};
+use super::super::tables::{RowIdentity, ScreenTable};
 use super::{Screen, clients};
-use crate::analysis::groups::Key;
+use crate::analysis::groups::GroupKey;
 use crate::model::port::Port;
 
 #[test]
 fn tab_and_digits_choose_the_table() {
     let mut screen = Screen::of(clients(20), (80, 24));
     let mut seen = vec![];
-    for _ in Table::ALL {
+    for _ in ScreenTable::ALL {
         seen.push(screen.state.table);
         screen.press(KeyCode::Tab);
     }
-    assert_eq!(seen, Table::ALL);
-    assert_eq!(screen.state.table, Table::Sockets);
+    assert_eq!(seen, ScreenTable::ALL);
+    assert_eq!(screen.state.table, ScreenTable::Sockets);
     screen.press(KeyCode::BackTab);
-    assert_eq!(screen.state.table, Table::Makers);
-    for (digit, table) in ('1'..).zip(Table::ALL) {
+    assert_eq!(screen.state.table, ScreenTable::Makers);
+    for (digit, table) in ('1'..).zip(ScreenTable::ALL) {
         screen.press(KeyCode::Char(digit));
         assert_eq!(screen.state.table, table);
         assert!(!screen.drawn().is_empty());
@@ -60,7 +60,7 @@ fn keys_move_the_selection_and_the_wheel_does_not() {
 fn s_and_r_change_only_the_order_of_the_table_on_the_screen() {
     let mut screen = Screen::of(clients(300), (80, 24));
     let first = |screen: &Screen| match screen.listing.identity(0, &screen.latest, &screen.history) {
-        Some(Identity::Socket(_, tuple, _)) => tuple.remote_port(),
+        Some(RowIdentity::Socket(_, tuple, _)) => tuple.remote_port(),
         other => panic!("{other:?}"),
     };
     assert_eq!(first(&screen), Port(30_001));
@@ -111,7 +111,7 @@ fn keys_go_to_an_open_overlay_and_not_to_the_table() {
     screen.press(KeyCode::Char('?'));
     assert!(screen.shows("propose 'twtool kill'"));
     screen.press(KeyCode::Char('3'));
-    assert_eq!((screen.state.table, &screen.state.overlay), (Table::Sockets, &None));
+    assert_eq!((screen.state.table, &screen.state.overlay), (ScreenTable::Sockets, &None));
     assert_eq!(screen.press(KeyCode::Enter), None, "nothing is selected");
     assert!(screen.shows("select a row first"));
     screen.press(KeyCode::Down);
@@ -134,9 +134,9 @@ fn keys_go_to_an_open_overlay_and_not_to_the_table() {
 fn control_keys_work_everywhere_and_q_quits() {
     let mut screen = Screen::of(clients(3), (80, 24));
     for open in [
-        |_: &mut State| {},
-        |state: &mut State| state.overlay = Some(Overlay::help()),
-        |state: &mut State| {
+        |_: &mut ScreenState| {},
+        |state: &mut ScreenState| state.overlay = Some(Overlay::help()),
+        |state: &mut ScreenState| {
             state.typed = Some(FilterLine::default());
         },
     ] {
@@ -173,5 +173,5 @@ fn a_group_is_selected_by_its_key() {
     screen.press(KeyCode::Char('3'));
     screen.press(KeyCode::Down);
     let selected = screen.state.position().selected.clone();
-    assert_eq!(selected, Some((0, Identity::Group(Key::LocalPort(Port(80))))));
+    assert_eq!(selected, Some((0, RowIdentity::Group(GroupKey::LocalPort(Port(80))))));
 }

@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use ratatui::crossterm::event::KeyCode;
 
-use super::super::counted::{Counted, New};
+use super::super::counted::{SampleCounts, SampleStep};
 use super::super::state::Action;
-use super::super::tables::Identity;
+use super::super::tables::RowIdentity;
 use super::{Screen, client, clients};
 use crate::analysis::makers;
 use crate::model::close::{CloseTotals, MakerFacts, Method, Role};
 use crate::model::socket::Cookie;
-use crate::snapshot::bucket_owners::Traced;
+use crate::snapshot::bucket_owners::TracedOwners;
 use crate::snapshot::owner_feed::Tracing;
 use crate::snapshot::recent_closes::RecentClose;
 use crate::watch::{Event, EventKind};
@@ -31,7 +31,7 @@ fn traced() -> Screen {
         role: Role::Accepted,
     };
     let mut screen = Screen::of(clients(20), (80, 24));
-    let mut owners = Traced::default();
+    let mut owners = TracedOwners::default();
     owners.add(vec![close(1, &web, Method::Bpf), close(2, &shop, Method::Sampled), close(3, &web, Method::Bpf)]);
     owners.add(vec![close(4, &web, Method::Bpf)]);
     screen.latest.owners = Arc::new(RwLock::new(owners));
@@ -46,8 +46,8 @@ fn traced() -> Screen {
     screen.latest.sample.namespaces[0].events.push(event);
     let sample = &screen.latest.sample;
     let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
-    let new = New { sample, time: Duration::from_secs(2) };
-    let counted = Counted::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(new));
+    let new = SampleStep { sample, time: Duration::from_secs(2) };
+    let counted = SampleCounts::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(new));
     screen.latest.counted = counted;
     screen.list();
     screen
@@ -74,7 +74,7 @@ fn a_tracer_adds_the_owners_and_makers_that_it_has_recorded() {
     assert!(screen.shows("s sort: closes"));
     assert!(matches!(
         screen.listing.identity(0, &screen.latest, &screen.history),
-        Some(Identity::Maker(makers::Key::Process(_)))
+        Some(RowIdentity::Maker(makers::MakerGroupKey::Process(_)))
     ));
     screen.latest.tracing = Some(Tracing::Own(CloseTotals { seen: 4, named: 4, lost: 7, skipped: 0 }));
     assert!(screen.shows("7 closes are missing"));

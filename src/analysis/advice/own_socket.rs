@@ -1,6 +1,6 @@
 //! Advice for a server whose own sockets conflict with each other.
 
-use super::Evidence;
+use super::BindEvidence;
 use crate::model::bind::{Attempt, ReuseOptions};
 use crate::model::facts::Facts;
 
@@ -13,16 +13,16 @@ pub fn earlier_addresses<'a>(
 ) -> Option<(String, &'a Attempt)> {
     let mut earlier = vec![];
     let failing = attempts.find(|attempt| {
-        earlier.extend((!attempt.own).then(|| attempt.at.text(facts)));
-        attempt.own
+        earlier.extend((!attempt.blocked_by_own_socket).then(|| attempt.at.text(facts)));
+        attempt.blocked_by_own_socket
     })?;
     Some((earlier.join(" and "), failing))
 }
 
 /// Explains which sockets of a server conflict if it opens all its addresses at once: with the options of `--with`, or, if these binds
 /// work, without options.
-pub(super) fn collision(evidence: &Evidence) -> Option<String> {
-    let Evidence { facts, port, with, attempts, .. } = *evidence;
+pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
+    let BindEvidence { facts, port, with, attempts, .. } = *evidence;
     let of = |options: ReuseOptions| attempts.iter().filter(move |attempt| attempt.options == options);
     let own = [with, ReuseOptions::NONE].into_iter().find_map(|options| earlier_addresses(of(options), facts));
     let (earlier, failing) = own?;

@@ -54,7 +54,7 @@ const FOLDED: Duration = Duration::from_secs(1);
 
 /// Counts what a watched program did.
 #[derive(Clone, Debug, Default)]
-pub struct CallTally {
+pub struct CallCounts {
     /// The successful listens on TCP sockets, each address and set of options once, with the number of calls.
     pub listening: Vec<(SocketCall, usize)>,
     /// The failures and how often each happened.
@@ -65,7 +65,7 @@ pub struct CallTally {
     pub calls: usize,
 }
 
-impl CallTally {
+impl CallCounts {
     /// Counts a call. Returns whether it is the first failure or the first listen() of its kind.
     pub fn add(&mut self, call: &SocketCall) -> bool {
         self.calls += 1;

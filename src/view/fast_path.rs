@@ -59,12 +59,12 @@ const DIRECTIONS: [PaddedWord; Direction::ALL.len()] = {
 
 /// Writes the lines of the default table on the fast path.
 #[derive(Clone, Debug)]
-pub(super) struct Usual {
+pub(super) struct FastPath {
     /// The services, whose names are all plain ASCII.
     services: Services,
 }
 
-impl Usual {
+impl FastPath {
     /// Returns `None` if these are not the default columns, or if the name of a service is not plain ASCII.
     pub(super) fn new(columns: &[&'static Column], services: &Services) -> Option<Self> {
         let plain = |name: &str| name.is_ascii() && human::escape(name) == name;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::family::Family;
+use super::family::MetricFamily;
 use super::samples::Samples;
 use super::survey::{NONE, seconds_since_1970};
 use crate::snapshot::survey::Surveys;
@@ -10,13 +10,13 @@ use crate::sys;
 
 /// What twtool counts about itself since it started.
 #[derive(Clone, Copy, Debug)]
-pub struct Own {
+pub struct SelfCounts {
     started: SystemTime,
     repeats: u64,
     recovered: u64,
 }
 
-impl Own {
+impl SelfCounts {
     /// Starts to count. The process counts as started now.
     #[must_use]
     pub fn start() -> Self {
@@ -33,11 +33,11 @@ impl Own {
 
     /// Adds the samples about twtool itself to `samples`.
     pub fn add(&self, samples: &mut Samples) {
-        samples.add(Family::BuildInfo, [env!("CARGO_PKG_VERSION")], true);
-        samples.add(Family::DumpRepeats, NONE, self.repeats);
-        samples.add(Family::DumpRecovered, NONE, self.recovered);
-        samples.add(Family::ProcessCpu, NONE, sys::clock::processor_time().as_secs_f64());
-        samples.add_known(Family::ProcessMemory, NONE, sys::own_process::resident_bytes().ok());
-        samples.add_known(Family::ProcessStart, NONE, seconds_since_1970(self.started));
+        samples.add(MetricFamily::BuildInfo, [env!("CARGO_PKG_VERSION")], true);
+        samples.add(MetricFamily::DumpRepeats, NONE, self.repeats);
+        samples.add(MetricFamily::DumpRecovered, NONE, self.recovered);
+        samples.add(MetricFamily::ProcessCpu, NONE, sys::clock::processor_time().as_secs_f64());
+        samples.add_known(MetricFamily::ProcessMemory, NONE, sys::own_process::resident_bytes().ok());
+        samples.add_known(MetricFamily::ProcessStart, NONE, seconds_since_1970(self.started));
     }
 }
