@@ -186,12 +186,14 @@ impl<'a> Parser<'a> {
 
     fn test(&mut self) -> Result<Filter> {
         let Some(token) = self.advance() else { return Err(self.expected(None, &any_test())) };
-        self.depth += 1;
-        if self.depth > DEEPEST {
+        // A test inside of `DEEPEST` parentheses is allowed: only what nests further counts.
+        let nests = matches!(token.kind, TokenKind::Not | TokenKind::Open);
+        if nests && self.depth >= DEEPEST {
             return Err(
                 self.error(&token.span, format!("parentheses and 'not' are nested deeper than {DEEPEST} levels"))
             );
         }
+        self.depth += usize::from(nests);
         let filter = match token.kind {
             TokenKind::Not => self.test()?.negated(),
             TokenKind::Open => {
@@ -211,7 +213,7 @@ impl<'a> Parser<'a> {
             }
             _ => return Err(self.not_a_test(token)),
         };
-        self.depth -= 1;
+        self.depth -= usize::from(nests);
         Ok(filter)
     }
 

@@ -181,7 +181,12 @@ fn a_mistake_is_shown_in_an_expression_of_any_length() {
 #[test]
 fn an_expression_that_is_nested_too_deeply_is_refused() {
     let deep = |n: usize| format!("{}sport = 80{}", "(".repeat(n), ")".repeat(n));
-    assert!(parse(&deep(90), &facts()).is_ok());
+    assert!(parse(&deep(100), &facts()).is_ok());
+    assert!(message(&deep(101)).contains("deeper than 100 levels"));
+    assert!(parse(&format!("{}mapped", "not ".repeat(100)), &facts()).is_ok());
+    assert!(message(&format!("{}mapped", "not ".repeat(101))).contains("deeper than 100 levels"));
+    // The levels of a group end with the group.
+    assert!(parse(&format!("{} and {}", deep(100), deep(100)), &facts()).is_ok());
     assert!(message(&deep(100_000)).contains("deeper"));
     assert!(message(&"not ".repeat(100_000)).contains("deeper"));
     assert!(message(&"mapped or mapped and ".repeat(50_000)).contains("parentheses"));
