@@ -200,6 +200,9 @@ fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
     PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The maximum number of temporary names that are tried for one file.
+const MAX_NAMES: u32 = 1000;
+
 /// A temporary name in the same folder. The name is removed when the value is dropped.
 struct TempName {
     folder: Arc<OwnedFd>,
@@ -211,7 +214,9 @@ impl TempName {
     fn new<T>(location: &Location, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         catch_signals();
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = OsString::from(format!(".twtool-{}-{number}.partial", std::process::id()));
             // The list gets the name before the file exists, so that a signal in between leaves no file.
@@ -220,9 +225,8 @@ impl TempName {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried, up to
-                    // 1000.
-                    if error != Errno::EXIST || number == 1000 {
+                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried.
+                    if error != Errno::EXIST || attempts == MAX_NAMES {
                         return Err(error.into());
                     }
                 }
@@ -299,6 +303,22 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         for other in [fifo.as_path(), folder.path(), Path::new("/dev/zero"), Path::new("/dev/urandom")] {
             assert_eq!(read(other, 4).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_search_for_a_temporary_name_ends_for_each_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::new(&folder.path().join("file")).expect("a location");
+        for _ in 0..3 {
+            let tries = std::cell::Cell::new(0);
+            let make = |_: &OsString| {
+                tries.set(tries.get() + 1);
+                assert!(tries.get() <= MAX_NAMES, "the search goes on");
+                Err::<(), _>(Errno::EXIST)
+            };
+            let error = TempName::new(&location, make).err().expect("every name exists");
+            assert_eq!((error.kind(), tries.get()), (io::ErrorKind::AlreadyExists, MAX_NAMES));
         }
     }
 
