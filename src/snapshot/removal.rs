@@ -193,7 +193,7 @@ fn remove_orphans(
     if orphans.peek().is_none() {
         return Ok(());
     }
-    let mut any = false;
+    let mut removed = false;
     for (target, answer) in orphans {
         // The orphan may have become a bucket with the same cookie.
         let is_orphan = |now: &Socket| match now {
@@ -201,7 +201,7 @@ fn remove_orphans(
             Socket::Bucket(_) => true,
         };
         let now = match source.look_up(&target.socket) {
-            Err(error) if !any => return Err(error.into()),
+            Err(error) if !removed => return Err(error.into()),
             Err(error) => {
                 warnings.push(format!("some orphans were not removed, because they could not be looked up: {error}"));
                 return Ok(());
@@ -215,13 +215,13 @@ fn remove_orphans(
                 let row = Target { socket: now, ..*target }.row();
                 let Destruction { answers, end } = destroy::run(kernel, &[row]);
                 if let Err(error) = end {
-                    if error.changed_nothing() && !any {
+                    if error.changed_nothing() && !removed {
                         return Err(error.into());
                     }
                     warnings.push(format!("some responses of the kernel are missing: {error}"));
                     return Ok(());
                 }
-                any = true;
+                removed |= answers[0] == Acknowledgement::Done;
                 answers[0]
             }
         };
