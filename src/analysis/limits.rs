@@ -77,13 +77,19 @@ pub fn collect_limits(
 
 /// The limit that applies if tcp_max_tw_buckets is reached. The kernel compares this setting with the number of buckets in both states
 /// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
-pub(super) fn at_maximum(totals: StateCounts, kernel: &BucketFacts) -> Option<Limit> {
+/// `negative_is_none` tells whether a negative setting means that there is no maximum (`Facts::negative_maximum_is_none`); `None` if
+/// this is unknown for the kernel.
+pub(super) fn at_maximum(totals: StateCounts, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
-    // A negative setting gives no limit here, because its meaning depends on the kernel: with a negative value, Linux 6.1 and later
-    // have no maximum, and Linux 5.10 keeps no bucket.
-    let most = kernel.max_tw_buckets.and_then(|most| u64::try_from(most).ok()).filter(|most| count >= *most)?;
-    let text = if most == 0 {
-        "tcp_max_tw_buckets is 0: the kernel keeps no bucket after a close, so the minute contains no closes.".into()
+    let most = kernel.max_tw_buckets?;
+    let reached = u64::try_from(most).map_or(negative_is_none == Some(false), |most| count >= most);
+    if !reached {
+        return None;
+    }
+    let text = if most <= 0 {
+        format!(
+            "tcp_max_tw_buckets is {most}: the kernel keeps no bucket after a close, so the minute contains no closes."
+        )
     } else {
         format!(
             "tcp_max_tw_buckets ({most}) is reached: the kernel keeps no bucket after further closes, so the minute does \
@@ -149,11 +155,22 @@ mod tests {
             times.add(*ms);
         }
         let history = History::from_remaining_times(&times, Length::learn(kernel.tw_timeout_s, times.largest_ms()));
-        let at_maximum = at_maximum(totals, kernel).into_iter().collect();
+        let at_maximum = at_maximum(totals, kernel, Some(true)).into_iter().collect();
         collect_limits(totals, &times, &history, kernel, at_maximum, one_family)
             .iter()
             .map(|limit| (limit.id, limit.count))
             .collect()
+    }
+
+    #[test]
+    fn a_negative_maximum_is_a_limit_only_on_a_kernel_that_keeps_no_bucket_then() {
+        let kernel = BucketFacts { max_tw_buckets: Some(-1), ..BucketFacts::default() };
+        let limit = |none| at_maximum(StateCounts::default(), &kernel, none).map(|limit| limit.text);
+        assert_eq!((limit(Some(true)), limit(None)), (None, None));
+        assert!(
+            limit(Some(false))
+                .is_some_and(|text| text.contains("tcp_max_tw_buckets is -1: the kernel keeps no bucket"))
+        );
     }
 
     const ALWAYS: [(&str, Option<u64>); 3] = [("gone-early", None), ("re-armed", None), ("active-closer", None)];

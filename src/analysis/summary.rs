@@ -57,10 +57,11 @@ impl SummaryCounts {
     }
 
     /// The limit that applies if tcp_max_tw_buckets is reached; otherwise `None`. Call this for each network namespace before
-    /// [`Self::merge`], because each namespace has its own maximum.
+    /// [`Self::merge`], because each namespace has its own maximum. `negative_is_none` tells whether a negative setting means no maximum, if
+    /// this is known.
     #[must_use]
-    pub fn at_maximum(&self, kernel: &BucketFacts) -> Option<Limit> {
-        limits::at_maximum(self.totals, kernel)
+    pub fn at_maximum(&self, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {
+        limits::at_maximum(self.totals, kernel, negative_is_none)
     }
 
     /// Makes the summary from the counts. `namespace_limits` has the limits of single network namespaces. `limit` is the number of
@@ -245,7 +246,7 @@ mod tests {
         let counts = |direction| {
             let mut counts = SummaryCounts::new(&GroupBy::USUAL, &full);
             counts.add(&row("127.0.0.1", 80, "127.0.0.1", 40_000).bucket, direction);
-            let namespace_limits = counts.at_maximum(&full).into_iter().collect();
+            let namespace_limits = counts.at_maximum(&full, None).into_iter().collect();
             counts.summary(full.clone(), namespace_limits, 10, false)
         };
         assert_eq!(

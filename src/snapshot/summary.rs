@@ -126,7 +126,7 @@ fn count(
     let complete = end.complete && warnings.is_empty();
     warnings.extend((!end.complete).then(interrupted));
     warnings.extend(source.warnings());
-    let limits = counts.at_maximum(&kernel).into_iter().collect();
+    let limits = counts.at_maximum(&kernel, facts.negative_maximum_is_none()).into_iter().collect();
     // This closes the descriptor for interface names, because there may be many namespaces.
     facts.interfaces.keep([]);
     let origin = source.origin();
@@ -167,7 +167,7 @@ fn walk(
                     rows.push(Row { bucket: *bucket, direction, netns: 0 });
                 }
             }
-            // A bucket of the other family, or a full socket in FIN_WAIT_2, which still has an owner.
+            // A bucket of the other family, or a full socket in FIN_WAIT_2, which is not a bucket.
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;
