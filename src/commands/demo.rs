@@ -16,9 +16,17 @@ use crate::view::human;
 use crate::view::json::Envelope;
 use crate::view::ladder::Ladder;
 
+/// Hides the options that select an IP version from the help and the manual page, because every experiment uses IPv4.
+fn hide_ip_version(arg: clap::Arg) -> clap::Arg {
+    let selects = ["ipv4", "ipv6"].contains(&arg.get_id().as_str());
+    if selects { arg.hide(true) } else { arg }
+}
+
 /// Arguments of `twtool demo`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(
+    mut_args(hide_ip_version),
+    after_long_help = "\
 Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
 sockets of the host, and leaves nothing behind except the file of --pcap, however it ends. In the first four scenarios, both \
 ends use the TCP of the running kernel, each in its own network namespace. twtool carries the segments between them. It can \
@@ -38,7 +46,8 @@ Examples:
   twtool demo lost-ack --pcap ack.pcap && tshark -r ack.pcap
   twtool demo four-way --json | jq -c '.events[] | select(.segment) | [.segment.flags, .states]'
   twtool demo length                   measure the length of TIME_WAIT (about 62 s)
-")]
+"
+)]
 pub struct DemoArgs {
     /// Scenario to run [default: list the scenarios]
     #[arg(value_enum)]

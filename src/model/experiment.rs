@@ -107,8 +107,6 @@ impl Side {
 pub enum Actor {
     /// A program or the kernel on this side.
     Side(Side),
-    /// The wire, which drops and delays segments.
-    Wire,
     /// The lab, which changes settings and reads the kernel's list of sockets.
     Lab,
 }
@@ -119,7 +117,6 @@ impl Actor {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Side(side) => side.name(),
-            Self::Wire => "wire",
             Self::Lab => "lab",
         }
     }

@@ -194,11 +194,11 @@ impl Ladder {
         let blank = match event.actor {
             Actor::Side(Side::Client) => 0,
             Actor::Side(Side::Server) => room.saturating_sub(text.width()),
-            Actor::Wire | Actor::Lab => room.saturating_sub(text.width() + 4) / 2,
+            Actor::Lab => room.saturating_sub(text.width() + 4) / 2,
         };
         let text = match event.actor {
             Actor::Side(_) => painted(&text),
-            Actor::Wire | Actor::Lab => self.style.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
+            Actor::Lab => self.style.paint(Meaning::Caution, format!("[ {text} ]")).to_string(),
         };
         writeln!(out, "{time:>TIME$} {:blank$}{text}", "")?;
         if event.states.is_some() { self.states(out, event) } else { Ok(()) }
