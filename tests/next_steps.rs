@@ -348,7 +348,7 @@ fn a_server_with_workers_is_ended_by_one_command() {
         return drop(parent.wait());
     };
     assert_eq!(command, format!("kill {}", parent.id()), "{document}");
-    assert!(purpose.contains("the parent of 2 processes more that have the socket open"), "{purpose}");
+    assert!(purpose.contains("the parent of 2 more processes that have the socket open"), "{purpose}");
     assert!(text(&document["next"][1], "command").contains(" wait 8080"), "one command for all: {document}");
     run(&command).ok();
     parent.wait().expect("it ends");
@@ -365,7 +365,7 @@ fn holders_without_a_step_are_counted() {
     let _owners: Vec<Owner> = (1..=6).map(|last| listener(&format!("127.0.0.{last}:8080"))).collect();
     let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
     if let Some((_, purpose)) = step_about_processes(&document, 3) {
-        assert!(purpose.contains("(and 2 more holders, which --json lists)"), "{document}");
+        assert!(purpose.contains("(2 more commands are necessary; --json lists all holders)"), "{document}");
     }
 }
 

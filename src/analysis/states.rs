@@ -47,8 +47,9 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
              {timer} When the acknowledgement comes, the socket is gone, without TIME_WAIT."
         ),
         (TcpState::CloseWait, false) => "close-wait: the peer has closed, and the process that owns the socket has \
-                                         not. No timer runs, unless the process has set SO_KEEPALIVE. The state lasts \
-                                         until the process calls close() or ends."
+                                         not. No timer runs, unless the process has set SO_KEEPALIVE or the peer has \
+                                         not acknowledged all data. Without a timer, the state lasts until the process \
+                                         calls close() or ends."
             .into(),
         (TcpState::CloseWait, true) => "close-wait without a process: the peer has closed a connection that no \
                                         process has accepted. The state lasts until the server accepts and closes the \

@@ -204,7 +204,7 @@ pub fn totals(totals: CloseTotals) -> String {
 
 /// The warning that process numbers belong to another pid namespace, so that they cannot be looked up in the /proc of twtool.
 pub const FOREIGN_PIDS: &str =
-    "process numbers belong to the initial pid namespace, because twtool runs in another one";
+    "process numbers are not those of twtool's pid namespace: BPF reports the numbers of the initial pid namespace";
 
 /// The warnings about closes that are missing, or may be.
 #[must_use]

@@ -38,9 +38,12 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
         for process in &roots {
             let Some(mut step) = stop_process(failure, &here, privilege, process) else { continue };
             if others > 0 {
-                let others = if others == 1 { "1 process".into() } else { format!("{others} processes") };
+                let others = match others {
+                    1 => "1 more process that has the socket open".into(),
+                    others => format!("{others} more processes that have the socket open"),
+                };
                 let parent = if roots.len() == 1 { "the parent of" } else { "one of the parents of" };
-                step.purpose = format!("{}, {parent} {others} more that have the socket open", step.purpose);
+                step.purpose = format!("{}, {parent} {others}", step.purpose);
             }
             if is_clients(holder) {
                 step.purpose.push_str(", a client whose connection uses the port (inferred)");
@@ -53,8 +56,8 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
     let more = steps.len().saturating_sub(SHOWN);
     steps.truncate(SHOWN);
     if let Some(last) = steps.last_mut().filter(|_| more > 0) {
-        let holders = if more == 1 { "1 more holder" } else { &format!("{more} more holders") };
-        last.purpose = format!("{} (and {holders}, which --json lists)", last.purpose);
+        let commands = if more == 1 { "1 more command is" } else { &format!("{more} more commands are") };
+        last.purpose = format!("{} ({commands} necessary; --json lists all holders)", last.purpose);
     }
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend(
