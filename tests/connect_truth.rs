@@ -351,7 +351,8 @@ fn capacity_and_connect_test_change_no_bucket() {
         &["capacity", "--to", "[::1]:444"],
         &["connect-test", "127.0.0.1:443"],
         &["connect-test", "[::1]:444", "--from", "::1"],
-        &["connect-test", "127.0.0.1:443", "--from", "127.0.0.1:41005", "--with", "reuseaddr"],
+        // The ends of the bucket that `taken` takes over below.
+        &["connect-test", "127.0.0.1:444", "--from", "127.0.0.1:41005", "--with", "reuseaddr"],
     ] {
         let run = twtool(args);
         assert_eq!(bucket_cookies(), before, "{run}");

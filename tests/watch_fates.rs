@@ -256,6 +256,8 @@ fn check(groups: Groups, events: &[Value]) {
     let size = groups.size;
     measured(format!("watch: certain events, of {size} or {} of each kind: {certain:?}", 2 * size));
     let all = |fate: &str| usize::from(size) * fates.iter().filter(|(_, name)| *name == fate).count();
+    // On an idle machine every event is certain (Linux 6.18, 2026-11-29). On a busy one, a late sample makes some events uncertain. The limit
+    // is lower for buckets that end before their time: watch needs a look-up and counters that no other socket changed in that sample.
     for (fate, percent) in
         [("expired", 99), ("restarted", 99), ("became-time-wait", 99), ("taken-over", 90), ("destroyed", 90)]
     {

@@ -233,7 +233,7 @@ def reset():
     except ConnectionResetError:
         pass
     c.close()
-    expect(os.getpid(), ports, outcome="aborted")
+    expect(os.getpid(), ports, outcome="aborted", orphan=False)
 
 
 def ipv6():
@@ -479,7 +479,7 @@ def fast_open():
     while s.recv(1024):
         pass
     s.close()
-    expect(os.getpid(), ports, role="accepted", orphan=False, bystander=True)
+    expect(os.getpid(), ports, role="accepted", orphan=False)
 
 
 def short_lived():

@@ -31,7 +31,7 @@ pub(crate) struct Screen {
     /// The kernel's modes of the terminal before the program started.
     before: Termios,
     /// The characters of each line. The model takes every character as one column wide.
-    lines: Vec<Vec<Option<char>>>,
+    lines: Vec<Vec<char>>,
     /// The line and the column of the cursor, from 0.
     cursor: (usize, usize),
     /// Everything that the program has written.
@@ -72,7 +72,7 @@ impl Screen {
         let before = tcgetattr(&user).expect("modes");
         let child = command.spawn().expect("twtool can be started");
         let program = std::fs::read_link(format!("/proc/thread-self/fd/{}", program.as_raw_fd())).ok();
-        let lines = vec![vec![Some(' '); columns.into()]; lines.into()];
+        let lines = vec![vec![' '; columns.into()]; lines.into()];
         Self {
             child,
             user,
@@ -119,7 +119,7 @@ impl Screen {
 
     /// The text on the screen.
     pub(crate) fn text(&self) -> String {
-        let line = |line: &Vec<Option<char>>| line.iter().flatten().collect::<String>().trim_end().to_owned();
+        let line = |line: &Vec<char>| line.iter().collect::<String>().trim_end().to_owned();
         self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
@@ -167,7 +167,7 @@ impl Screen {
     pub(crate) fn resize(&mut self, (columns, lines): (u16, u16)) {
         let size = set_size(&self.user, columns, lines);
         assert!(size, "the terminal gets another size");
-        self.lines = vec![vec![Some(' '); columns.into()]; lines.into()];
+        self.lines = vec![vec![' '; columns.into()]; lines.into()];
         self.signal(Signal::SIGWINCH);
     }
 
@@ -241,7 +241,7 @@ impl Screen {
             match what {
                 What::Letter(letter) => self.put(letter),
                 What::Move(line, column) => self.cursor = (line, column),
-                What::Clear => self.lines.iter_mut().for_each(|line| line.fill(Some(' '))),
+                What::Clear => self.lines.iter_mut().for_each(|line| line.fill(' ')),
                 What::Mode(mode, true) => self.modes.push(mode),
                 What::Mode(mode, false) => self.modes.retain(|other| *other != mode),
                 What::Nothing => {}
@@ -258,7 +258,7 @@ impl Screen {
             '\r' => self.cursor.1 = 0,
             letter => {
                 if let Some(cell) = self.lines.get_mut(line).and_then(|line| line.get_mut(column)) {
-                    *cell = Some(letter);
+                    *cell = letter;
                 }
                 self.cursor.1 += 1;
             }
@@ -267,7 +267,7 @@ impl Screen {
         if self.cursor.0 >= self.lines.len() {
             let width = self.lines[0].len();
             self.lines.remove(0);
-            self.lines.push(vec![Some(' '); width]);
+            self.lines.push(vec![' '; width]);
             self.cursor.0 -= 1;
         }
     }
