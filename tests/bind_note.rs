@@ -190,8 +190,7 @@ fn an_interrupted_bind_test_leaves_no_note() {
     let _kept = SHARES_BOTH_WAYS.make().expect("made");
     refused("nothing");
     let mut ended = 0;
-    // SIGINT is not in this list: if a shell starts the tests in the background, they and their children ignore SIGINT.
-    for signal in ["SIGTERM", "SIGALRM"] {
+    for signal in ["SIGINT", "SIGTERM", "SIGALRM"] {
         for bind in 1..=12 {
             let mut command = Command::new(&strace);
             command.args(["-f", "-o", "/dev/null", "-e", "trace=bind", "-e"]);

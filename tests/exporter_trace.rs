@@ -297,7 +297,6 @@ fn a_signal_ends_an_exporter_that_traces() {
     for number in 0..10 {
         let exporter = Tracing::start("", "");
         let signal = if number % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
-        // A shell without job control starts background programs with SIGINT ignored. The exporter still handles it.
         kill(exporter.0.pid(), signal).expect("a signal");
         exporter.0.end().code(0).says("msg=ended");
     }

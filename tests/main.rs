@@ -79,6 +79,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// The tests of all modules.
 fn suites() -> Vec<support::Suite> {
@@ -170,6 +171,7 @@ fn main() -> ExitCode {
         support::opener::run_instructions(&instructions);
         return ExitCode::SUCCESS;
     }
+    restore_sigint();
     let args = Arguments::from_args();
     let suites = suites();
     if !args.list {
@@ -197,4 +199,12 @@ fn main() -> ExitCode {
         let _ = writeln!(stderr, "*** not checked: {gap}");
     }
     conclusion.exit_code()
+}
+
+/// Restores the default action of SIGINT, for this process and the programs that the tests start. A shell without job control starts
+/// its background jobs with SIGINT ignored, and twtool keeps an ignored signal ignored.
+#[expect(unsafe_code, reason = "no safe wrapper changes the action of a signal")]
+fn restore_sigint() {
+    // SAFETY: the default action runs no code of this process.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("the default action of SIGINT");
 }

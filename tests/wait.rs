@@ -23,7 +23,7 @@ use crate::support::records::{DOCUMENT_KEYS, LIST_KEYS, number};
 use crate::support::situations::{addr, connect, half_closed, listen, many_buckets};
 use crate::support::twtool::{Keys, PATH, Run, command, twtool};
 use crate::support::waiter::{Ended, Waiter};
-use crate::support::{kernel, measured, not_checked, procfs, suite};
+use crate::support::{kernel, measured, procfs, suite};
 
 suite! {
     pure: [],
@@ -509,10 +509,6 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
     interrupted(Signal::SIGTERM);
     // With --netns, twtool waits on another thread.
     interrupted_with(Signal::SIGTERM, &["--netns", "/proc/self/ns/net"]);
-    // A shell without job control starts its background jobs with SIGINT ignored, and the children of the jobs inherit this.
-    if ignores_interrupts("self") {
-        return not_checked("what SIGINT does to a wait: these tests were started with the signal ignored");
-    }
     interrupted(Signal::SIGINT);
     let mut waiter = Waiter::start(&["8080"]);
     waiter.blocked(BLOCKS);
@@ -527,7 +523,7 @@ fn an_interrupt_ends_the_wait_and_leaves_a_clean_line() {
 fn an_ignored_interrupt_stays_ignored() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     let (pid, mut child) = started_by(r#"trap '' INT; echo $$; exec "$0" wait 8080 -o ndjson"#);
-    assert!(ignores_interrupts(&pid.to_string()));
+    assert!(ignores_sigint(pid));
     kill(pid, Signal::SIGINT).expect("our own child");
     destroy(8080);
     assert_eq!(child.wait().expect("our own child").code(), Some(0));
@@ -562,8 +558,8 @@ fn a_wait_whose_output_is_not_read_can_be_interrupted() {
 }
 
 /// Whether the process ignores SIGINT (SigIgn in proc_pid_status(5)).
-fn ignores_interrupts(process: &str) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+fn ignores_sigint(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
     let mask = u64::from_str_radix(mask.trim(), 16).expect("a hexadecimal number");
     mask & 1 << (Signal::SIGINT as i32 - 1) != 0
