@@ -64,11 +64,11 @@
 //!
 //! | thing | places in `src/` |
 //! |---|---|
-//! | a column of `list` | its entry in `view/column.rs`; a method in `view/record.rs` if the value is calculated |
-//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command` and an arm of `dispatch` |
+//! | a column of `list` | its entry in `view/column.rs`; a field or a method in `view/record.rs` if the record lacks the value |
+//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command`, an arm of `dispatch` and an example |
 //! | a setting that `doctor` explains | its entry in `model/setting.rs` |
 //! | a word of the filter language | the word in `filter/parser.rs`; for a new test also a variant in `filter/mod.rs`, and an arm in `sock_diag/bytecode.rs`, which produces no code if the kernel cannot evaluate the test |
-//! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs` |
+//! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs`; its types in `lib.rs` if other programs can use it |
 //!
 //! `docs/architecture.md` has the steps for most of these things, with the tests, documents and generated files that belong to them.
 

@@ -170,19 +170,20 @@ impl Generator {
     /// A test that ss does not have, or evaluates by other rules.
     fn beyond_ss(&mut self) -> String {
         let class = *self.random.of(&["well-known", "registered", "dynamic"]);
-        match self.random.below(8) {
+        let tests = [
             // For the kernel, `autobound` is true for every bucket. So in ss, `not autobound` selects no row, although ss itself
             // would compare the port with the ephemeral range.
-            0 => "autobound".to_owned(),
-            1 => "mapped".to_owned(),
-            2 => format!("{} {class}", self.random.of(&["class =", "class !=", "remote-class =", "local-class"])),
-            3 => format!("direction = {}", self.random.of(&["inbound", "outbound", "unknown"])),
+            "autobound".to_owned(),
+            "mapped".to_owned(),
+            format!("{} {class}", self.random.of(&["class =", "class !=", "remote-class =", "local-class"])),
+            format!("direction = {}", self.random.of(&["inbound", "outbound", "unknown"])),
             // These limits are far from the remaining times, so the time of the run does not matter.
-            4 => format!("expires {}", self.random.of(&["< 1ms", "> 1ms", "<= 2m", "> 2m"])),
-            5 => format!("sport {} {}-65535", self.random.of(&["=", "!="]), self.random.below(65536)),
-            6 => format!("dst != {}", self.host()),
-            _ => format!("src {}", self.host()),
-        }
+            format!("expires {}", self.random.of(&["< 1ms", "> 1ms", "<= 2m", "> 2m"])),
+            format!("sport {} {}-65535", self.random.of(&["=", "!="]), self.random.below(65536)),
+            format!("dst != {}", self.host()),
+            format!("src {}", self.host()),
+        ];
+        self.random.of(&tests).clone()
     }
 }
 

@@ -1,9 +1,7 @@
 //! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once. `doctor` shows and explains them, and
 //! all other code takes their names from here.
 //!
-//! To add a setting that `doctor` only shows and explains, add an entry to the list, and add its name to the example in
-//! docs/commands/doctor.md. A test checks the example. If `doctor` judges the setting, it also needs a function in
-//! `analysis::doctor`.
+//! docs/architecture.md has the steps to add a setting.
 
 /// A setting below /proc/sys/net.
 #[derive(Debug, PartialEq, Eq)]

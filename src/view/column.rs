@@ -1,9 +1,8 @@
 //! Defines the columns of a socket record. [`COLUMNS`] describes each column once. JSON, ndjson, csv, tables, and `--columns` with its
 //! help, completions and errors use this list.
 //!
-//! To add a column, add an entry at the end of the list, and its key to the table in docs/json.md, where a test looks for it. The macro
-//! around the list also generates a function that appends a whole record. That function contains each column as a constant, so the
-//! compiler can inline the code of the column.
+//! docs/architecture.md has the steps to add a column. The macro around the list also generates a function that appends a whole record.
+//! That function contains each column as a constant, so the compiler can inline the code of the column.
 
 use std::time::Duration;
 
