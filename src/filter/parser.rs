@@ -208,9 +208,10 @@ impl<'a> Parser<'a> {
                     }
                 }
             }
-            TokenKind::Word(word) if let Some((_, parse)) = TESTS.iter().find(|(name, _)| *name == word) => {
-                parse(self, token)?
-            }
+            TokenKind::Word(word) => match TESTS.iter().find(|(name, _)| *name == word) {
+                Some((_, parse)) => parse(self, token)?,
+                None => return Err(self.not_a_test(token)),
+            },
             _ => return Err(self.not_a_test(token)),
         };
         self.depth -= usize::from(nests);

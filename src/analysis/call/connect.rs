@@ -26,27 +26,21 @@ pub(super) fn explain(called: &FailedTcpCall) -> Explanation {
         Step::new(shell.run(Privilege::None, &words), "show the route and the source address that the kernel would use")
     };
     match errno {
-        Errno::Other("ENETUNREACH") if let Some(why) = ipv4_from_ipv6(to, socket) => {
-            let mut explanation = Explanation::new(
-                Some(Verdict::Denied),
-                CallCause::NoRoute,
-                format!("{word} is an IPv4 address, and {why}"),
-            );
-            explanation.help.advice.push("Use an AF_INET socket for IPv4 destinations (ipv6(7)).".into());
-            explanation
-        }
         Errno::Other("ENETUNREACH") => {
-            let mut explanation = Explanation::new(
-                Some(Verdict::Denied),
-                CallCause::NoRoute,
-                format!("the kernel has no route to {word}"),
-            );
-            explanation.help.commands.push(route());
-            explanation
-                .help
-                .advice
-                .push("Ports are not the problem: the kernel found no route in this network namespace.".into());
-            explanation
+            let verdict = Some(Verdict::Denied);
+            if let Some(why) = ipv4_from_ipv6(to, socket) {
+                let text = format!("{word} is an IPv4 address, and {why}");
+                let mut explanation = Explanation::new(verdict, CallCause::NoRoute, text);
+                explanation.help.advice.push("Use an AF_INET socket for IPv4 destinations (ipv6(7)).".into());
+                explanation
+            } else {
+                let text = format!("the kernel has no route to {word}");
+                let mut explanation = Explanation::new(verdict, CallCause::NoRoute, text);
+                explanation.help.commands.push(route());
+                let advice = "Ports are not the problem: the kernel found no route in this network namespace.";
+                explanation.help.advice.push(advice.into());
+                explanation
+            }
         }
         Errno::Access => {
             let mut explanation = Explanation::new(
