@@ -40,7 +40,7 @@ def main():
                 sides = [(measured, [copy, *words]), (base, [empty])]
                 for times, command in sides if number % 2 else reversed(sides):
                     cost = run(command)
-                    # The first pairs fill the caches.
+                    # The first two pairs fill the caches.
                     if number >= 2:
                         times.append(cost)
             for at, what in enumerate(["wall", "processor"]):
@@ -74,7 +74,7 @@ def walk():
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as kernel:
         began = time.perf_counter()
         kernel.send(request)
-        # The last datagram has the type NLMSG_DONE, also if it has other messages before.
+        # NLMSG_DONE (type 3) ends the dump. It is the only message of the last datagram, or it follows other messages there.
         while struct.pack("=H", 3) != (data := kernel.recv(1 << 16))[4:6] and not data[-20:].startswith(struct.pack("=IH", 20, 3)):
             pass
         return time.perf_counter() - began

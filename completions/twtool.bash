@@ -3,7 +3,7 @@
 _twtool() {
     local line=${COMP_LINE:0:COMP_POINT} raw rest i
     local -a words=()
-    # bash also splits words at = and :, so words without a blank between them are joined.
+    # bash also splits words at = and :. This loop joins the parts, which have no blank between them.
     for ((i = 0; i <= COMP_CWORD; i++)); do
         rest=${line#"${line%%[![:blank:]]*}"}
         raw=${COMP_WORDS[i]}
@@ -17,7 +17,7 @@ _twtool() {
     done
     local last=$((${#words[@]} - 1)) quoted=
     [[ ${words[last]} != [\'\"]* ]] || quoted=yes
-    # Quotes and backslashes belong to the shell.
+    # The shell interprets quotes and backslashes, so twtool gets the words without them.
     words=("${words[@]//[\\\'\"]/}")
 
     # bash replaces only what follows the last = or :.

@@ -5,8 +5,8 @@ function __twtool_complete
     set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
     # If the program is missing, fish would print an error into the prompt.
     command -q $program; or return
-    # Quotes and backslashes belong to the shell. `string unescape` fails if a quote is still open,
-    # so only the opening quote is removed then.
+    # fish interprets quotes and backslashes, so twtool gets the word without them. A quote at the beginning is
+    # still open, and `string unescape` fails with an open quote. So only this quote is removed.
     if string match -qr '^[\'"]' -- "$current"
         set current (string sub -s 2 -- "$current")
     else

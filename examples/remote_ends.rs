@@ -1,6 +1,8 @@
 //! Counts the TIME_WAIT sockets of all network namespaces by remote address, and prints the ten addresses with the most sockets.
 //!
 //! cargo run --example remote_ends -- 'direction = outbound'
+//!
+//! The argument is a filter expression. Without it, every TIME_WAIT socket counts.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example prints")]
 

@@ -72,7 +72,8 @@ and --all-netns choose others. Most commands need no privileges. The exceptions 
 to a port below ip_unprivileged_port_start, and the options --user and --transparent.";
 
 const AFTER_LONG_HELP: &str = "\
-Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete.
+Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete. \
+The commands why and wait can also end with the exit code of a program that they start.
 
 Examples:
   twtool list                     list every TIME_WAIT socket, the next to expire first
@@ -399,7 +400,6 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     })
 }
 
-/// Parses the arguments.
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     if let Some(Ok(cli)) = declare_typed(args).map(|declarations| parse_with(declarations, args)) {
         return Ok(cli);
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_name_of_a_command_declares_it() {
+    fn a_command_is_declared_alone_only_if_its_name_is_the_first_argument() {
         for line in ["twtool", "twtool lis", "twtool --json list", "twtool help list", "twtool list2"] {
             let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             assert!(declare_typed(&args).is_none(), "{line}");

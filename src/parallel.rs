@@ -28,7 +28,7 @@ const WORTHWHILE: usize = 16 * CHUNK;
 /// workers would save little.
 const MAX_WORKERS: usize = 3;
 
-/// `None` if there is no second core, or if no thread can be created.
+/// The pool of workers. `None` if there is no second core, or if no thread can be created.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 
 /// Locked while a caller uses the pool.
@@ -81,7 +81,7 @@ fn workers(rows: usize) -> Option<Workers> {
     (rows >= WORTHWHILE).then(Workers::take)?
 }
 
-/// Passes a piece of the result to its receiver. After it has returned [`ControlFlow::Break`], the receiver needs no more pieces.
+/// A function that receives the pieces of a result. If it returns [`ControlFlow::Break`], it needs no more pieces.
 pub type PassOn<'a, P> = dyn FnMut(P) -> ControlFlow<()> + Send + 'a;
 
 /// A job for another thread.

@@ -1,5 +1,6 @@
 //! `bind-test` and `wait` with the options of the server: its socket options, its device, its user, and all addresses at once.
-//! In random situations the result is compared with binds of the test itself, each in a copy of the situation.
+//! A *situation* is the sockets that exist on the port before the server starts. In random situations, the result is compared with binds of
+//! the test itself, each in a copy of the situation.
 
 use std::process::Command;
 
@@ -26,7 +27,7 @@ suite! {
         a_bind_as_another_user_has_no_capability,
         root_learns_that_a_plain_user_cannot_bind_a_privileged_port,
         printed_commands_keep_the_options,
-        the_listener_of_a_test_accepts_no_connection,
+        the_listener_of_bind_test_accepts_no_connection,
         wrong_options_are_refused,
     ],
 }
@@ -47,6 +48,7 @@ struct Asked {
     mptcp: bool,
     user: Option<u32>,
     together: bool,
+    /// The index of the value of `--with` in [`WITH`].
     with: usize,
 }
 
@@ -56,7 +58,7 @@ fn socket_text(at: &str, port: u16) -> String {
     if at.contains(':') { format!("[{at}]:{port}") } else { format!("{at}:{port}") }
 }
 
-/// A function that opens sockets in a situation.
+/// A function that opens the sockets of the server in a situation.
 type Opening<'a> = dyn Fn() -> Vec<Opened> + Sync + 'a;
 
 impl Asked {
@@ -111,6 +113,7 @@ impl Asked {
 /// A socket on the port before the server starts.
 #[derive(Clone, Debug)]
 enum Before {
+    /// The uid of the user who opens the socket, and the socket.
     Open(u32, Spec),
     /// A TIME_WAIT bucket.
     Bucket(&'static str, ReuseOptions),
@@ -294,13 +297,13 @@ fn in_random_situations_the_answer_equals_independent_binds() {
         let records = document["attempts"].as_array().expect("attempts");
         assert_eq!(records.len(), expected.len(), "{what}{run}");
         for (record, (bind, listen)) in records.iter().zip(&expected) {
-            // The results of these attempts depend on a note that the earlier sockets left.
+            // The results of these attempts depend on a note that a socket of the situation left.
             if note_lost && record["options"].to_string().contains("SO_REUSEPORT") {
                 continue;
             }
             assert_eq!((&record["bind"], &record["listen"]), (&json!(bind), &json!(listen)), "{record}; {what}{run}");
         }
-        // So the verdict depends on the note, too, if the server sets SO_REUSEPORT.
+        // If the server sets SO_REUSEPORT, the verdict depends on that note, too.
         if note_lost && asked.with > 1 {
             continue;
         }
@@ -374,7 +377,8 @@ fn the_other_value_of_an_option_is_named_if_it_changes_the_verdict() {
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
     answer("8080 --addr :: --v6only yes").code(0);
-    // 0.0.0.0 stays blocked with both values of IPV6_V6ONLY. An option that was given has no other verdict.
+    // 0.0.0.0 stays blocked with both values of IPV6_V6ONLY. If the
+    // command line sets an option, twtool gives no verdict for its other value.
     for words in ["8080", "8080 --addr 0.0.0.0", "8080 --addr :: --v6only no"] {
         assert_eq!(answer(words).code(1).json()["other_verdicts"], json!([]), "{words}");
     }
@@ -509,9 +513,9 @@ fn printed_commands_keep_the_options() {
     answer("8080 --addr 127.0.0.1 --dev lo").code(0);
 }
 
-fn the_listener_of_a_test_accepts_no_connection() {
-    // twtool attaches a filter to each listener of a test. The filter drops the SYN of a client, so the listener accepts no connection.
-    // The client sends the SYN again later.
+fn the_listener_of_bind_test_accepts_no_connection() {
+    // bind-test attaches a filter to each listener that it makes. The filter drops the SYN of a client, so the listener accepts no
+    // connection. The client sends the SYN again later.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");
     };

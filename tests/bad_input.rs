@@ -24,12 +24,12 @@ suite! {
         hostile_words_do_not_reach_the_terminal,
     ],
     netns: [
-        names_of_any_length_are_shown,
+        a_service_name_of_65536_letters_causes_no_panic,
         a_fifo_instead_of_the_services_file_does_not_block,
     ],
 }
 
-fn names_of_any_length_are_shown() {
+fn a_service_name_of_65536_letters_causes_no_panic() {
     private_proc::folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");

@@ -20,7 +20,7 @@ suite! {
 /// The values of `--with`, in the order of [`OPTION_SETS`].
 const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
-/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of another address. The socket that left the bucket
+/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of its own address. The socket that left the bucket
 /// had these options.
 fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> OpenSockets {
     let mut open = vec![];
@@ -93,7 +93,7 @@ fn check(works: [bool; 4], situation: &str) {
 /// Checks that the options in the first advice work, or that the advice reports that no option works.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
-    // The advice never names the set without options, so no text must match this set.
+    // The advice never names the set without options. So the first text is one that no advice contains.
     let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     let named = (0..4).rev().find(|number| first.contains(&format!("Set {} on ", sets[*number])));
     match named {

@@ -29,9 +29,10 @@ suite! {
     ],
 }
 
-/// The results of bind() if the old socket had not set SO_REUSEADDR, and if it had. The order of the new socket's options: none,
-/// SO_REUSEADDR, SO_REUSEPORT, both (socket(7)).
+/// The results of bind() if the old socket had not set SO_REUSEADDR (socket(7)). The order of the new socket's options: none,
+/// SO_REUSEADDR, SO_REUSEPORT, both.
 const OLD_WITHOUT_REUSEADDR: [&str; 4] = ["EADDRINUSE"; 4];
+/// The results of bind(), in the same order, if the old socket had set SO_REUSEADDR.
 const OLD_WITH_REUSEADDR: [&str; 4] = ["EADDRINUSE", "ok", "EADDRINUSE", "ok"];
 
 #[track_caller]

@@ -91,8 +91,8 @@ fn second_server(beside: &Beside) -> Option<Vec<String>> {
 }
 
 /// Runs bind-test while the socket `beside` exists, and then makes the bind of a second server on `at`. Without `admin`, bind-test
-/// lacks CAP_NET_ADMIN. Returns the JSON and the run of bind-test, and the result of the second server's bind, which must be the same
-/// as without bind-test.
+/// lacks CAP_NET_ADMIN. Returns the JSON and the run of bind-test, and the result of the second server's bind. Unless
+/// bind-test reports `note_lost`, this result must be the same as without bind-test.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     in_another_namespace(|| {
         let _kept = beside.make()?;
@@ -126,8 +126,8 @@ fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because each plain clearing bind conflicts with
-    // this socket. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
+    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because each ordinary bind that could
+    // clear the note conflicts with this socket. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 

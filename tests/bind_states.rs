@@ -27,7 +27,7 @@ suite! {
 }
 
 /// Makes a connection, and returns the server's end and the client's end. The client does not read, and the server has filled its send
-/// buffer. So a FIN of the server has to wait behind the unsent data.
+/// buffer. So the kernel sends a FIN of the server only after the unsent data.
 fn full_connection() -> (Socket, Socket) {
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("listening");
     let open = connect(&server, "127.0.0.1:8080");

@@ -35,7 +35,7 @@ suite! {
         sockets_that_are_only_bound_are_listed,
         the_worst_holder_and_the_worst_address_decide,
         the_verdict_is_denied_if_the_failure_is_not_about_other_sockets,
-        port_0_lets_the_kernel_choose,
+        port_0_lets_the_kernel_choose_the_port,
         a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends,
         family_flags_choose_among_the_default_addresses,
         arguments_that_cannot_be_tested_are_refused,
@@ -331,10 +331,10 @@ fn listeners_block_the_addresses_that_they_cover() {
         free("v6only, and IPv4", v6only, "8080 --addr 0.0.0.0"),
         blocked("v6only, and IPv6", v6only, "8080 --addr ::"),
         blocked("v6only, and one IPv6 address", v6only, "8080 --addr ::1"),
-        blocked("v6only, and both", v6only, "8080"),
+        blocked("v6only, and both default addresses", v6only, "8080"),
         free("IPv4, and :: where sockets are v6only", listener_beside_v6only_sockets, "8080 --addr ::"),
         blocked("with SO_REUSEPORT", shared, "8080").does_not_advise("Set SO_REUSEPORT on"),
-        bind_case("with SO_REUSEPORT, and a new one with it", shared, "8080 --with reuseport")
+        bind_case("with SO_REUSEPORT, and a new socket with SO_REUSEPORT", shared, "8080 --with reuseport")
             .is("reusable", "listener")
             .held("listen", true),
         bind_case("with SO_REUSEPORT, and --listen", shared, "8080 --with reuseport --listen")
@@ -411,9 +411,12 @@ fn connections_block_unless_both_sockets_set_reuseaddr() {
         reusable("established, with SO_REUSEADDR", || connection("127.0.0.1:8080", REUSEADDR), "8080")
             .held("established", true)
             .advises("SO_REUSEADDR"),
-        blocked("established, without", || connection("127.0.0.1:8080", NONE), "8080").held("established", true),
+        blocked("established, without SO_REUSEADDR", || connection("127.0.0.1:8080", NONE), "8080")
+            .held("established", true),
         blocked("established, IPv6", || connection("[::1]:8080", NONE), "8080").held("established", true),
-        blocked("CLOSE_WAIT, without", || close_wait(NONE), "8080").held("close-wait", true).advises("close-wait"),
+        blocked("CLOSE_WAIT, without SO_REUSEADDR", || close_wait(NONE), "8080")
+            .held("close-wait", true)
+            .advises("close-wait"),
         reusable("CLOSE_WAIT, with SO_REUSEADDR", || close_wait(REUSEADDR), "8080").held("close-wait", true),
         blocked("a client's own connection", outbound_established, "40000").held("established", true),
         bind_case("a client's own connection, another address", outbound_established, "40000 --addr 127.0.0.2")
@@ -447,12 +450,12 @@ fn sockets_that_are_only_bound_are_listed() {
             .held("bound-inactive", false),
         reusable("bound with SO_REUSEADDR", willing, "8080").advises("listen()"),
         reusable("bound with SO_REUSEADDR, and --listen", willing, "8080 --listen"),
-        blocked("bound with SO_REUSEADDR, and a new one without", willing, "8080 --with none"),
-        bind_case("two with SO_REUSEADDR", two_bound, "8080 --listen")
+        blocked("bound with SO_REUSEADDR, and a new socket without it", willing, "8080 --with none"),
+        bind_case("two bound sockets with SO_REUSEADDR", two_bound, "8080 --listen")
             .is("reusable", "bound")
             .held("bound-inactive", true)
             .held("bound-inactive", true),
-        bind_case("two with SO_REUSEADDR, of which one listens", two_bound_one_listening, "8080 --listen")
+        bind_case("two sockets with SO_REUSEADDR, of which one listens", two_bound_one_listening, "8080 --listen")
             .is("blocked", "listener")
             .held("bound-inactive", true)
             .held("listen", true),
@@ -494,12 +497,16 @@ fn the_worst_holder_and_the_worst_address_decide() {
         bind_case("one address is reusable", || left_by("[::1]:8080", REUSEADDR), "8080 --addr ::1 --addr 127.0.0.1")
             .is("reusable", "time-wait")
             .held("time-wait", true),
-        bind_case("one is blocked, one reusable", blocked_and_reusable, "8080 --addr 127.0.0.1 --addr 127.0.0.2")
-            .is("blocked", "time-wait-without-reuseaddr")
-            .held("time-wait", true)
-            .held("time-wait", true),
         bind_case(
-            "one is blocked, one denied",
+            "one address is blocked, one is reusable",
+            blocked_and_reusable,
+            "8080 --addr 127.0.0.1 --addr 127.0.0.2",
+        )
+        .is("blocked", "time-wait-without-reuseaddr")
+        .held("time-wait", true)
+        .held("time-wait", true),
+        bind_case(
+            "one address is blocked, one is denied",
             || left_by("127.0.0.1:8080", NONE),
             "8080 --addr 127.0.0.1 --addr 192.0.2.1",
         )
@@ -619,7 +626,7 @@ fn bucket_without_ipv6_sockets() -> OpenSockets {
     without_ipv6_sockets()
 }
 
-fn port_0_lets_the_kernel_choose() {
+fn port_0_lets_the_kernel_choose_the_port() {
     check_all(&[
         bind_case("port 0", nothing, "0"),
         bind_case("port 0, and listen()", nothing, "0 --listen"),

@@ -123,8 +123,8 @@ fn check(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str, expe
     }
 }
 
-/// Like [`check`], with buckets that connect() cannot take over, because they are too young. A kernel that compares whole seconds may
-/// take over each of them. On such a kernel, twtool must report them as uncertain.
+/// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. A kernel that compares whole
+/// seconds may take over each of them. On such a kernel, twtool must report them as uncertain.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -237,6 +237,7 @@ fn set_age(old: bool) {
 fn buckets_are_reusable_according_to_tcp_tw_reuse() {
     let (v4, lo4) = (("10.0.0.2", "10.0.0.1:443"), ("127.0.0.1", "127.0.0.1:443"));
     let (v6, lo6) = (("2001:db8::2", "[2001:db8::1]:443"), ("::1", "[::1]:443"));
+    // The number at the start of each name is the value of tcp_tw_reuse.
     check("0", reusable::<0, true, false, true>, lo4.0, lo4.1, 11);
     check("1", reusable::<1, true, false, false>, v4.0, v4.1, 16);
     check_young("1, too young", reusable::<1, false, false, false>, v4.0, v4.1, 11);

@@ -1,4 +1,5 @@
-//! Long lists: they are complete while other buckets appear and end, and work with a reader that is slow or closes the pipe.
+//! Long lists: they are complete while short-lived buckets appear and end (*churn*), and work with a reader that is slow or closes the
+//! pipe.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -130,7 +131,7 @@ fn dump_under_churn() {
 
 fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
     const ROWS: usize = 20_000;
-    // The output for about three datagrams of the kernel.
+    // The size in bytes of the output for about three datagrams of the kernel.
     const PIECE: u64 = 256 * 1024;
     const PAUSE: Duration = Duration::from_millis(30);
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
@@ -238,7 +239,7 @@ fn a_slow_reader_gets_every_row_and_twtool_needs_little_memory() {
             }
             text.extend_from_slice(&buffer[..length]);
             peak = peak.max(anonymous_kib(&child).unwrap_or(0));
-            // 1 MB per second at first, and then as fast as possible.
+            // Read the first 2 MB at 1 MB per second, and the rest as fast as possible.
             if text.len() < 2_000_000 {
                 thread::sleep(Duration::from_millis(10));
             }

@@ -141,7 +141,8 @@ fn stage() -> TempDir {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("twtool");
-    let script = "#!/bin/sh\nif [ \"$1\" = __complete ]; then exec \"$TWTOOL_BINARY\" \"$@\"; fi\nprintf 'RAN'; printf '<%s>' \"$@\"; echo '>END'\n";
+    let script = "#!/bin/sh\nif [ \"$1\" = __complete ]; then exec \"$TWTOOL_BINARY\" \"$@\"; fi\n\
+                  printf 'RAN'; printf '<%s>' \"$@\"; echo '>END'\n";
     fs::write(&program, script).expect("a program");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
     folder
@@ -307,8 +308,8 @@ fn the_version_names_the_commit_and_the_features() {
     let [version, commit, "features: cli, watch, exporter, trace"] = lines[..] else { panic!("three lines{run}") };
     assert_eq!(version, concat!("twtool ", env!("CARGO_PKG_VERSION")));
     assert_eq!(twtool(["-V"]).ok().stdout.trim_end(), version);
-    // A build from a package has no repository, so its commit is unknown. The test does not compare the commit with the present one,
-    // because the binary may be older.
+    // A build from a package has no repository, so its commit is unknown. The test does not compare the commit with that of the
+    // repository, because the binary may be older.
     let commit = commit.strip_prefix("commit: ").expect("a commit");
     let commit = commit.strip_suffix("-modified").unwrap_or(commit);
     assert!(commit == "unknown" || (commit.len() >= 12 && commit.bytes().all(|b| b.is_ascii_hexdigit())), "{run}");

@@ -169,7 +169,7 @@ fn a_confined_exporter_removes_its_unix_socket() {
 }
 
 fn the_exporter_adds_nothing_to_a_filter_that_it_inherits() {
-    // twtool makes no Landlock call if it inherits a filter, because a filter of systemd may end the process at such a call.
+    // twtool makes no Landlock call if it inherits a seccomp filter, because a filter of systemd may end the process at such a call.
     refuse(libc::SYS_acct, None, libc::EPERM);
     let exporter = Exporter::start_with(&[], 0);
     let line = exporter.wait_for_line("listening");
@@ -202,7 +202,8 @@ impl Unit {
         Self(folder)
     }
 
-    /// The command that runs twtool with `args`. `user` has the arguments of setpriv that set its user and capabilities.
+    /// The command that runs twtool with `args`. `user` has the arguments of setpriv for the user and the capabilities of
+    /// twtool.
     fn run(&self, user: &[&str], args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
@@ -325,7 +326,7 @@ fn the_units_run_under_their_own_restrictions() {
     let metrics = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["metrics"])).ok();
     assert!(samples(&metrics.stdout).len() > 10, "{metrics}");
     let unit = Unit::new("twtool-exporter.service", "");
-    // `why` needs ptrace, which the unit does not allow. So its failure shows that the filter is in force.
+    // `why` needs ptrace, which the unit does not allow. So a failure of `why` shows that the filter of the unit is in force.
     let refused = Run::of(&mut unit.run(&NONE, &["why", "--", "true"]));
     assert_ne!(refused.code, Some(0), "the unit does not allow ptrace{refused}");
     let mut exporter = Exporter::spawn(unit.run(&NONE, &["exporter"]), 0);

@@ -28,7 +28,7 @@ suite! {
         an_open_connection_blocks_the_connect,
         a_holder_is_named_with_its_process,
         ports_that_are_left_are_counted,
-        bind_decides_about_a_client_that_binds_an_address_without_a_port,
+        bind_chooses_the_port_of_a_client_that_binds_only_an_address,
         free_in_is_the_remaining_time_of_the_bucket_that_ends_first,
         buckets_that_may_be_reusable_make_the_verdict_unknown,
         failures_that_are_not_about_ports_have_the_errno_of_the_kernel,
@@ -269,7 +269,7 @@ fn ports_that_are_left_are_counted() {
     drop(server);
 }
 
-fn bind_decides_about_a_client_that_binds_an_address_without_a_port() {
+fn bind_chooses_the_port_of_a_client_that_binds_only_an_address() {
     kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
     narrow_range(8);
     let _server = serve(TO);
@@ -327,7 +327,7 @@ fn free_in_is_the_remaining_time_of_the_bucket_that_ends_first() {
     let before = expiries();
     let free_in = number(&document(&[TO], 1), "free_in_ms");
     assert!((expiries()..=before).contains(&free_in), "{free_in} of {before}");
-    ask(&[TO], 1).prints("; the first is free in ");
+    ask(&[TO], 1).prints("; the first port is free in ");
     drop(open);
 }
 
@@ -528,8 +528,8 @@ fn step(args: &[&str], part: &str) -> String {
 
 fn each_printed_command_has_the_effect_that_its_purpose_names() {
     let server = serve(TO);
-    // The bucket of a socket with SO_REUSEADDR blocks the port. twtool prints commands that test again with this option, wait for the end
-    // of the bucket, or remove the bucket.
+    // The bucket blocks a client without SO_REUSEADDR. twtool prints a command that tests again with SO_REUSEADDR, a command that waits for
+    // the end of the bucket, and a command that removes the bucket.
     bucket(&server, true);
     let plain = [TO, "--from", FROM];
     let again = run(&step(&plain, "--with reuseaddr")).code(2);

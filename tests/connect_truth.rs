@@ -53,8 +53,8 @@ struct World {
     kept: Vec<Box<dyn Any>>,
     /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
-    /// For each call of [`Self::add`], a client with the ends that `add` has chosen at random, even if `add` made no socket, or a socket
-    /// on a port that the kernel chose.
+    /// One client for each call of [`Self::add`], with the addresses and ports that `add` has chosen at random. `add` may have made no
+    /// socket with these ends, because a call failed or because the kernel chose another port.
     clients: Vec<Client>,
 }
 
@@ -335,10 +335,11 @@ fn capacity_and_connect_test_change_no_bucket() {
             number % 2,
         )
     });
+    // One of the buckets, with port LOW + 1015, stays in FIN_WAIT_2.
     for (client, server) in clients {
         world.closed(&client, server, client.from.is_some_and(|from| from.port() == LOW + 1015)).expect("a connection");
     }
-    // With these settings, connect() may take over each of the buckets.
+    // With these settings, connect() may take over each bucket in TIME_WAIT.
     set("ipv4.tcp_tw_reuse", 1);
     if kernel::has_exact_ages() {
         set("ipv4.tcp_tw_reuse_delay", 1);
@@ -358,7 +359,7 @@ fn capacity_and_connect_test_change_no_bucket() {
         assert_eq!(bucket_cookies(), before, "{run}");
     }
     measured(format!("capacity and connect-test: {} buckets before and after", before.len()));
-    // To show that the comparison of cookies can fail: a real connect() takes over a bucket.
+    // A real connect() takes a bucket over. This shows that the comparison of cookies can fail.
     let taken = Client {
         from: Some(addr("127.0.0.1:41005")),
         to: end("127.0.0.1", SERVERS[1]),

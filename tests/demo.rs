@@ -41,7 +41,7 @@ suite! {
     ],
 }
 
-/// Checks the states that the client and the server pass through in a part.
+/// Checks the states that the client and the server pass through in a part of a scenario.
 #[track_caller]
 fn passed(story: &DemoRun, part: &str, client: &[&str], server: &[&str]) {
     assert_eq!(story.states(part, "client"), client, "states of the client in {part:?}");
@@ -50,7 +50,7 @@ fn passed(story: &DemoRun, part: &str, client: &[&str], server: &[&str]) {
 
 const CONNECT: [&str; 3] = ["client SYN", "server SYN ACK", "client ACK"];
 
-/// Checks the segments of a part: the three segments of connect(), then these.
+/// Checks the segments of a part: the three segments of connect(), then the segments `after_connecting`.
 #[track_caller]
 fn sent(story: &DemoRun, part: &str, after_connecting: &[&str]) {
     assert_eq!(story.segments(part), [CONNECT.as_slice(), after_connecting].concat(), "segments in {part:?}");
@@ -160,7 +160,7 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
         .map(|event| number(&event["segment"], "raw_seq"))
         .collect();
     // The server's sequence numbers are not always suitable, so the lab may make several attempts. The last two SYNs belong to the
-    // successful one.
+    // attempt that succeeded.
     assert_eq!(
         syns[syns.len() - 2..],
         [1000, 990],
@@ -269,6 +269,7 @@ fn time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout() {
         number(lines.find("call", &what), "t_ms") - number(born, "t_ms")
     };
     for port in [8080, 8081] {
+        // TIME_WAIT lasts 60 s. The limit is 100 ms lower, because the kernel rounds its timers.
         assert!(gone(port) >= 59_900, "port {port}: {} ms", gone(port));
     }
     let blocked = lines.events.iter().filter(|event| event["errno"] == "EADDRINUSE").count();

@@ -1,5 +1,5 @@
-//! Checks that `twtool demo` changes nothing in the network namespace where it starts (the *host* of these tests), however it ends. Also
-//! checks the pages, `--step` and the capture files of `--pcap`.
+//! Checks that `twtool demo` changes nothing in the network namespace where it starts (the *host* of these tests), also if a signal or a
+//! panic ends the demo. Also checks the text pages, `--step` and the capture files of `--pcap`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -75,7 +75,8 @@ fn read_below(folder: &Path, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A host with a server, and TIME_WAIT on both sides, on the ports that the lab uses too.
+/// Makes a server on port 8080 of the host, the bucket of a connection that the server accepted, and the bucket of a client. The demos
+/// use the same port in their own namespaces.
 fn busy_host() -> (twtool::lab::Server, Host) {
     let server = listen("0.0.0.0:8080");
     bucket_of_server(&server, "127.0.0.1:8080");

@@ -1,5 +1,5 @@
-//! `twtool doctor` on the real kernel. Most tests make a situation that causes a finding, and compare the numbers of the finding with the
-//! kernel. Some tests then run the command that the check prints, and assert that the warning disappears.
+//! `twtool doctor` on the real kernel. Most tests make a situation that causes a note or a warning, and compare the numbers in it with the
+//! numbers of the kernel. Some tests then run the printed command, and assert that the warning disappears.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ suite! {
         the_page_has_warnings_first_and_verbose_explains_every_check,
         closes_above_the_bucket_limit_are_counted_and_cause_a_warning,
         a_server_port_in_the_range_causes_a_warning_until_it_is_reserved,
-        servers_that_bound_port_0_are_not_a_finding,
+        listeners_whose_port_the_kernel_chose_cause_no_warning,
         a_listener_of_the_other_ip_version_is_left_out,
         a_completely_reserved_range_causes_a_warning,
         a_destination_with_few_ports_left_causes_a_warning,
@@ -110,8 +110,8 @@ fn doctor_reports_the_values_of_the_settings_and_changes_nothing() {
     assert_eq!(checks["ip_local_reserved_ports"]["value"], json!(["30000", "30010-30019"]));
     assert_eq!(checks["ip_local_reserved_ports"]["evidence"]["ports_left_in_ephemeral_range"], 989);
     let mut notes = vec!["ip_local_port_range", "ip_nonlocal_bind", "tcp_fin_timeout"];
-    // The default is half the number of entries of the hash table. The kernel reports the number of entries since 6.1. The number is
-    // negative if the namespace uses the table of the initial namespace.
+    // The default of tcp_max_tw_buckets is half the number of entries of the hash table of sockets. The kernel reports the number of
+    // entries since 6.1. The number is negative if the namespace uses the table of the initial namespace.
     let entries = sysctl::read("ipv4.tcp_ehash_entries").ok();
     let entries = entries.map(|text| text.parse::<i64>().expect("a number").unsigned_abs());
     assert_eq!(checks["tcp_max_tw_buckets"]["default"], json!(entries.map(|entries| entries / 2)));
@@ -196,7 +196,7 @@ fn closes_above_the_bucket_limit_are_counted_and_cause_a_warning() {
     assert_eq!(checks["tcp_timewait_overflow"]["value"], overflown, "{run}");
     assert_eq!(with_status(&checks, "warning"), ["tcp_max_tw_buckets", "tcp_timewait_overflow"]);
 
-    // After the advice is followed, the limit causes no warning. The count of closes above the limit still causes one.
+    // After the printed command, the limit causes no warning. The count of closes above the limit still causes a warning.
     apply(&checks["tcp_max_tw_buckets"]);
     let (_, checks) = doctor(&[], 1);
     assert_eq!(with_status(&checks, "warning"), ["tcp_timewait_overflow"]);
@@ -258,8 +258,8 @@ fn a_server_port_in_the_range_causes_a_warning_until_it_is_reserved() {
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     assert_eq!(ports, [40000, 40001, 40002, 40003, 40004, 40005, 40006, 40007]);
 
-    // After the advice is followed, the earlier reserved ports are still reserved, no client gets the new ones, and there is no
-    // warning.
+    // The printed command keeps the ports that were reserved before, and adds the ports of the servers. Then connect() does not choose
+    // the servers' ports, and there is no warning.
     apply(check);
     assert_eq!(file("ipv4/ip_local_reserved_ports"), "8080,9000-9010,40002-40003");
     let other = listener("127.0.0.2:7001");
@@ -273,7 +273,7 @@ fn a_server_port_in_the_range_causes_a_warning_until_it_is_reserved() {
     assert_eq!(checks["ephemeral_listeners"]["status"], "ok", "{run}");
 }
 
-fn servers_that_bound_port_0_are_not_a_finding() {
+fn listeners_whose_port_the_kernel_chose_cause_no_warning() {
     let _given = TcpListener::bind("127.0.0.1:0").expect("a port");
     let unbound = Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
     // Without bind(), listen() makes the kernel choose a port.
@@ -316,7 +316,7 @@ fn a_destination_with_few_ports_left_causes_a_warning() {
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
     let server = listener("127.0.0.1:7000");
     let to = server.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an address");
-    // The connections stay open, so there are no closes and no rate.
+    // The connections stay open. Without closes there is no forecast, so only the number of free ports decides: 10 of 100 are enough.
     let mut open: Vec<_> = (0..90).map(|_| pair(&server, to)).collect();
     let (run, checks) = doctor(&[], 0);
     assert_eq!(
@@ -375,7 +375,7 @@ impl Drop for Sleeper {
 
 /// Makes sockets in CLOSE_WAIT whose peers closed at least `since_ms` milliseconds ago.
 #[track_caller]
-fn forgotten(count: usize, since_ms: u64) -> Vec<Socket> {
+fn closed_by_peers(count: usize, since_ms: u64) -> Vec<Socket> {
     let there = in_close_wait();
     let server = listen("127.0.0.1:8080");
     let accepted = (0..count).map(|_| connect(&server, "127.0.0.1:8080").server).collect();
@@ -399,8 +399,8 @@ fn wait_for_close_wait(count: usize) {
 }
 
 fn sockets_in_close_wait_are_counted_by_process_and_age() {
-    let many = Sleeper::with(forgotten(12, 0));
-    let few = Sleeper::with(forgotten(3, 120));
+    let many = Sleeper::with(closed_by_peers(12, 0));
+    let few = Sleeper::with(closed_by_peers(3, 120));
     // By default, a socket counts as silent if no ACK has arrived for a minute.
     let (run, checks) = doctor(&[], 0);
     let check = &checks["close_wait"];
@@ -495,7 +495,7 @@ fn missing_settings_are_unknown_and_reported() {
 
 fn without_sock_diag_the_checks_still_have_results() {
     const AF_NETLINK: u64 = 16;
-    let mut open = forgotten(10, 0);
+    let mut open = closed_by_peers(10, 0);
     open.push(listener("127.0.0.1:40000"));
     let _process = Sleeper::with(open);
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);

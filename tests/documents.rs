@@ -265,7 +265,7 @@ fn every_json_key_is_documented() {
         "demo",
         "demo reuse",
     ];
-    // `why` is tested below. `trace` has a test of its own, and the others have no JSON.
+    // `why` is tested below. `trace` has a test of its own. The answers of the other commands in this list are not JSON.
     let others = ["why", "trace", "metrics", "exporter", "completions", "man"];
     for name in subcommands() {
         let is_here = lines.iter().any(|line| line.split(' ').next() == Some(&name)) || others.contains(&name.as_str());

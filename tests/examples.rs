@@ -1,6 +1,6 @@
-//! Runs each command line of the help, of the documents and of the messages in src/, in a namespace with the sockets that the line needs.
-//! Each line must end with a documented exit code, and twtool must not report wrong usage. `Stage::run` replaces placeholders such as
-//! PORT, and adds options to lines that would not end or would take a minute.
+//! Runs each command line of twtool and sysctl in the help, in the documents (code spans and `console` blocks) and in the messages of src/.
+//! Each line runs in a namespace with the sockets that the line needs. It must end with a documented exit code, and twtool must not report
+//! wrong usage. `Stage::run` replaces placeholders such as PORT, and adds options to lines that would not end or would take a minute.
 //!
 //! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
 //! code.
@@ -41,12 +41,12 @@ suite! {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     text: String,
-    /// Whether the document shows an error message below the line, for example of an old kernel.
+    /// Whether the document shows an error message below the line, for example the message on an old kernel.
     fails: bool,
     place: String,
 }
 
-/// The command lines of all places, each once.
+/// The command lines of the help, of the documents and of src/, each once.
 fn lines() -> Vec<Line> {
     let mut found = BTreeSet::new();
     let mut add = |text: &str, fails: bool, place: &str| {
@@ -57,8 +57,8 @@ fn lines() -> Vec<Line> {
         let place = format!("twtool {} --help", words.join(" "));
         let help = Run::of(command(words.iter().chain(&["--help"])).env("COLUMNS", "400")).ok().stdout;
         let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{place} has no examples"));
-        let before = examples.lines().filter(|line| line.starts_with("  ")).count();
-        assert!(before > 0, "{place}: no example");
+        let count = examples.lines().filter(|line| line.starts_with("  ")).count();
+        assert!(count > 0, "{place}: no example");
         examples
             .lines()
             .filter(|line| line.starts_with("  "))
@@ -172,7 +172,7 @@ impl Stage {
             stage.program(server, "echo started\n");
         }
         for missing in ["jq", "tshark", "man", "less"].into_iter().filter(|program| !has(program)) {
-            not_checked(format!("what {missing} makes of twtool's output in the examples: {missing} is not installed"));
+            not_checked(format!("whether {missing} accepts the output of twtool in examples: it is not installed"));
             stage.program(missing, "exec cat >/dev/null\n");
         }
         stage
@@ -184,7 +184,7 @@ impl Stage {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
     }
 
-    /// Runs the line. The error says what is wrong with it.
+    /// Runs the line. The error says what is wrong with the line.
     fn run(&self, line: &Line) -> Result<(), String> {
         let here = tempfile::tempdir().expect("a folder");
         let server = here.path().join("server");
@@ -297,7 +297,7 @@ fn every_written_command_line_runs() {
     run_all(|line| !line.contains("--all-netns") && !is_demo(line));
 }
 
-/// The demos have a test of their own, because they take longest.
+/// The demos have a test of their own, because they take the longest time.
 fn every_written_demo_runs() {
     run_all(is_demo);
 }

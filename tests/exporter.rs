@@ -237,7 +237,7 @@ fn slow_and_half_open_connections_end() {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(90));
     while slow.write_all(b"x").is_ok() {
         assert!(Instant::now() < deadline, "the slow connection is still open");
-        assert_eq!(get("/-/healthy").status, 200, "others are served");
+        assert_eq!(get("/-/healthy").status, 200, "other clients are served");
         std::thread::sleep(Duration::from_millis(300));
     }
     while open() > 1.0 {

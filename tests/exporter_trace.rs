@@ -1,5 +1,5 @@
-//! `twtool exporter --trace`: the counters agree with the closes of the tests' processes, and the thread that traces drops its
-//! capabilities.
+//! `twtool exporter --trace`: the counters agree with the closes of the tests' processes, and the thread that traces drops all
+//! capabilities, except CAP_BPF on older kernels.
 
 #![expect(clippy::float_cmp, reason = "the numbers are small counts, which are exact")]
 
@@ -38,7 +38,7 @@ suite! {
         tracing_needs_exactly_two_capabilities,
         the_documented_unit_lines_for_trace_are_enough,
         a_signal_ends_an_exporter_that_traces,
-        closes_that_the_exporter_did_not_read_in_time_are_counted,
+        closes_that_the_exporter_did_not_read_in_time_are_counted_as_lost,
         without_trace_nothing_about_closes_is_served,
     ],
 }
@@ -69,7 +69,7 @@ impl Tracing {
         ask(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").body
     }
 
-    /// The counters of closes. The key has the labels except `netns`.
+    /// The counters of closes, by their labels except `netns`.
     fn counters(&self) -> BTreeMap<String, f64> {
         let mut counters = BTreeMap::new();
         for (series, value) in samples(&self.scrape()) {
@@ -96,22 +96,22 @@ impl Tracing {
         }
     }
 
-    /// The name of each thread, and the value of this line of its status.
-    fn threads(&self, name: &str) -> Vec<(String, String)> {
+    /// The name of each thread of the exporter, and the value of this field in the thread's status file in /proc.
+    fn threads(&self, field: &str) -> Vec<(String, String)> {
         let line = |status: &str, name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             Some(line.trim_start_matches(':').trim().to_owned())
         };
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0.pid())).expect("it runs").flatten();
         let statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-        statuses.filter_map(|status| Some((line(&status, "Name")?, line(&status, name)?))).collect()
+        statuses.filter_map(|status| Some((line(&status, "Name")?, line(&status, field)?))).collect()
     }
 }
 
 impl Drop for Tracing {
     fn drop(&mut self) {
-        // The exporter may run as another user. The test has no capability outside its user namespace, so it cannot kill the exporter
-        // itself. The shell outside of the namespace can.
+        // The exporter may run as another user. The test has no capability outside its user namespace, so the test cannot kill the
+        // exporter. The shell outside of the namespace can.
         if !self.0.file("code").exists()
             && let Some(killed) = Outside::start(&format!("kill -KILL {}", self.0.pid()))
         {
@@ -120,7 +120,7 @@ impl Drop for Tracing {
     }
 }
 
-/// Adds the closes that a script reports to the expected counters.
+/// Adds closes to the expected counters. `closes` are the lines that closers.py printed, one for each close that it made.
 fn add(expected: &mut BTreeMap<String, f64>, program: &str, closes: &[Value]) {
     for close in closes.iter().filter(|close| close["absent"] != true) {
         let role = close["role"].as_str().expect("a role");
@@ -302,7 +302,7 @@ fn a_signal_ends_an_exporter_that_traces() {
     }
 }
 
-fn closes_that_the_exporter_did_not_read_in_time_are_counted() {
+fn closes_that_the_exporter_did_not_read_in_time_are_counted_as_lost() {
     let exporter = Tracing::start("", "");
     kill(exporter.0.pid(), Signal::SIGSTOP).expect("a signal");
     close_many(4, 5000);

@@ -1,5 +1,5 @@
 //! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2 and a
-//! reason. `judge` accepts a few other ends, which it explains. After EINTR, the answer must be the same, unless the program could not
+//! reason. A few other ends are correct, too (`ACCEPTED_ENDS`). After EINTR, the answer must be the same, unless the program could not
 //! be loaded.
 //!
 //! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
@@ -68,7 +68,7 @@ const CALLS: [(&str, &[&str]); 25] = [
     ("getrandom", &["EINTR", "ENOSYS"]),
 ];
 
-/// The number of calls of one kind that are tested. One of them fails in each run.
+/// The maximum number of calls of one kind that are tested. Each run makes one of these calls fail.
 const CALLS_OF_A_KIND: u32 = 24;
 
 /// A normal run tests one of this many cases of the matrix.
@@ -132,7 +132,7 @@ enum Does {
     Nothing,
     /// It removes sockets, so each run needs new ones.
     Removes,
-    /// It writes this file. Before each run the file is missing, or contains these bytes, which only a successful run replaces.
+    /// It writes this file. Before each run the file is missing, or contains these bytes, which a run that fails must not replace.
     Writes(PathBuf, Option<Vec<u8>>),
     /// It waits for a port that stays in use. So it must not start the command that it has as an argument.
     Waits,
@@ -143,7 +143,7 @@ impl Subject {
         Self { name, args: args.split(' ').map(str::to_owned).collect(), does }
     }
 
-    /// The arguments, with the process ID of this world.
+    /// The arguments. The ID of the process in the other network namespace replaces the word `PID`.
     fn args(&self, world: &World) -> Vec<String> {
         self.args.iter().map(|arg| arg.replace("PID", &world.place.resident.pid())).collect()
     }
@@ -206,7 +206,7 @@ impl Subject {
     }
 }
 
-/// The situation that the commands read. It exists for less than a minute.
+/// The situation that the commands read. A world lasts less than a minute, because its buckets end after 60 s.
 struct World {
     situation: MixedSituation,
     /// Another network namespace, with a bucket and a process.
@@ -263,7 +263,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
     subjects
 }
 
-/// How many runs ended in each way, and a description of the wrong ones.
+/// How many runs ended in each way, and a description of each run that ended in a wrong way.
 #[derive(Default)]
 struct Findings {
     number: u32,
@@ -348,8 +348,8 @@ fn answer(subject: &Subject, world: &mut World) -> Answer {
     Answer::of(&twtool(subject.args(world)))
 }
 
-/// Tests `--all-netns` in a pid namespace (see support/private_proc.rs). Its network namespaces cannot be made again: after /proc shows
-/// only that namespace, the test's thread has no /proc/thread-self.
+/// Tests `--all-netns` in a pid namespace (see support/private_proc.rs). The test cannot make its network namespaces again when their
+/// buckets end: after /proc shows only the processes of the pid namespace, the test's thread has no /proc/thread-self.
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {
@@ -375,7 +375,7 @@ fn a_call_that_fails_once_hides_no_namespace() {
                 }
                 if began.elapsed() > Duration::from_secs(50) {
                     not_checked(format!(
-                        "calls that fail over all namespaces: {call} and later ones, the buckets are gone"
+                        "calls that fail over all namespaces: {call} and the calls after it, the buckets are gone"
                     ));
                     return findings.conclude();
                 }
@@ -420,8 +420,9 @@ fn a_file_that_cannot_be_read_is_named() {
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, 16)), libc::EPERM);
     for file in ["sockstat", "sockstat6"] {
         let path = format!("/proc/thread-self/net/{file}");
-        let run =
-            without(&path, "EIO", &["capacity", "--json"]).code(2).says("that no list contains could not be read");
+        let run = without(&path, "EIO", &["capacity", "--json"])
+            .code(2)
+            .says("that the kernel does not list could not be read");
         assert_eq!(run.json()["complete"], false, "{run}");
     }
     without("/proc/thread-self/net/sockstat6", "ENOENT", &["capacity"]).code(0);

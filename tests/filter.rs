@@ -1,6 +1,6 @@
-//! Filter expressions on the real kernel. In a live run, the kernel evaluates a part of the filter, and twtool the rest. Random
-//! expressions are compared with ss, and with a replay, in which twtool evaluates the whole filter. Each form of expression also has
-//! an expected result that was written by hand.
+//! Filter expressions on the real kernel. In a live run, the kernel evaluates a part of the filter, and twtool the rest. For random
+//! expressions, the rows must be the same as in a replay, in which twtool evaluates the whole filter, and as in ss, if ss has the tests of
+//! the expression. Each form of expression also has an expected result that was written by hand.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -116,13 +116,13 @@ impl Generator {
                     ),
                 }
             }
-            // Inside of a `not`, ss has another result; see `beyond_ss`.
+            // Inside of a `not`, the result of ss differs from the result of twtool; see `beyond_ss`.
             _ if positive => "autobound".to_owned(),
             _ => format!("sport = :{}", self.port()),
         }
     }
 
-    /// A port of a bucket, a port next to it, a limit of a class or range of ports, or the name of a service.
+    /// A port of a bucket, a port next to it, a limit of a port class or of the ephemeral range, or the name of a service.
     fn port(&mut self) -> String {
         if !self.services.is_empty() && self.random.once_in(6) {
             return self.random.of(&self.services).0.clone();
@@ -142,8 +142,8 @@ impl Generator {
     /// An address of a bucket with or without a port, a prefix, or a port alone.
     ///
     /// ss evaluates the expression again on the rows that the kernel returned (all rows, if the expression contains `dev`).
-    /// Then it compares the first bits of addresses without regard to their family (`inet_addr_match` in its lib/utils.c): for
-    /// ss, 127.0.0.1 is in ::/0, and ::1 is in 0.0.0.0. So ss gets only prefixes with which no address of the other family
+    /// Then ss compares the first bits of addresses without regard to their family (`inet_addr_match` in lib/utils.c of iproute2):
+    /// for ss, 127.0.0.1 is in ::/0, and ::1 is in 0.0.0.0. So ss gets only prefixes with which no address of the other family
     /// begins.
     fn host(&mut self) -> String {
         let (_, local, remote) = *self.random.of(&BUCKETS);
@@ -167,7 +167,7 @@ impl Generator {
         }
     }
 
-    /// A test that ss does not have, or evaluates by other rules.
+    /// A test that ss does not have, or evaluates by other rules than the kernel.
     fn beyond_ss(&mut self) -> String {
         let class = *self.random.of(&["well-known", "registered", "dynamic"]);
         let tests = [
@@ -459,7 +459,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("dst example.org", "example.org", "address"),
     ("dst < 10.0.0.1", "<", "="),
     ("dev = eth9", "eth9", "lo"),
-    // netdevice(7) would accept this name for lo.
+    // The ioctl() calls of netdevice(7) accept this name for lo.
     ("dev = lo:80", "lo:80", "lo"),
     ("fwmark = red", "red", "0x1"),
     ("fwmark > 1", ">", "="),
@@ -511,7 +511,7 @@ fn a_mistake_is_shown_with_a_caret_under_its_word() {
 fn long_expressions_are_answered_and_deep_ones_refused() {
     let varied = Varied::make();
     let ports: Vec<String> = (20..3000).map(|port| format!("sport = {port}")).collect();
-    // The kernel does not accept a filter of this length.
+    // The kernel does not accept a filter of this length, so twtool evaluates the filter.
     assert_eq!(selected(&[&ports.join(" or ")]), "abcefgq");
     assert_eq!(selected(&[&ports.join(" and ")]), "");
     let deep = ["(".repeat(5000) + "sport = 1" + &")".repeat(5000), "not ".repeat(20_000) + "sport = 1"];

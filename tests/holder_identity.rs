@@ -32,6 +32,7 @@ suite! {
     ],
 }
 
+/// The ID of a container.
 const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
 
 fn listener(at: &str) -> Socket {
@@ -65,8 +66,8 @@ impl Drop for Running {
     }
 }
 
-/// The record of this process among the holders of port 8080, and the whole run.
-fn asked(pid: u32) -> (Value, Run) {
+/// Runs `bind-test 8080`. Returns its record of this process, and the run.
+fn bind_test_record(pid: u32) -> (Value, Run) {
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let document = run.json();
     let processes = document["holders"][0]["processes"].as_array().unwrap_or_else(|| panic!("no processes{run}"));
@@ -93,7 +94,7 @@ fn a_process_is_reported_with_its_user_and_its_whole_command_line() {
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; :", "it's", "", "a b", &long, ""]);
     let child = Running::with(command, listener("127.0.0.1:8080"));
-    let (process, run) = asked(child.0.id());
+    let (process, run) = bind_test_record(child.0.id());
     assert_eq!(process["cmdline"], json!(words(child.0.id())), "{run}");
     assert_eq!(process["cmdline"][6], json!(long), "the whole command line, not a part of it");
     let uid = nix::unistd::geteuid().as_raw();
@@ -151,7 +152,7 @@ fn a_long_command_line_is_cut_and_escaped_in_a_table() {
     let row = page.stdout.lines().find(|line| line.contains("sh -c ")).unwrap_or_else(|| panic!("no command{page}"));
     let shown = row.split_once("sh -c ").expect("the command").1;
     assert!(unicode_width::UnicodeWidthStr::width(shown) <= 80 - "sh -c ".len(), "{row}");
-    assert_eq!(asked(child.0.id()).0["cmdline"], json!(words(child.0.id())));
+    assert_eq!(bind_test_record(child.0.id()).0["cmdline"], json!(words(child.0.id())));
 }
 
 fn docker_proxy_is_named_with_the_address_that_it_forwards_to() {
@@ -162,10 +163,11 @@ fn docker_proxy_is_named_with_the_address_that_it_forwards_to() {
     command.arg0("/usr/bin/docker-proxy").args(["-c", "kill -STOP $$; :", "-proto", "tcp", "-host-ip", "127.0.0.1"]);
     command.args(["-host-port", "8080", "-container-ip", "172.17.0.2", "-container-port", "80"]);
     let child = Running::with(command, listener("127.0.0.1:8080"));
-    let (process, run) = asked(child.0.id());
+    let (process, run) = bind_test_record(child.0.id());
     assert_eq!(process["forwards_to"], "172.17.0.2:80", "{run}");
     let step = run.json()["next"][0]["command"].to_string();
-    assert!(step.contains("docker ps --filter publish=8080"), "ending the proxy does not free the port{run}");
+    // The container continues when docker-proxy ends. So the step shows the container, and does not end docker-proxy.
+    assert!(step.contains("docker ps --filter publish=8080"), "{run}");
     let page = twtool(["bind-test", "8080"]).code(1);
     let first = page.stdout.lines().next().unwrap_or_default().to_owned();
     assert!(first.contains("docker-proxy (pid ") && first.contains("forwards to 172.17.0.2:80)"), "{page}");
@@ -183,7 +185,7 @@ fn a_process_in_a_container_is_named_with_the_container() {
         if let Err(error) = cgroup.add(child.0.id()) {
             return not_checked(format!("a process in a container: {error}"));
         }
-        let (process, run) = asked(child.0.id());
+        let (process, run) = bind_test_record(child.0.id());
         assert_eq!(process["container"], json!({ "runtime": runtime, "id": ID }), "{run}");
         assert_eq!(process["cgroup"], cgroup.path(), "{run}");
         let first = twtool(["bind-test", "8080"]).code(1).stdout;
@@ -233,7 +235,7 @@ fn creates_in(cgroup: &Cgroup, comm: &str) -> Option<Running> {
     None
 }
 
-/// Whether this kernel reports the cgroup in which a socket was created (since 5.8). If not, notes that.
+/// Whether this kernel reports the cgroup in which a socket was created (since 5.8). If it does not, notes that this is not checked.
 fn reports_cgroups() -> bool {
     let reports = twtool::source::kernel_facts().kernel_since(5, 8) != Some(false);
     if !reports {
@@ -246,9 +248,9 @@ fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     let Some(cgroup) = cgroup("demo.socket") else { return };
     let Some(child) = creates_in(&cgroup, "systemd").filter(|_| reports_cgroups()) else { return };
     let pid = child.0.id();
-    let (process, run) = asked(pid);
+    let (process, run) = bind_test_record(pid);
     assert_eq!((&process["unit"], &process["comm"]), (&json!("demo.socket"), &json!("systemd")), "{run}");
-    assert_ne!(process["cgroup"], cgroup.path(), "the process itself is elsewhere{run}");
+    assert_ne!(process["cgroup"], cgroup.path(), "the process itself is in another cgroup{run}");
     assert_eq!(run.json()["holders"][0]["created_in"], cgroup.path(), "{run}");
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.contains(&format!("systemd (pid {pid}, demo.socket)")), "{page}");
@@ -265,9 +267,10 @@ fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // A process that is not called systemd is no manager, so the cgroup of its socket is not the unit of the process.
+    // For a process called systemd, the cgroup in which a socket was created names the unit. For the process `inetd`, which creates its
+    // socket in the same way, twtool must not take demo.socket as the unit.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
-    let (process, run) = asked(child.0.id());
+    let (process, run) = bind_test_record(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");
 }
 

@@ -33,7 +33,7 @@ suite! {
         listeners_decide_directions_in_one_dump_of_both_families_and_in_two,
         a_missing_tcp_diag_is_named_with_a_hint,
         other_refusals_are_named,
-        a_dump_that_the_kernel_breaks_off_is_an_error_with_its_errno,
+        a_dump_that_the_kernel_breaks_off_is_an_error_that_names_the_errno,
         an_interrupted_dump_is_reported_as_incomplete,
         an_interrupted_dump_that_was_repeated_is_complete,
         lost_datagrams_are_errors,
@@ -45,7 +45,7 @@ suite! {
         arbitrary_bytes_in_a_datagram_never_break_the_program,
     ],
     netns: [
-        a_sandbox_that_refuses_netlink_is_named,
+        if_a_sandbox_refuses_netlink_the_error_names_sock_diag_and_has_a_hint,
     ],
 }
 
@@ -218,7 +218,7 @@ fn other_refusals_are_named() {
     fails(&events, "IPv6");
 }
 
-fn a_dump_that_the_kernel_breaks_off_is_an_error_with_its_errno() {
+fn a_dump_that_the_kernel_breaks_off_is_an_error_that_names_the_errno() {
     for end in [done(ENOMEM), refusal(ENOMEM)] {
         fails(&dump_events(Walk::BothFamilies, [bucket_v4().message(), end.clone()]), "Cannot allocate memory");
         fails(&dump_events(Walk::BothFamilies, [[bucket_v4().message(), end].concat()]), "Cannot allocate memory");
@@ -375,7 +375,7 @@ fn arbitrary_bytes_in_a_datagram_never_break_the_program() {
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn a_sandbox_that_refuses_netlink_is_named() {
+fn if_a_sandbox_refuses_netlink_the_error_names_sock_diag_and_has_a_hint() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     refuse_netlink();

@@ -46,7 +46,7 @@ suite! {
         documents_and_records_have_the_documented_keys,
         the_table_shows_the_plan_the_risk_and_the_counts,
         a_closed_pipe_does_not_stop_the_removal,
-        a_plan_that_cannot_be_written_is_not_carried_out,
+        if_the_plan_cannot_be_printed_a_full_disk_stops_the_removal_and_a_closed_pipe_does_not,
         an_interactive_user_sees_the_plan_and_is_asked,
         every_answer_except_yes_means_no,
         buckets_that_end_during_the_question_are_reported_as_gone,
@@ -136,10 +136,10 @@ fn a_bucket_that_was_bound_to_an_interface_is_removed() {
     let varied = Varied::make();
     let all = procfs::time_wait().len();
     let run = kill(&["dev", "lo"]).ok();
-    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets g and r of `varied`{run}");
+    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets g and r of support/varied.rs{run}");
     assert_eq!(procfs::time_wait().len(), all - 2);
     let run = kill(&["fwmark = 0x13"]).ok();
-    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets e and f of `varied`{run}");
+    assert_eq!(counts(&run), [2, 2, 0, 0], "the buckets e and f of support/varied.rs{run}");
     varied.end();
 }
 
@@ -245,7 +245,7 @@ fn without_cap_net_admin_nothing_is_removed_and_the_capability_is_named() {
     for format in ["table", "json", "ndjson", "csv"] {
         let run = twtool(["kill", "--all", "--yes", "-o", format]).code(2);
         let run = run.says("EPERM").says("hint:").says("CAP_NET_ADMIN");
-        // The plan is printed before the removal.
+        // A table begins with the plan, which twtool prints before it removes a bucket.
         let shown =
             if format == "table" { run.stdout.contains("selected: 300 TIME_WAIT") } else { run.stdout.is_empty() };
         assert!(shown, "{run}");
@@ -290,7 +290,7 @@ fn a_dry_run_changes_nothing_in_any_format() {
     assert_eq!(of_records(&records), before);
     assert!(records.iter().all(|r| r["outcome"] == "matched" && r["errno"] == Value::Null), "{records:?}");
     assert_eq!(run("csv").csv().1.len(), 10);
-    // With --yes it is still a dry run.
+    // --yes does not override --dry-run.
     twtool(["kill", "--all", "--yes", "--dry-run"]).ok();
     assert_eq!(of_entries(&procfs::buckets()), before);
     mixed.end();
@@ -393,7 +393,7 @@ fn a_closed_pipe_does_not_stop_the_removal() {
     assert_eq!(procfs::buckets(), []);
 }
 
-fn a_plan_that_cannot_be_written_is_not_carried_out() {
+fn if_the_plan_cannot_be_printed_a_full_disk_stops_the_removal_and_a_closed_pipe_does_not() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     many_buckets(&server, "127.0.0.1:8080", 3);
@@ -430,7 +430,7 @@ fn every_answer_except_yes_means_no() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
-    // Ctrl-D is the end of the input (termios(3), VEOF).
+    // U+0004 is Ctrl-D, the end of the input (termios(3), VEOF).
     for typed in ["", "n", "no", "yess", "ja", "\u{4}"] {
         let mut dialogue = Dialogue::start(&["kill", "--all", "--json"]);
         dialogue.until("Remove 1 bucket? [y/N] ");

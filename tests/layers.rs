@@ -2,7 +2,7 @@
 //! a cycle, which files may use which crates, that one function reads all settings, and that every file has a description.
 //!
 //! The *checker* (the functions of this file) does not parse Rust, but searches in the text without comments. Every path that begins
-//! with `crate::`, with `twtool::`, or with enough `super::` to leave its folder counts as an import.
+//! with `crate::`, with `twtool::`, or with enough `super::` to leave the folder of the file counts as an import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -350,7 +350,7 @@ pub(crate) fn code(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// The names of the dependencies in Cargo.toml, as paths write them.
+/// The names of the dependencies in Cargo.toml, as they stand in paths: with `_` in place of `-`.
 fn dependencies() -> Vec<String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml can be read");
     let section =

@@ -35,8 +35,8 @@ fn list(args: &[&str]) -> Vec<Value> {
     twtool([&["list", "--json"], args].concat()).ok().records("sockets")
 }
 
-/// Asserts that the list with these flags has exactly the rows that pass, and that some rows pass and some do not. ndjson must have
-/// the same rows as JSON, and --count and --quiet must agree with them.
+/// Asserts that the list with these flags has exactly the rows for which `passes` returns true, and that `passes` returns true for some
+/// rows and false for others. ndjson must have the same rows as JSON, and --count and --quiet must agree with the number of rows.
 #[track_caller]
 fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     let all = list(&["--fin-wait-2"]);
@@ -212,8 +212,8 @@ fn rows_are_sorted_by_the_requested_key() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // All runs use one recording. In two live lists, the remaining times of two buckets can be equal once and differ by a tick once, so
-    // the order can differ.
+    // All runs use one recording. The remaining times of two buckets can be equal in one live list, and differ by a tick of the timer in
+    // the next list. Then the order of the lists would differ.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();
@@ -294,7 +294,7 @@ fn columns_appear_in_the_order_of_the_argument() {
         let line = table.stdout.lines().find(|line| line.split_whitespace().any(|word| word == cookie));
         let line = line.unwrap_or_else(|| panic!("no line with cookie {cookie}{table}"));
         let (cookie_at, port_at) = (line.find(cookie), line.rfind(port.as_str()));
-        assert!(cookie_at < port_at, "the order given{table}");
+        assert!(cookie_at < port_at, "the order of the argument{table}");
         assert!(!line.contains("time-wait"), "no other column{table}");
     }
     for format in ["json", "ndjson"] {

@@ -157,7 +157,7 @@ fn suites() -> Vec<support::Suite> {
 }
 
 fn main() -> ExitCode {
-    // A test starts this program again to see what a panic leaves behind.
+    // A test starts this program again to see what a panic in a demo leaves behind.
     if let Ok(scenario) = std::env::var(demo_traces::PANICKING) {
         demo_traces::panic_in(&scenario);
         return ExitCode::FAILURE;

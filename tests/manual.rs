@@ -1,5 +1,5 @@
 //! The manual pages: docs/man/ contains what this binary writes, each command has a page with the texts of its help, and mandoc
-//! finds no mistake in them.
+//! finds no mistake in the pages.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,7 +72,8 @@ fn every_command_has_a_page_with_the_texts_of_its_help() {
         let has = |text: &str| assert!(page.contains(text), "{name}: {text:?} is missing\n{page}");
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--"))).for_each(has);
-        // In a page, a full stop follows the first sentence of the help, so a part of a line is enough.
+        // The page adds a full stop to the first sentence of the help. So each line of the help is a part of the page, but not always a
+        // whole line of the page.
         let headings = ["Usage:", "Commands:", "Arguments:", "Options:", "Global options:", "Exit codes:", "Examples:"];
         let paragraphs = help.split("\n\n").filter(|text| !text.starts_with(' '));
         for text in paragraphs.filter(|text| !headings.iter().any(|heading| text.starts_with(heading))) {
@@ -138,7 +139,7 @@ fn man_shows_commands_that_can_be_copied() {
         let (_, examples) = help.split_once("Examples:\n").expect("examples");
         let page = folder().join(format!("twtool-{name}.1"));
         let shown = Run::of(Command::new("mandoc").args(["-T", "utf8", "-O", "width=200"]).arg(page)).ok().stdout;
-        // man(1) prints a bold character twice, with a backspace between the two.
+        // mandoc prints a bold character twice, with a backspace between the two.
         let mut plain = String::new();
         let mut characters = shown.chars().peekable();
         while let Some(c) = characters.next() {

@@ -40,7 +40,7 @@ suite! {
         namespaces_and_processes_that_end_are_skipped,
         a_limit_applies_to_all_namespaces_together,
         rows_of_large_namespaces_are_complete_and_not_mixed,
-        more_namespaces_than_the_limit_of_descriptors_are_listed,
+        a_low_limit_of_descriptors_hides_no_namespace,
         an_interface_filter_matches_only_in_namespaces_that_have_the_interface,
         a_recording_of_another_namespace_gives_the_same_bytes,
         control_characters_in_the_name_of_a_process_do_not_reach_the_terminal,
@@ -132,7 +132,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     }
 }
 
-/// Runs a function in the network namespace of the place, and returns to the namespace of the caller.
+/// Runs a function in the network namespace `place`, and returns to the namespace of the caller.
 fn hop_into<T>(place: &BucketNamespace, run: impl FnOnce() -> T) -> T {
     in_new_namespace(|| {
         let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
@@ -241,7 +241,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     ] {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
-    // Each namespace has its own maximum. An entry of `limits` names the namespace that has reached it.
+    // Each namespace has its own maximum. If a namespace has reached its maximum, an entry of `limits` names the namespace.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
         BucketNamespace::here(42_004)
@@ -381,8 +381,8 @@ fn every_namespace_is_found_once_with_its_name() {
     assert_eq!(list(&["--all-netns", "--count"]).ok().stdout, "4\n");
     let mixed = list(&["--all-netns", "-o", "ndjson", "sport > 0 or sport > 0 and sport > 0"]).code(0);
     assert_eq!(mixed.ndjson().len(), 4, "{mixed}");
-    assert_eq!(mixed.stderr.matches("left to right").count(), 1, "one warning about the words{mixed}");
-    // Without --netns, twtool does not search for processes. It still names the namespace, because process 1 is in it.
+    assert_eq!(mixed.stderr.matches("left to right").count(), 1, "one warning for all namespaces{mixed}");
+    // Without --netns, twtool does not search for processes. The namespace still has a name, because process 1 is in the namespace.
     assert_eq!(list(&["-o", "ndjson"]).ok().ndjson()[0]["netns_name"], "1:cat");
 }
 
@@ -462,7 +462,7 @@ fn rows_of_large_namespaces_are_complete_and_not_mixed() {
     Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
 }
 
-fn more_namespaces_than_the_limit_of_descriptors_are_listed() {
+fn a_low_limit_of_descriptors_hides_no_namespace() {
     let pid_namespace = OwnPidNamespace::enter();
     let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
     for name in &names {
@@ -578,7 +578,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     fs::create_dir(&services).expect("a folder");
     fs::write(services.join("services"), "its-own 8080/tcp\n").expect("written");
 
-    // The argument has the bytes of the name, and the output has its text with escapes.
+    // The argument has the bytes of the name, and the output has the name with an escape for the byte that is not UTF-8.
     let web = command(["list", "-o", "ndjson", "--netns"]).arg(bytes(b"web\xff")).output().expect("it ran");
     let web = Run::ended(&command(["list"]), &web).ok();
     assert_eq!(web.ndjson()[0]["netns_name"], r"web\xff", "{web}");

@@ -181,7 +181,7 @@ fn buckets_on_other_addresses_stay() {
             }
         });
     }
-    // A socket on `::` conflicts with IPv4 sockets, except if it has IPV6_V6ONLY.
+    // A socket on `::` without IPV6_V6ONLY conflicts with IPv4 sockets.
     for (v6only, expected) in [("1", "EADDRINUSE"), ("0", "ok")] {
         in_another_namespace(|| {
             buckets_on(&ADDRS);
@@ -385,7 +385,7 @@ fn the_wait_comes_before_ending_a_client_that_uses_the_port() {
     let (first, second) = (&next[0], &next[1]);
     assert!(text(first, "command").contains(" wait 45000"), "{run}");
     assert!(text(second, "purpose").contains("a client whose connection uses the port"), "{run}");
-    // The advice about the server's port must not say that a client opened the connection.
+    // The server's end of the same connection is not a client's socket, so the answer about port 443 must not name a client.
     let accepted = twtool(["bind-test", "443", "--json"]).code(1);
     assert!(
         !accepted.stdout.contains("client whose") && !accepted.stdout.contains("A client on this machine"),

@@ -1,5 +1,5 @@
-//! Some printed commands cannot work in the environment of twtool. twtool prints the reason (`obstacle`) with such a command, and the
-//! command fails. Commands without a reason work.
+//! Checks the reason (`obstacle`) that twtool prints with a command that cannot work where twtool runs, for example because a capability is
+//! missing. The tests run most of the commands: a command with a reason must fail, and a command without a reason must work.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -153,7 +153,7 @@ fn without_cap_sys_admin_commands_that_enter_a_namespace_have_a_reason() {
         return;
     }
     let _wrong = settings_are_wrong();
-    // The resident process is in the caller's own network namespace. twtool need not enter it, but the printed nsenter tries to.
+    // The resident process is in the caller's own network namespace. twtool need not enter it, but the printed nsenter tries to enter it.
     let resident = Resident::start();
     let pid = resident.pid();
     drop_capability(Capability::CAP_SYS_ADMIN);

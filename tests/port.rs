@@ -1,4 +1,4 @@
-//! `twtool port`: classes by RFC 6335, names by /etc/services, and the facts of this namespace's kernel.
+//! `twtool port`: classes by RFC 6335, names by /etc/services, and the settings and sockets of the network namespace.
 
 use serde_json::{Value, json};
 use twtool::sys::sysctl;
@@ -19,9 +19,9 @@ suite! {
         the_ephemeral_range_is_that_of_the_namespace,
         the_list_of_reserved_ports_is_that_of_the_namespace,
         the_first_unprivileged_port_is_that_of_the_namespace,
-        listening_and_time_wait_belong_to_the_local_port,
+        listening_and_time_wait_are_about_sockets_with_this_local_port,
         every_format_has_the_same_records,
-        the_table_is_readable,
+        the_table_shows_ports_and_classes_in_lines_of_at_most_120_characters,
     ],
 }
 
@@ -151,7 +151,7 @@ fn the_first_unprivileged_port_is_that_of_the_namespace() {
     }
 }
 
-fn listening_and_time_wait_belong_to_the_local_port() {
+fn listening_and_time_wait_are_about_sockets_with_this_local_port() {
     let server = listen("127.0.0.1:8080");
     let second = listen("127.0.0.2:8080");
     let six = listen("[::1]:8081");
@@ -199,7 +199,7 @@ fn every_format_has_the_same_records() {
     assert_eq!(rows, records.iter().map(fields).collect::<Vec<_>>());
 }
 
-fn the_table_is_readable() {
+fn the_table_shows_ports_and_classes_in_lines_of_at_most_120_characters() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     let one = twtool(["port", "8080"]).ok();

@@ -67,7 +67,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 11] = [
         &[
             "each_printed_command_has_the_effect_that_its_purpose_names",
             "a_link_local_address_without_its_scope_is_named_as_the_reason",
-            "bind_decides_about_a_client_that_binds_an_address_without_a_port",
+            "bind_chooses_the_port_of_a_client_that_binds_only_an_address",
         ],
     ),
     ("analysis/doctor/sockets.rs", 1, &["the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell"]),
@@ -191,7 +191,7 @@ fn binds(port: u16) -> bool {
     bind("0.0.0.0", port, &["SO_REUSEADDR"], false).0 == "ok"
 }
 
-/// Whether the close of a connection leaves a bucket. It makes a connection to 127.0.0.1:9999 to see this.
+/// Makes and closes a connection to 127.0.0.1:9999. Returns whether the close leaves a bucket.
 fn a_close_leaves_a_bucket() -> bool {
     let before = procfs::bucket_count();
     let server = TcpListener::bind("127.0.0.1:9999").expect("a server");
@@ -205,8 +205,8 @@ fn a_close_leaves_a_bucket() -> bool {
     procfs::bucket_count() > before
 }
 
-/// Makes a destination whose eight ports are all in TIME_WAIT. `timestamps` and `reuse` are the values of net.ipv4.tcp_timestamps and
-/// net.ipv4.tcp_tw_reuse.
+/// Makes a destination for which buckets use all eight ports of the ephemeral range. `timestamps` and `reuse` are the values of
+/// net.ipv4.tcp_timestamps and net.ipv4.tcp_tw_reuse.
 fn used_up(timestamps: u32, reuse: u32) -> OpenSockets {
     narrow_range(8);
     set("ipv4.tcp_timestamps", timestamps);
@@ -509,7 +509,7 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
             assert!(helps_in_time(case.helped), "{}: {lines:?} did not help", case.what);
         }
     }
-    // The blocking process belongs to another user, so only root can name it.
+    // The blocking process belongs to another user, so only root can name the process. So twtool prints `bind-test` with sudo.
     sandbox::enter_network_namespace().expect("a namespace");
     let owner = Owner::of(listening());
     let run = as_user(&["bind-test", "8080", "--json"]).expect("as before");
@@ -618,6 +618,7 @@ fn the_unit_of_the_process_is_stopped() {
     not_checked("`systemctl stop UNIT` by systemd itself: a script did it in the test");
 }
 
+/// In this test, process 1 of a new pid namespace is a copy of sleep(1) with the name `systemd`.
 fn the_sockets_of_systemd_are_listed() {
     folders();
     let (Some(sleep), folder) = (program("sleep"), CommandFolder::new()) else {

@@ -28,7 +28,7 @@ suite! {
 /// The ID of a user other than the user of the test.
 const OTHER: u32 = 33;
 
-/// The ID of the user that runs twtool with capabilities. This is not root, whose programs get capabilities in another way.
+/// The ID of the user that runs twtool with capabilities. The user is not root, because root's programs get capabilities in another way.
 const CALLER: u32 = 34;
 
 fn page() -> String {

@@ -19,7 +19,7 @@ suite! {
         both_sources_select_the_same_rows,
         a_direction_that_procfs_does_not_show_is_reported,
         filters_on_facts_that_procfs_does_not_show_are_refused,
-        every_output_names_the_same_rows_from_procfs,
+        every_format_has_the_same_rows_from_procfs,
         without_sock_diag_procfs_is_read_with_a_warning,
         without_sock_diag_accepted_connections_do_not_count_for_a_destination,
         port_and_bind_test_work_without_sock_diag,
@@ -95,7 +95,7 @@ fn a_direction_that_procfs_does_not_show_is_reported() {
     }
     let run = list("procfs", &["--direction", "inbound", "--json"]).code(2);
     assert_eq!(run.json()["complete"], false, "{run}");
-    // With -6, no row has an unknown direction, so the answer is complete.
+    // -6 leaves out the IPv4 bucket with the unknown direction, so the answer is complete.
     let run = list("procfs", &["--direction", "inbound", "-6", "--count"]).ok();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0\n", ""));
 }
@@ -145,7 +145,7 @@ fn filters_on_facts_that_procfs_does_not_show_are_refused() {
     varied.end();
 }
 
-fn every_output_names_the_same_rows_from_procfs() {
+fn every_format_has_the_same_rows_from_procfs() {
     let varied = Varied::make();
     let run = |args: &[&str]| twtool(["list", "--source", "procfs"].iter().chain(args)).code(0);
     let document = run(&["--json"]);

@@ -1,7 +1,8 @@
-//! Debian's Prometheus scrapes three exporters, each in a network namespace that stands for a machine. One machine runs out of
-//! ports: the alert fires before connect() fails, and resolves afterwards. The query of every panel of the boards returns a result.
+//! Debian's Prometheus scrapes three exporters. Each exporter runs in a network namespace that stands for a machine. If BPF can trace here,
+//! Prometheus also scrapes an exporter with --trace. One machine runs out of ports: the alert must fire before connect() fails, and resolve
+//! when connect() works again. The query of every panel of the boards must return a result.
 //!
-//! The exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So no network between
+//! The three exporters get their listening sockets from the namespace of Prometheus, as systemd would pass them. So no network between
 //! the namespaces is necessary.
 
 use std::fs::{self, File};
@@ -185,7 +186,7 @@ impl Prometheus {
         Some(answer["data"].clone())
     }
 
-    /// The result of a query.
+    /// The result of a query. The result is empty if Prometheus does not answer yet.
     fn query(query: &str) -> Vec<Value> {
         let escaped = query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
         let data = Self::api(&format!("query?query={escaped}"));
@@ -236,9 +237,9 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
         kept.push(inside);
         server
     });
-    let forgotten =
+    let half_closed =
         busy.within(|| (TcpStream::connect("127.0.0.1:443").expect("connected"), server.accept().expect("accepted")));
-    forgotten.0.shutdown(std::net::Shutdown::Write).expect("shutdown()");
+    half_closed.0.shutdown(std::net::Shutdown::Write).expect("shutdown()");
 
     let folder = tempfile::tempdir().expect("a folder");
     let traced = ExporterThatTraces::start();

@@ -40,7 +40,7 @@ suite! {
         a_recording_is_complete_whatever_twtool_prints,
         a_recording_is_complete_after_a_closed_pipe,
         a_replay_reports_rows_that_were_not_recorded,
-        an_existing_file_is_kept_unless_forced,
+        an_existing_file_is_replaced_only_with_force,
         a_recording_that_cannot_be_written_is_refused,
         a_file_of_another_owner_is_not_replaced,
         a_failure_replaces_no_recording,
@@ -205,10 +205,10 @@ fn a_replay_reports_rows_that_were_not_recorded() {
 
 fn recordings_work_on_filesystems_without_unnamed_files() {
     refuse_files_without_a_name();
-    an_existing_file_is_kept_unless_forced();
+    an_existing_file_is_replaced_only_with_force();
 }
 
-fn an_existing_file_is_kept_unless_forced() {
+fn an_existing_file_is_replaced_only_with_force() {
     let (mixed, folder) = (Mixed::make(), Folder::new());
     let file = folder.with("recording", "mine");
     for format in FORMATS {
@@ -224,7 +224,7 @@ fn an_existing_file_is_kept_unless_forced() {
     let other = folder.path("other");
     list(&["--record", &other, "--force"]).ok();
 
-    // Only a regular file is replaced, not the target of a link or a device.
+    // --force replaces only a regular file, not a link or a folder.
     let link = folder.path("link");
     std::os::unix::fs::symlink(&other, &link).expect("a link");
     list(&["--record", &link, "--force"]).refused(&link);
@@ -443,7 +443,7 @@ fn a_truncated_recording_is_refused() {
     let whole = fs::read(&file).expect("there");
     let lines: Vec<_> = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
     assert!(lines.len() >= 4, "facts, a request, a datagram, the end");
-    // The file is cut after each line, and within each line.
+    // The file is cut within each line and after each line. The last line, which marks the end, is cut below.
     for (i, at) in lines.iter().enumerate().take(lines.len() - 1) {
         for cut in [at - 10, at + 1] {
             damaged(&folder.with(&format!("cut-{i}"), &whole[..cut]));
@@ -463,7 +463,8 @@ fn a_recording_changed_by_hand_is_refused() {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     assert!(text.contains(kernel.trim()), "a recording contains the release of the kernel as text");
     damaged(&folder.with("kernel", text.replacen(kernel.trim(), "2.4.0", 1)));
-    // One digit of a datagram is changed. The datagram is still well-formed, but describes another socket.
+    // One hexadecimal digit of the local port is changed (byte 5 after the netlink header of 16 bytes). The datagram is still well-formed,
+    // but describes another socket.
     let at = text.find("\"datagram\":\"").expect("a datagram") + "\"datagram\":\"".len() + 16 * 2 + 5 * 2;
     let digit = if text.as_bytes()[at] == b'0' { "1" } else { "0" };
     damaged(&folder.with("digit", [&text[..at], digit, &text[at + 1..]].concat()));

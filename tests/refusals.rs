@@ -1,5 +1,5 @@
-//! Runs each command while system calls are refused, or fail because a resource is exhausted. If a call is refused, a feature may
-//! be absent. If a resource is exhausted, that never means that a feature is absent.
+//! Runs each command while system calls are refused, or fail because a resource is exhausted. A refusal can mean that a feature is
+//! absent, and then twtool may continue without the feature. An exhausted resource never means that.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -57,8 +57,8 @@ suite! {
 const INET6: u64 = 10;
 const NETLINK: u64 = 16;
 
-/// Asserts that no command reports port 7100 as usable if IPv6 sockets fail with this errno. The port is in use on IPv6, and the
-/// errno does not mean that IPv6 is missing.
+/// Asserts that `wait` and `bind-test` do not report port 7100 as usable if IPv6 sockets fail with this errno. The port is in use on IPv6,
+/// and the errno does not mean that IPv6 is missing.
 fn a_failed_ipv6_socket_never_gives_yes(errno: i32) {
     let situation = MixedSituation::make();
     refuse(SYS_socket, Some((0, Eq, INET6)), errno);
@@ -207,7 +207,7 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
         let usual = Answer::now(args);
         assert_eq!(Answer::of(&with_limit("-Sn", 5, args)), usual, "{args:?}");
     }
-    // The command that follows gets the limit that twtool was started with.
+    // The command that `wait` starts gets the limit with which twtool was started.
     let wait = ["wait", "7101", "--timeout", "0", "-q", "--", "sh", "-c", "ulimit -Sn"];
     assert_eq!(with_limit("-Sn", 99, &wait).ok().stdout, "99\n");
     drop(situation);
@@ -365,7 +365,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
                 assert_eq!(run.json()["complete"], false, "{run}");
             });
         }
-        // If a call is refused, that does not mean that there is no socket.
+        // If pidfd_getfd() is refused, twtool cannot find the socket. That does not mean that there is no socket, so the cause is unknown.
         for errno in [EPERM, ENOSYS] {
             on_a_thread_that_refuses(SYS_pidfd_getfd, errno, || {
                 let run = twtool(bind_test).code(2);

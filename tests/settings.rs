@@ -194,7 +194,8 @@ fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
 fn the_initial_namespace_is_recognised() {
     let link = |pid: &str, of: &str| fs::read_link(format!("/proc/{pid}/ns/{of}")).ok();
     let here = caller(&[]).in_initial_netns;
-    // tcp_mem is another setting that only the initial namespace has (net/ipv4/sysctl_net_ipv4.c).
+    // twtool looks for the setting net.core.dev_weight. The test looks for net.ipv4.tcp_mem, which also exists only in the initial
+    // namespace (net/ipv4/sysctl_net_ipv4.c).
     assert_eq!(here, Path::new("/proc/sys/net/ipv4/tcp_mem").exists());
     match (link("1", "pid"), link("1", "net"), link("self", "net")) {
         // 4026531836 is the number of the initial pid namespace. Its process 1 is in the initial network namespace.
@@ -237,7 +238,7 @@ fn systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file() {
         let ports = every_second(10_001, count);
         reserve(&ports);
         assert_eq!(listeners(&[])["lasting"], json!([]), "the namespace of the test is not the initial one");
-        // This is what twtool would print in the initial namespace if the initial namespace had the settings of this one.
+        // This is what twtool would print in the initial namespace if that namespace had the settings of the test's namespace.
         let caller = Caller { in_initial_netns: true, ..caller(&[]) };
         let list = LocalReservedPorts::default().with(ports.iter().copied().map(Port));
         let help = Shell { netns: None, caller }.reserve([Port(60_001)], Some(&list));
@@ -328,7 +329,7 @@ fn the_running_program_reads_each_setting_with_one_read() {
         below && !OF_LIBRARIES.iter().any(|folder| path.starts_with(folder))
     };
     let _situation = MixedSituation::make();
-    // The lists have 480 bytes and 12 KB. The second one does not fit into the first buffer of twtool.
+    // The lists have 480 bytes and 12 KB. The list of 12 KB does not fit into the first buffer of twtool.
     for count in [80, 2000] {
         reserve(&every_second(10_001, count));
         for (name, args) in COMMANDS {

@@ -23,7 +23,7 @@ suite! {
     ],
     netns: [
         a_closed_pipe_ends_quietly_with_success,
-        a_full_output_is_an_error_with_its_reason,
+        a_full_disk_is_an_error_with_its_reason,
         a_closed_output_is_an_error,
         piped_output_has_no_escape_sequences_by_default,
         machine_formats_are_never_coloured,
@@ -108,7 +108,7 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").expect("/dev/full can be opened").into()
 }
 
-fn a_full_output_is_an_error_with_its_reason() {
+fn a_full_disk_is_an_error_with_its_reason() {
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     for args in [
@@ -189,7 +189,7 @@ fn piped_output_has_no_escape_sequences_by_default() {
         assert_eq!(
             without_escapes(&coloured.stdout).lines().count(),
             plain.stdout.lines().count(),
-            "colour changes no line{plain}{coloured}"
+            "colour does not change the number of lines{plain}{coloured}"
         );
         let asked = Run::of(command([args, &["--color", "always"]].concat()).env("NO_COLOR", "1"));
         assert!(asked.stdout.contains("\x1b["), "--color overrides NO_COLOR{asked}");
@@ -304,7 +304,8 @@ fn on_a_terminal(args: &[&str]) -> String {
     let terminal = openpty(None, None).expect("a terminal");
     let mut command = command(args);
     let mut child = command.stdout(terminal.slave).stderr(Stdio::null()).spawn().expect("twtool can be started");
-    // Drop this process's copy of the other side, so that the text ends when the child ends.
+    // `command` still has this process's copy of the slave end of the terminal. Replacing it closes the copy. Otherwise read() on the
+    // master end would wait forever after the end of the child.
     command.stdout(Stdio::null());
     let mut shown = vec![];
     // At the end, read() fails with EIO.

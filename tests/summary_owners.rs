@@ -27,7 +27,7 @@ suite! {
         inferred_owners_are_labelled_and_counted_per_process,
         buckets_with_unknown_owner_form_one_group,
         groups_agree_with_the_owners_of_a_list,
-        processes_of_one_unit_are_one_candidate,
+        in_the_group_of_units_the_processes_of_a_unit_count_as_one_candidate,
         each_namespace_has_its_own_owners,
     ],
 }
@@ -181,7 +181,7 @@ fn move_to_cgroup(holder: &mut Holder, name: &str) -> Result<(), String> {
     added
 }
 
-fn processes_of_one_unit_are_one_candidate() {
+fn in_the_group_of_units_the_processes_of_a_unit_count_as_one_candidate() {
     let id = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
     let web = listener_with_bucket("127.0.0.1:8080");
     let mut workers = [Holder::of(&web), Holder::of(&web)];

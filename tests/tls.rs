@@ -86,6 +86,7 @@ fn only_a_client_with_tls_and_the_password_is_served() {
     ] {
         assert_eq!(status(folder, args), expected, "{args:?}");
     }
+    // curl stored the body of the last HTTP response, whose status was 401.
     assert!(!fs::read_to_string(folder.join("body")).unwrap_or_default().contains("twtool_timewait"));
 }
 

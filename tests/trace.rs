@@ -32,7 +32,7 @@ suite! {
         a_record_has_the_documented_keys,
         a_signal_ends_the_trace_and_leaves_whole_records,
         count_and_filter_select_closes,
-        nothing_stays_loaded_after_sigkill,
+        no_bpf_program_stays_loaded_after_sigkill,
         groups_count_all_closes,
         a_connection_that_closed_before_the_start_has_no_process,
         nearly_every_close_is_seen_on_busy_cores,
@@ -274,7 +274,7 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).map(group).collect()
 }
 
-fn nothing_stays_loaded_after_sigkill() {
+fn no_bpf_program_stays_loaded_after_sigkill() {
     needs_bpf();
     let before = loaded();
     let tracer = Tracer::start("");

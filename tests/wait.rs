@@ -52,6 +52,7 @@ suite! {
 
 const NONE: ReuseOptions = ReuseOptions::NONE;
 const REUSEADDR: ReuseOptions = ReuseOptions::REUSEADDR;
+/// The cause if only buckets block the bind, and even a bind with SO_REUSEADDR fails.
 const BLOCKS: &str = "time-wait-without-reuseaddr";
 
 /// The keys of a record. A document has the same keys after the common keys.

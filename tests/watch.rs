@@ -90,8 +90,8 @@ fn watch(more: &[&str]) -> Vec<String> {
     args.map(str::to_owned).collect()
 }
 
-/// Asserts exit code 0, and nothing on stderr except the warning about a longer interval, which a slow machine needs. The warning must
-/// be there if and only if a sample has a longer interval.
+/// Asserts exit code 0, and nothing on stderr except the warning about a longer interval: on a slow machine, twtool makes the interval
+/// longer. The warning must be there if and only if a sample has a longer interval.
 #[track_caller]
 fn succeeds(run: Run) -> Run {
     let run = run.code(0);

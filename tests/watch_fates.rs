@@ -188,7 +188,7 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     run.settle(4 * count, count)?;
 
     // Groups 2 and 3: the client sends its FIN again, as if the last ACK of the server was lost. The bucket answers with an ACK. The
-    // real client has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against it.
+    // real client has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against this RST.
     sysctl::write("ipv4.tcp_rfc1337", "1").expect("the namespace is ours");
     group(2).chain(group(3)).for_each(|port| forge(&raw, port, FIN, FLAG_FIN_ACK));
     run.settle(4 * count, count)?;
@@ -256,8 +256,9 @@ fn check(groups: Groups, events: &[Value]) {
     let size = groups.size;
     measured(format!("watch: certain events, of {size} or {} of each kind: {certain:?}", 2 * size));
     let all = |fate: &str| usize::from(size) * fates.iter().filter(|(_, name)| *name == fate).count();
-    // On an idle machine every event is certain (Linux 6.18, 2026-11-29). On a busy one, a late sample makes some events uncertain. The limit
-    // is lower for buckets that end before their time: watch needs a look-up and counters that no other socket changed in that sample.
+    // On an idle machine, every event of these five kinds is certain (Linux 6.18, 2026-11-29). On a busy machine, a late sample makes some
+    // events uncertain. The limit is lower for buckets that end before their time: there, twtool also needs counters that no other socket
+    // has changed since the last sample.
     for (fate, percent) in
         [("expired", 99), ("restarted", 99), ("became-time-wait", 99), ("taken-over", 90), ("destroyed", 90)]
     {

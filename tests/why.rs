@@ -1,6 +1,6 @@
 //! `twtool why`: its report about a program equals what the program did, and the program runs as it does without twtool.
 //!
-//! The program that is watched is mostly twtool's own `bind-test`: it binds with every set of options, and reports each result.
+//! In most tests, the watched program is `twtool bind-test`: it binds with every set of options, and reports each result.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -34,7 +34,7 @@ suite! {
         a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
         a_refused_ptrace_gives_the_exact_reason,
-        a_second_tracer_is_refused_because_another_one_traces,
+        why_inside_of_why_is_refused_with_the_reason,
         the_commands_that_are_printed_work,
         the_end_repeats_the_cause_of_each_failure,
         without_a_seccomp_filter_the_slower_way_reports_the_same,
@@ -347,7 +347,7 @@ fn a_refused_ptrace_gives_the_exact_reason() {
     assert!(run.stderr.contains("hint: ") && run.stdout.is_empty(), "{run}");
 }
 
-fn a_second_tracer_is_refused_because_another_one_traces() {
+fn why_inside_of_why_is_refused_with_the_reason() {
     let run = twtool(["why", "-q", PATH, "why", "echo", "started"]).code(125);
     assert!(run.stderr.contains("traces the process already"), "{run}");
     assert!(run.stdout.is_empty(), "{run}");

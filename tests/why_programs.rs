@@ -96,7 +96,8 @@ fn bucket() -> OpenSockets {
     Box::new(())
 }
 
-/// Runs a command until it ends, or until `enough` is true for the complete lines of its log. Then the command gets SIGTERM.
+/// Runs a command until it ends. If `enough` is true for the complete lines of its log, the command gets SIGTERM. After 30 s, it gets
+/// SIGKILL.
 fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
     command.process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");

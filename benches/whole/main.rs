@@ -165,7 +165,7 @@ impl Case {
         twtool.into_iter().chain(others.into_iter().flatten()).chain(kill).collect()
     }
 
-    /// Runs the process, and the floor before or after it.
+    /// Runs the process, and the floor before or after it. The floor is always first if the process removes the buckets.
     fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
         let floor = floor_process(self.floor);
         let pair = || {
@@ -261,8 +261,8 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     for round in 0..rounds(buckets) {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             supply.lasting(2 * *longest)?;
-            // This pair fills the caches as the counted pair does. The previous case may have evicted them: after netstat, even the
-            // program is not cached.
+            // This pair loads into the caches what the counted pair needs. The previous case may have evicted it: after netstat, even
+            // the file of the program is not cached.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }

@@ -81,7 +81,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     sandbox::enter_network_namespace()?;
-    // The first child is the init of the pid namespace: if it ended, all others would end too.
+    // The first child is the init of the pid namespace. If it ended, the kernel would end all processes of that namespace.
     let mut first = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     Process::new("mount", &["-t", "proc", "proc", "/proc"]).run()?;
 
@@ -108,6 +108,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     let mut measured: Vec<Measured> = cases.iter().map(|_| Measured::default()).collect();
+    // The time of the longest pair so far. For the first pair, the benchmark assumes 5 s.
     let mut longest = Duration::from_secs(5);
     for round in 0..ROUNDS {
         for ((_, process), measured) in cases.iter().zip(&mut measured) {

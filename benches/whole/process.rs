@@ -64,7 +64,7 @@ impl Process {
     }
 
     /// The peak resident set in KiB. A small separate process measures it ([`watch`]) for two reasons. The kernel keeps only one
-    /// maximum for all children of a process. This maximum is at least the resident set of the parent at the fork.
+    /// maximum for all children of a process. And the maximum of a child is at least the resident set of its parent at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
         let mut watcher = Command::new(THIS);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;

@@ -93,7 +93,7 @@ impl Size {
         self.cases.iter().find(|(case, _)| case.name == name).map(|(_, measured)| measured)
     }
 
-    /// The time of the other program as a multiple of the time of twtool. The median compares the runs with the same number.
+    /// The time of the other program as a multiple of the time of twtool: the median over the pairs of runs with the same number.
     fn rival_ratio(&self, measured: &Measured, rival: &str) -> Option<f64> {
         let rounds = self.named(rival)?.pairs.iter().zip(&measured.pairs);
         Some(Spread::of(rounds.map(|((_, theirs), (_, ours))| theirs.wall.div_duration_f64(ours.wall))).median)

@@ -11,7 +11,7 @@ use super::report::{Machine, load, mib};
 /// The numbers of buckets, each with the limit for the share of a core in percent.
 const SIZES: [(usize, f64); 2] = [(10, 0.5), (100_000, 8.0)];
 
-/// The number of samples of a run. The run takes 30 s, so that no bucket expires before its end.
+/// The number of samples of a run. 31 samples take 30 s, so no bucket expires before the run ends.
 const SAMPLES: &str = "31";
 
 pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {

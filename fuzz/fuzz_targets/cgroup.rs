@@ -21,8 +21,8 @@ fuzz_target!(|case: &[u8]| {
         let (Some(_), Some(controllers), Some(rest)) = (fields.next(), fields.next(), fields.next()) else {
             return false;
         };
-        let usual = controllers.is_empty() || text_of(controllers).contains("name=systemd");
-        text_of(rest) == path && (usual || container.is_some())
+        let unified_or_systemd = controllers.is_empty() || text_of(controllers).contains("name=systemd");
+        text_of(rest) == path && (unified_or_systemd || container.is_some())
     };
     assert!(case.split(|byte| *byte == b'\n').any(has_path), "{path:?} of {}", text_of(case));
 });

@@ -66,7 +66,7 @@ pub struct FailedAttempts<'a> {
 }
 
 impl<'a> FailedAttempts<'a> {
-    /// Takes the failed attempts, and all sockets on the port.
+    /// Selects the attempts that failed because of another socket. `sockets` are all sockets on the port.
     pub fn new<'s>(
         attempts: impl IntoIterator<Item = &'a Attempt>,
         sockets: &(impl Iterator<Item = &'s Socket> + Clone),

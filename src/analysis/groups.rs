@@ -78,7 +78,7 @@ impl GroupBy {
 
 /// The value of the attribute that the buckets of one group share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the values of `By`")]
+#[expect(missing_docs, reason = "the values of `GroupBy`")]
 pub enum GroupKey {
     Class(PortClass),
     Direction(Direction),

@@ -67,10 +67,10 @@ impl RemainingTimes {
         self.by_second.get(over + 1..end).unwrap_or_default().iter().sum()
     }
 
-    /// The number of buckets that entered TIME_WAIT in the second that ended `seconds` ago; `None` if this number is unknown, because
-    /// such buckets are already gone, or because they have more than an hour left.
-    fn entered_in_second(&self, seconds: usize, length: Length) -> Option<u64> {
-        let second = (length.seconds as usize).checked_sub(seconds).filter(|second| (1..=LONGEST).contains(second))?;
+    /// The number of buckets that entered TIME_WAIT in the one-second interval that ended `ago_s` seconds ago; `None` if this number is
+    /// unknown, because such buckets are already gone, or because they have more than an hour left.
+    fn entered_in_second(&self, ago_s: usize, length: Length) -> Option<u64> {
+        let second = (length.seconds as usize).checked_sub(ago_s).filter(|second| (1..=LONGEST).contains(second))?;
         self.by_second.get(second).copied()
     }
 }

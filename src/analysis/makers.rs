@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(numbers(makers.table(9, at(2), false)), [(1.0, 1)]);
         makers.add(&made, at(59));
         assert_eq!(numbers(makers.table(9, at(59), false)), [(1.0 / 57.0, 2)]);
-        assert_eq!(numbers(makers.table(9, at(60), false)), [(0.0, 1)], "the first one is a minute old");
+        assert_eq!(numbers(makers.table(9, at(60), false)), [(0.0, 1)], "the first bucket is a minute old");
         assert_eq!(numbers(makers.table(9, at(1000), false)), [(0.0, 0)]);
         assert_eq!(numbers(makers.table(9, at(1000), true)), [(0.003, 0)]);
     }

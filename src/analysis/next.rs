@@ -37,13 +37,13 @@ pub struct Failure<'a> {
     pub with: ReuseOptions,
     /// The other options of the server.
     pub setup: ServerSetup,
-    /// The arguments for these options, as the user typed them.
+    /// The arguments of the command line for these options.
     pub setup_words: &'a [String],
     /// Why the bind fails.
     pub cause: Cause,
     /// The sockets on the port.
     pub holders: &'a [Holder],
-    /// The time until the port is free without any action; `None` if it is unknown.
+    /// The time until the port is free without any action; `None` if this time is unknown.
     pub free_in: Option<Duration>,
     /// Whether the user has already waited for the port.
     pub waited: bool,

@@ -57,8 +57,8 @@ impl SummaryCounts {
     }
 
     /// The limit that applies if tcp_max_tw_buckets is reached; otherwise `None`. Call this for each network namespace before
-    /// [`Self::merge`], because each namespace has its own maximum. `negative_is_none` tells whether a negative setting means no maximum, if
-    /// this is known.
+    /// [`Self::merge`], because each namespace has its own maximum. `negative_is_none` tells whether a negative setting means that there
+    /// is no maximum; `None` if this is unknown for the kernel.
     #[must_use]
     pub fn at_maximum(&self, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {
         limits::at_maximum(self.totals, kernel, negative_is_none)

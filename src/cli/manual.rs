@@ -108,7 +108,7 @@ fn page(command: &Command, program: &Command, names: &[&str]) -> Page {
 struct Notes {
     description: Vec<String>,
     exit_status: Option<String>,
-    /// The lines. Each line has a command, and usually an explanation after at least two blanks.
+    /// The lines of the list "Examples:". Each line has a command, and usually an explanation after at least two blanks.
     examples: Vec<String>,
 }
 
@@ -130,7 +130,8 @@ impl Notes {
     }
 }
 
-/// The pages and documents that a text mentions: `tcp(7)`, `twtool list`, RFC 6335.
+/// The pages and documents that a text mentions: `tcp(7)`, `twtool list`, RFC 6335. `own` is the name of the page that contains the
+/// text; the result does not contain this page. `names` are the commands of twtool, and `more` are further pages for the result.
 fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<String> {
     let mut pages: BTreeSet<String> = RELATED.iter().chain(more).map(ToString::to_string).collect();
     let mut documents = BTreeSet::new();
@@ -419,7 +420,7 @@ mod tests {
 
     #[test]
     fn an_example_is_separated_from_its_explanation() {
-        assert_eq!(split_explanation("twtool list 'a  b'   those of a"), ("twtool list 'a  b'", "those of a"));
+        assert_eq!(split_explanation("twtool list 'a  b'   print a"), ("twtool list 'a  b'", "print a"));
         assert_eq!(split_explanation("twtool list"), ("twtool list", ""));
     }
 

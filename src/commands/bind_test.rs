@@ -30,7 +30,8 @@ one more bind, on an unused address. twtool blocks signals until then. If SIGKIL
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
 In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool could not clear its own note. Second: \
-twtool has cleared the note of a real server. twtool notices this because a repeated bind with SO_REUSEPORT fails.
+twtool has cleared the note of a real server. To notice this, twtool repeats each successful bind with SO_REUSEPORT after the note \
+is cleared. If the repeated bind fails, the first bind succeeded only because of the note of that server.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \
@@ -90,7 +91,8 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.server.with.options());
     let conclusion = state.conclude(with);
-    // The kernel interface may not list the socket that blocks the port. If the verdict is denied, the reason is not a socket.
+    // If the cause is unknown, a socket that the kernel interface does not list may block the port. This is possible only for the
+    // verdict `Blocked`, because the reason for `Denied` is not a socket.
     let unseen =
         conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;

@@ -37,8 +37,8 @@ microseconds. With --no-probe, or if the test is not possible, FREE includes the
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. The model makes two assumptions. First: connections are opened as fast as they \
-are closed, at the rate of the last 10 seconds. (If the oldest TIME_WAIT socket of the destination is younger than 10 s and there \
-are at least 10 of them, the rate is measured since that socket closed. If connect() may reuse TIME_WAIT sockets, the rate covers \
+are closed, at the rate of the last 10 seconds. (If the destination has at least 10 TIME_WAIT sockets, and the oldest one is younger \
+than 10 s, the rate is measured since the oldest one closed. If connect() may reuse TIME_WAIT sockets, the rate covers \
 at most the last tcp_tw_reuse_delay.) \
 Second: a TIME_WAIT socket releases its port when its timer ends.
 
@@ -125,8 +125,8 @@ pub fn run(args: &CapacityArgs, global: &GlobalArgs, context: &mut Context) -> R
         );
     }
     let total = found.destinations.len();
-    let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { usize::MAX };
-    let shown = &found.destinations[..total.min(args.top.unwrap_or(usual))];
+    let default_top = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { usize::MAX };
+    let shown = &found.destinations[..total.min(args.top.unwrap_or(default_top))];
     let help = advice::advise(shown, &found.conditions(), &found.facts, &args.netns.shell(context));
 
     context.warn(&warnings);

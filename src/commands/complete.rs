@@ -85,7 +85,7 @@ struct CompletionContext {
 }
 
 impl CompletionContext {
-    /// A snapshot source for the selected namespace; `None` if it does not exist or cannot be opened.
+    /// A snapshot source for the selected namespace; `None` with `--container`, or if the namespace does not exist or cannot be opened.
     fn snapshot(&self) -> Option<Snapshot> {
         if self.container {
             return None;

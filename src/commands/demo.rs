@@ -31,13 +31,13 @@ Everything happens in private user and network namespaces, without root. twtool 
 sockets of the host, and leaves nothing behind except the file of --pcap, however it ends. In the first four scenarios, both \
 ends use the TCP of the running kernel, each in its own network namespace. twtool carries the segments between them. It can \
 read the state of both ends while a segment is under way, drop a segment, or deliver an old segment late. In the other \
-scenarios, the connections run over lo. All values come from this run.
+scenarios, the connections run over lo. twtool measures all values while the scenario runs.
 
 How to read the diagram: each arrow is a segment. Beside the start of the arrow is the state of the sender while the segment \
 was under way. Beside the end of the arrow is the state of the receiver after the segment arrived. Sequence numbers are \
 relative: the first number of each side is shown as 0. sock_diag reports the states; 'gone' means that there is no socket.
 
-Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 the namespaces could not be created.
+Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 wrong usage, or the experiment could not run.
 
 Examples:
   twtool demo                          list the scenarios

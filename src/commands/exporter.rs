@@ -17,8 +17,8 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 #[command(
     mut_args(hide_refused),
     after_long_help = "\
-/metrics serves the metrics of `twtool metrics`: text 0.0.4, or OpenMetrics if the Accept header prefers it. The path / shows \
-a page with the present state. /-/healthy answers without a collection.
+/metrics serves the metrics of `twtool metrics`: in the text format 0.0.4 of Prometheus, or as OpenMetrics if the Accept header \
+prefers it. The path / shows a page with the present state. /-/healthy answers without a collection.
 
 A collection serves all scrapes that begin within --min-interval after the collection began. The exporter collects only for a \
 request. It needs no capability for its own network namespace. With CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH it names the owners of \

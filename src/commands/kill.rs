@@ -161,7 +161,8 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
     })
 }
 
-/// Suggests each flag that would select sockets: the command to run, or that this kernel cannot remove these sockets.
+/// Suggests each flag that would select sockets. A suggestion has the command to run, or says that this kernel cannot remove the
+/// sockets.
 fn hints(others: &ExcludedSockets, facts: &Facts, shell: &Shell) -> Vec<String> {
     let hint = |targets: &[Target], flag, is_possible: fn(&Facts) -> bool| {
         let (verb, them) = if targets.len() == 1 { ("matches", "it") } else { ("match", "them") };
@@ -200,9 +201,9 @@ fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> 
     }
     match lab::orphan::sock_destroy_works(facts) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(CommandError::OrphansStay("this kernel does not end a destroyed orphan".into())),
+        Ok(false) => Err(CommandError::OrphansStay("on this kernel, SOCK_DESTROY does not end an orphan".into())),
         Err(error) => Err(CommandError::OrphansStay(format!(
-            "it could not be tested whether this kernel ends a destroyed orphan: {error}"
+            "twtool could not test whether SOCK_DESTROY ends an orphan on this kernel: {error}"
         ))),
     }
 }

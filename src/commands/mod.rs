@@ -270,7 +270,8 @@ impl CommandError {
         let message = match self {
             // A filter error has several lines: the message, the expression and a caret. The expression has no line feeds.
             Self::Snapshot(SnapshotError::Filter(_)) => escaped_lines(&message),
-            // A line feed can only come from the name of another program or user, and could imitate a line of twtool.
+            // In other messages, a line feed can only come from the name of another program or user. Such a name could imitate a line
+            // of twtool.
             _ => human::escape(&message).into_owned(),
         };
         let _ = writeln!(err, "error: {message}");

@@ -100,7 +100,7 @@ pub(super) enum WithArg {
     Reuseaddr,
     /// SO_REUSEPORT
     Reuseport,
-    /// Both
+    /// SO_REUSEADDR and SO_REUSEPORT
     Both,
 }
 

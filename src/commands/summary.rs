@@ -132,8 +132,8 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let merged = summarized.merged_facts();
     let facts = summarized.facts.clone();
     let source = summarized.origin.name();
-    let usual = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
-    let summary = summarized.summary(args.top.unwrap_or(usual));
+    let default_top = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
+    let summary = summarized.summary(args.top.unwrap_or(default_top));
     // For a recording, no commands are printed, because the recording may come from another machine. For several namespaces,
     // none are printed, because a command works in one namespace only.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
@@ -173,9 +173,9 @@ fn check(args: &SummaryArgs) -> Result<(), CommandError> {
 /// The groups of `--by` without duplicates, or the default groups.
 fn groups(args: &SummaryArgs) -> Vec<GroupBy> {
     let mut by: Vec<GroupBy> = vec![];
-    for asked in args.by.iter().copied().map(GroupBy::from) {
-        if !by.contains(&asked) {
-            by.push(asked);
+    for group in args.by.iter().copied().map(GroupBy::from) {
+        if !by.contains(&group) {
+            by.push(group);
         }
     }
     if by.is_empty() {

@@ -33,11 +33,13 @@ const MAX_NAMES: usize = 8192;
 #[command(after_long_help = "\
 A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
 close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. Without \
---netns and --container, twtool covers every network namespace of the machine. It prints a line for each close when the connection \
-has ended on this side. A BPF program collects the closes. The kernel removes this program when twtool ends, even if SIGKILL ends twtool.
+--netns and --container, twtool covers every network namespace of the machine. It prints the line of a close later, when the \
+connection has ended on this side (see OUTCOME). A BPF program collects the closes. The kernel removes this program when twtool ends, \
+even if SIGKILL ends twtool.
 
-OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows if it does), or aborted (a RST or an error ended the \
-connection, so there is no TIME_WAIT). ROLE is accepted or connected. The process is unknown if it called close() before \
+OUTCOME is TIME_WAIT, FIN_WAIT_2 (the peer has not closed yet; TIME_WAIT follows when it closes), aborted (a RST or an error ended \
+the connection, so there is no TIME_WAIT), or unknown (the data of the kernel do not show it). ROLE is accepted, connected, or unknown \
+(for example, if a client bound a port outside the ephemeral range). The process is unknown if it called close() before \
 twtool started and the connection ends later, or if the kernel does not show it.
 
 With --by, twtool counts closes by group: on a terminal the table is refreshed each second; otherwise it is printed once at the end. \

@@ -11,7 +11,7 @@ use crate::snapshot::owner_feed::OwnerFeed;
 use crate::view::human;
 
 /// The default of `--tracer`.
-const USUAL: &str = "/run/twtool.sock";
+const DEFAULT_SOCKET: &str = "/run/twtool.sock";
 
 /// Arguments of commands that ask a tracer for the owners of buckets.
 #[derive(Args, Clone, Debug)]
@@ -23,13 +23,14 @@ pub(super) struct TracerArgs {
 
 impl TracerArgs {
     /// Reads what the tracer has recorded. If a command calls this function before it reads the buckets, the makers of the newest
-    /// buckets are unknown. The result is empty if `--tracer` is not given and no tracer serves the default socket.
+    /// buckets (the processes that closed the connections) are unknown. The result is empty if `--tracer` is not given and no tracer
+    /// serves the default socket.
     pub(super) fn read(&self) -> Result<TracedOwners, CommandError> {
         match &self.tracer {
             Some(path) => TracedOwners::read(path).map_err(|error| {
                 bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
             }),
-            None => Ok(TracedOwners::read(Path::new(USUAL)).unwrap_or_default()),
+            None => Ok(TracedOwners::read(Path::new(DEFAULT_SOCKET)).unwrap_or_default()),
         }
     }
 
@@ -38,7 +39,7 @@ impl TracerArgs {
         if self.tracer.is_some() {
             self.read()?;
         }
-        Ok(OwnerFeed::new(self.tracer.clone().unwrap_or_else(|| USUAL.into())))
+        Ok(OwnerFeed::new(self.tracer.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())))
     }
 
     /// Prints how to learn the owners of later buckets, if no tracer has answered and more than half of the `all` buckets have an
@@ -48,14 +49,14 @@ impl TracerArgs {
             return;
         }
         let shell = Shell { netns: None, caller: context.caller.clone() };
-        let line = shell.twtool(Privilege::Root, &["trace", "--serve", USUAL]);
+        let line = shell.twtool(Privilege::Root, &["trace", "--serve", DEFAULT_SOCKET]);
         if line.obstacle.is_none() {
             let start = human::escape(&line.text);
             let _ = writeln!(context.err, "hint: no tracer runs. To record the owners of later sockets, run: {start}");
         }
     }
 
-    /// Rejects `--tracer` if the condition that it needs is not `given`. `other` names the condition in the message.
+    /// Rejects `--tracer` if `given` is false. `other` names what `--tracer` needs, for the message.
     pub(super) fn needs(&self, other: &str, given: bool) -> Result<(), CommandError> {
         if self.tracer.is_some() && !given {
             return Err(CommandError::Usage(format!("'--tracer' needs {other}")));

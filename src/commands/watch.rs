@@ -142,9 +142,9 @@ fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<
 
 /// Writes samples until the end. Returns whether all were complete.
 fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Result<bool, CommandError> {
-    // A recording has its own interval. So the warning about a longer interval must not appear.
-    let asked = if args.recording.replays() { Duration::MAX } else { args.interval };
-    let mut reporter = Reporter { asked, ..Reporter::default() };
+    // A recording has an interval of its own, so the warning about a longer interval must not appear.
+    let selected = if args.recording.replays() { Duration::MAX } else { args.interval };
+    let mut reporter = Reporter { selected, ..Reporter::default() };
     let (mut count, mut complete) = (0, true);
     let mut next = Duration::ZERO;
     loop {
@@ -175,8 +175,11 @@ fn stream(args: &WatchArgs, sampler: &mut Sampler, context: &mut Context) -> Res
 /// Prints a warning only if the previous sample did not have it.
 #[derive(Default)]
 struct Reporter {
-    asked: Duration,
+    /// The interval that the user selected; the maximum for a recording.
+    selected: Duration,
+    /// The warnings of the previous sample.
     last: Vec<String>,
+    /// Whether the warning about a longer interval has been printed.
     stretched: bool,
 }
 
@@ -192,7 +195,7 @@ impl Reporter {
     fn warn(&mut self, sample: &Sample, context: &mut Context) {
         self.warn_once(&sample.warnings, context);
         // Compare whole milliseconds, because the text and the records show whole milliseconds.
-        if sample.interval.as_millis() > self.asked.as_millis() && !self.stretched {
+        if sample.interval.as_millis() > self.selected.as_millis() && !self.stretched {
             self.stretched = true;
             context.warn(&[format!(
                 "reading takes {} ms of processor time, so the interval is {} ms: watch uses at most a quarter of a core",

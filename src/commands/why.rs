@@ -24,9 +24,10 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
-stops it only at bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
-twtool's seccomp filter, every system call stops the program, which slows it down a lot.) When a call fails, twtool reads the \
+COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of its system \
+calls, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
+twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
+for a moment when it gets a signal, starts a process or a thread, or executes another program. When a call fails, twtool reads the \
 sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
 socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
 
@@ -62,7 +63,7 @@ pub struct WhyArgs {
     /// Append to this file instead of writing to standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Print failures only
+    /// Print only failures, and notes that failures can be missing or false
     #[arg(short, long)]
     quiet: bool,
     /// With --pid or --detach: stop watching after this time, like 500ms, 10s or 5m; the program continues to run

@@ -24,7 +24,8 @@ pub(super) struct Connections {
 }
 
 struct Open {
-    /// When its last request began or ended, as a number that grows with each such event.
+    /// When the connection was opened, or a later request of the connection began or ended. The time is a number that grows with each such
+    /// event of any connection.
     active: u64,
     busy: bool,
     close: Arc<Notify>,

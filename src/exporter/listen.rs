@@ -49,8 +49,8 @@ impl fmt::Display for Address {
 pub enum Listener {
     /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// A Unix socket. The path is given only if the exporter created the socket file; then the file is removed when the listener
-    /// is dropped.
+    /// A Unix socket. If the exporter created the socket file, the value also has the path, and dropping the listener removes the
+    /// file.
     Unix(std::os::unix::net::UnixListener, Option<PathBuf>),
 }
 

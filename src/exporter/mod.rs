@@ -16,7 +16,7 @@
 //! | `connections` | the open connections, and counts of responses and of connections that the exporter closed |
 //! | `collector` | one collection for all scrapes of a short time |
 //! | `web_config`, `security` (feature `tls`) | TLS and basic authentication |
-//! | `tracing` | counts closes by program, with a BPF program (`--trace`) |
+//! | `tracing` | counts closes by unit, container or process name, with a BPF program (`--trace`) |
 //! | `page` | the page at `/` |
 //! | `log` | one line per event |
 //!

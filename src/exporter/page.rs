@@ -106,7 +106,7 @@ fn warnings(page: &mut String, samples: &Samples) {
         return;
     }
     page.push_str(
-        "<p>Run <code>twtool doctor</code> in the network namespace for the reason and for what helps.</p>\n<table>\n\
+        "<p>To see the reason and what helps, run <code>twtool doctor</code> in the network namespace.</p>\n<table>\n\
                    <tr><th>Namespace</th><th>Check</th></tr>\n",
     );
     for (labels, _) in warnings {

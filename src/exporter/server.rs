@@ -115,7 +115,7 @@ struct ServerState {
     ending: watch::Receiver<bool>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT. `rights` are the capabilities and the confinement of the exporter, for the log.
 pub(super) async fn serve(
     options: &ExporterOptions,
     listeners: Vec<Listener>,
@@ -128,7 +128,7 @@ pub(super) async fn serve(
     let collector =
         Collector::new(collect, tracing, options.bounds, options.min_interval, options.deadline, log, jobs.clone());
     let (end, ending) = watch::channel(false);
-    #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
+    #[allow(clippy::clone_on_copy, reason = "AccessControl is Copy only without TLS")]
     let shared = ServerState { collector, connections: Arc::default(), security: security.clone(), ending };
     // Without a handler, a signal would end the process at once. So the handlers are installed before the first connection.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -165,7 +165,7 @@ pub(super) async fn serve(
 /// Reads the web configuration file again, on a thread that may read files.
 async fn reload(security: &AccessControl, jobs: &Jobs) -> Result<(), String> {
     let (send, reloaded) = oneshot::channel();
-    #[allow(clippy::clone_on_copy, reason = "Secured is Copy only without TLS")]
+    #[allow(clippy::clone_on_copy, reason = "AccessControl is Copy only without TLS")]
     let security = security.clone();
     let _ = jobs.send(Some(Box::new(move || drop(send.send(security.reload())))));
     reloaded.await.unwrap_or_else(|_| Err("no thread can be started".to_owned()))

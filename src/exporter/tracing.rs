@@ -1,4 +1,4 @@
-//! Counts closes by program, on a thread of its own (`--trace`).
+//! Counts closes by unit, container or process name, on a thread of its own (`--trace`).
 //!
 //! 1. The thread loads the BPF program while it has the capabilities of the exporter. The exporter waits until that is done.
 //! 2. The thread drops its capabilities, and confines itself. Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, the thread

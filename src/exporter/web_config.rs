@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_silently_ignored() {
+    fn an_unknown_repeated_or_wrong_setting_is_an_error() {
         for (text, word) in [
             ("tls_config:\n  cert_file: a\n", "tls_config"),
             ("tls_server_config:\n  cert_file: a\n", "key_file"),

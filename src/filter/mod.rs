@@ -90,7 +90,7 @@ impl Filter {
         if ipv4 { any_ipv4 } else { any_ipv4.negated() }
     }
 
-    /// Whether the row certainly passes the filter.
+    /// Whether the row passes the filter. `false` also if [`Self::judge`] returns `None`.
     #[must_use]
     pub fn accepts(&self, row: &Row) -> bool {
         self.judge(row) == Some(true)

@@ -186,7 +186,7 @@ impl<'a> Parser<'a> {
 
     fn test(&mut self) -> Result<Filter> {
         let Some(token) = self.advance() else { return Err(self.expected(None, &any_test())) };
-        // A test inside of `DEEPEST` parentheses is allowed: only what nests further counts.
+        // Only '(' and 'not' add a level. So a test inside of `DEEPEST` parentheses is allowed.
         let nests = matches!(token.kind, TokenKind::Not | TokenKind::Open);
         if nests && self.depth >= DEEPEST {
             return Err(

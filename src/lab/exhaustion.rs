@@ -155,7 +155,7 @@ fn test_recovery(
     // Wait until every bucket is old enough to be taken over.
     std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
     write_setting(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
-    let note = "Every other bucket is old enough by now, but without tcp_tw_reuse the age does not matter.";
+    let note = "All other buckets are old enough by now, but without tcp_tw_reuse the age does not matter.";
     let without = connect(transcript, lo, server, to, note, true)?;
     write_setting(transcript, "ipv4.tcp_tw_reuse", "2", "The default: like 1, but only on loopback.")?;
     let default = connect_at_last(to)?;

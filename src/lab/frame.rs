@@ -118,6 +118,7 @@ mod tests {
             let _ = Numbers::default().read(frame, sender);
         }
 
+        // The whole frame has 57 bytes: 14 of Ethernet, 20 of IPv4, 20 of TCP, and 3 of data.
         #[test]
         fn a_cut_frame_is_rejected_without_a_panic(length in 0_usize..57) {
             let mut frame = frame(1, false, b"abc");

@@ -10,11 +10,11 @@ use crate::sys::packet::{Frame, Interface, PacketSocket};
 use crate::sys::rtnetlink::{self, VethEnd};
 use crate::sys::sandbox::PrivateNetns;
 
-/// The indices of the host's interface and of the lab's end. They are above the indices that a kernel uses in a new namespace.
+/// The interface indices of the two ends of the veth pair: the host's interface, and the lab's end. They are above the indices that a kernel uses in a new namespace.
 const CARD: u32 = 100;
 const CABLE: u32 = 101;
 
-/// The name of the lab's end.
+/// The interface name of the lab's end.
 const CABLE_NAME: &str = "cable";
 
 /// The length of the prefix of the lab's network: 192.0.2.0/24, which RFC 5737 reserves for examples (TEST-NET-1).

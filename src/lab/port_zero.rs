@@ -10,7 +10,9 @@ use crate::model::bind::{Errno, ReuseOptions};
 use crate::model::experiment::{Actor, ReturnValue, Side};
 use crate::sys;
 
+/// How often each call is made in the current range.
 const SAMPLE: usize = 8;
+/// A range of sixteen ports, four of which the last part reserves.
 const FIRST: u16 = 40_000;
 const LAST: u16 = 40_015;
 const RESERVED: std::ops::RangeInclusive<u16> = 40_002..=40_005;
@@ -145,13 +147,13 @@ fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
     write_setting(transcript, "ipv4.ip_local_reserved_ports", &text, "")?;
     let (ports, failed) = choose(transcript, Call::Bind, usize::MAX)?;
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
-    let asked = socket.bind(&SocketAddr::from((LOCALHOST, *RESERVED.start())).into());
-    let asked = asked.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Done);
-    let word = asked.errno().map_or("ok", Errno::name);
+    let explicit = socket.bind(&SocketAddr::from((LOCALHOST, *RESERVED.start())).into());
+    let explicit = explicit.map_or_else(|error| ReturnValue::Failed(sys::bind::errno(&error)), |()| ReturnValue::Done);
+    let word = explicit.errno().map_or("ok", Errno::name);
     transcript.called(
         Actor::Side(Side::Server),
         &format!("bind({})", RESERVED.start()),
-        asked,
+        explicit,
         EventDetails::default(),
     )?;
     drop(lo);

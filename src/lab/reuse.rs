@@ -14,7 +14,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     for old in ReuseOptions::ALL {
         let first = old == ReuseOptions::NONE;
         transcript.routine = !first;
-        let note = "A server on port 8080 closes first, which leaves TIME_WAIT on its port. Then a new socket binds the port. \
+        let note = "A server on port 8080 closes first, which leaves TIME_WAIT on its port. Then a new socket tries to bind the port. \
                     A row is a set of options of the old socket, and a column is a set of options of the new one.";
         transcript.part(&old.to_string(), if first { note } else { "" })?;
         row(transcript, old)?;

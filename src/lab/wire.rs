@@ -45,8 +45,8 @@ pub(super) struct Wire {
     numbers: Numbers,
     /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
-    /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `None`: the
-    /// next segment of this side may be an expected retransmission.
+    /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `take` drops a
+    /// retransmission of this segment. `None`: there is no such segment yet, or a retransmission is expected.
     last: [Option<SequenceRange>; 2],
     paths: [Path; 2],
     carried: Vec<String>,

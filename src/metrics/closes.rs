@@ -1,4 +1,4 @@
-//! Counts the closes that a tracer reports, by network namespace, program and [`Role`] (which end opened the connection).
+//! Counts closes by network namespace, program and [`Role`] (which end opened the connection). A tracer reports the closes.
 //!
 //! A counter of Prometheus may only grow. So closes cannot move between the counter of a program and the sum `others` whenever another
 //! program closes more connections. The rules are:
@@ -101,7 +101,7 @@ impl NetnsCloses {
         count.last = elapsed;
     }
 
-    /// Removes the program that has been idle longest, if it has been idle for 10 minutes. Returns whether it did.
+    /// Removes the program that has been idle longest, if it has been idle for 10 minutes. Returns whether a program was removed.
     fn remove_idle_program(&mut self, elapsed: Duration) -> bool {
         if elapsed < self.full_until {
             return false;
@@ -252,7 +252,9 @@ mod tests {
         assert_eq!(add("c", 599), expected(&[("a", 1), ("b", 2), ("others", 499)]));
         // a has been idle for 10 minutes.
         assert_eq!(add("c", 600), expected(&[("b", 2), ("c", 1), ("others", 499)]));
+        // No program is idle now, although a has closed connections before.
         assert_eq!(add("a", 601), expected(&[("b", 2), ("c", 1), ("others", 500)]));
+        // b has been idle since second 500.
         assert_eq!(add("a", 1100), expected(&[("a", 1), ("c", 1), ("others", 500)]));
     }
 

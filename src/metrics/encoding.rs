@@ -203,7 +203,8 @@ mod tests {
             let mut samples = Samples::default();
             samples.add(MetricFamily::Complete, [value.clone()], 1_u64);
             let text = encode(&samples, MetricsFormat::Text);
-            // Only a line feed ends a line of this format. A carriage return does not.
+            // The three lines are `# HELP`, `# TYPE` and the sample. Only a line feed ends a line of this format. A carriage return
+            // does not.
             prop_assert_eq!(text.matches('\n').count(), 3);
             let line = text.lines().last().unwrap_or_default();
             prop_assert!(line.starts_with("twtool_complete") && text.ends_with(" 1\n"));

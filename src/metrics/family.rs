@@ -88,7 +88,7 @@ families! {
     EphemeralReserved = "twtool_ephemeral_reserved_ports", Gauge, ["netns"],
         "Ports of the ephemeral range that are in net.ipv4.ip_local_reserved_ports. connect() never chooses them.";
     EphemeralBound = "twtool_ephemeral_bound_ports", Gauge, ["netns"],
-        "Ports of the ephemeral range that are not reserved and that a socket certainly bound explicitly. connect() never chooses them.";
+        "Ports of the ephemeral range that are not reserved and that are known to be bound explicitly. connect() never chooses them.";
     EphemeralUncertain = "twtool_ephemeral_uncertain_ports", Gauge, ["netns"],
         "Ports of the ephemeral range that are not reserved and for which it is unknown whether a socket bound them explicitly. They count as free.";
     PoolPorts = "twtool_ephemeral_pool_ports", Gauge, ["netns"],
@@ -134,7 +134,7 @@ families! {
     ConntrackMax = "twtool_conntrack_entries_max", Gauge, ["netns"],
         "The setting net.netfilter.nf_conntrack_max; +Inf if it is 0, because then there is no maximum.";
     NetnsInfo = "twtool_netns_info", Info, ["netns", "inode", "process"],
-        "A network namespace with its inode number, and its first process if it has no name of ip netns.";
+        "A network namespace with its inode number. If the namespace has no name of ip netns: also its process with the lowest pid.";
     Complete = "twtool_complete", Gauge, ["netns"],
         "1 if nothing is missing from the samples of the network namespace, 0 otherwise.";
     CollectionComplete = "twtool_collection_complete", Gauge, [],
@@ -154,7 +154,7 @@ families! {
     TraceLost = "twtool_trace_lost_closes_total", Counter, [],
         "Closes that are missing from twtool_traced_closes_total, because the exporter did not read them in time; only with --trace.";
     TraceSkipped = "twtool_trace_skipped_closes_total", Counter, [],
-        "Upper bound of the further closes that are missing or have no process, because the BPF program was already running on the processor; only with --trace.";
+        "Upper bound of the closes that are missing or have no process because the BPF program was already running on the processor; they are not part of twtool_trace_lost_closes_total; only with --trace.";
     BuildInfo = "twtool_build_info", Info, ["version"],
         "The version of twtool.";
     ProcessCpu = "twtool_process_cpu_seconds_total", Counter, [],

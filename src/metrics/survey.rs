@@ -112,7 +112,7 @@ fn inode(facts: &Facts) -> String {
     facts.netns.map_or_else(|| "unknown".into(), |inode| format!("net:[{inode}]"))
 }
 
-/// The command name in a name like `PID:COMM`, which stands for the first process of a namespace. `None` for other names.
+/// The command name in a name like `PID:COMM`, which stands for the process with the lowest pid of a namespace. `None` for other names.
 fn first_process(name: &str) -> Option<&str> {
     let (pid, comm) = name.split_once(':')?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(comm)

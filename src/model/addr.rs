@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_name_the_bad_word() {
+    fn the_error_for_a_bad_address_names_the_bad_word() {
         for (bad, word) in [
             ("1.2.3", "'1.2.3'"),
             ("::g", "'::g'"),

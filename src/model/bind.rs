@@ -30,7 +30,7 @@ impl ReuseOptions {
     pub const REUSEPORT: Self = Self { reuseaddr: false, reuseport: true };
     /// Both options.
     pub const BOTH: Self = Self { reuseaddr: true, reuseport: true };
-    /// Every set, in the order in which they are tried and shown.
+    /// Every set of options, in the order of the output.
     pub const ALL: [Self; 4] = [Self::NONE, Self::REUSEADDR, Self::REUSEPORT, Self::BOTH];
 
     /// The documented result of bind() and listen() with these options, if the port has a TIME_WAIT bucket and `old` are the options
@@ -139,7 +139,7 @@ pub enum Errno {
     Access,
     AddrNotAvailable,
     FamilyNotSupported,
-    /// Any other, by its symbolic name.
+    /// Any other errno, by its symbolic name.
     Other(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! The result of `bind-test --demo`: a server closes a connection first, and its port is bound again.
+//! The result of `bind-test --demo`: a server closes a connection first, and new sockets try to bind its port.
 
 use super::bind::{Attempt, ReuseOptions};
 use super::socket::{TcpState, TimeWaitBucket};

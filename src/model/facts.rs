@@ -38,8 +38,8 @@ pub struct Facts {
     pub unread: UnreadFacts,
 }
 
-/// The names of facts that could not be read although they may exist, each with the reason. It does not contain facts that this kernel
-/// or namespace does not have.
+/// The names of facts that could not be read although they may exist, each with the reason. Facts that this kernel or namespace does not
+/// have are not in the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnreadFacts(pub Vec<(String, String)>);
 
@@ -85,7 +85,7 @@ impl Setting {
 }
 
 impl Facts {
-    /// A sentence for each of these settings that could not be read, and for every other unread fact.
+    /// A sentence for each setting in `needed` that could not be read, and for each unread fact that is not a setting.
     #[must_use]
     pub fn gaps(&self, needed: &[Setting]) -> Vec<String> {
         let missing = |setting: &&Setting| match setting {
@@ -143,14 +143,14 @@ impl Facts {
     }
 
     /// Whether SOCK_DESTROY removes timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured). The versions between
-    /// them were not measured. For these, the function returns false, which is not a proof.
+    /// 5.10 and 6.1 were not measured. For these versions the function returns false, although some of them may remove buckets.
     #[must_use]
     pub fn destroys_buckets(&self) -> Option<bool> {
         self.kernel_since(6, 1)
     }
 
-    /// Whether it is proven that SOCK_DESTROY removes no timewait bucket. Measured on 5.10. A later version before 6.1 may have the
-    /// change that allows it.
+    /// Whether it is proven that SOCK_DESTROY removes no timewait bucket (measured on 5.10). A version between 5.10 and 6.1 may
+    /// already remove buckets.
     #[must_use]
     pub fn never_destroys_buckets(&self) -> bool {
         self.kernel_since(5, 11) == Some(false)
@@ -175,7 +175,8 @@ impl Facts {
         self.unprivileged_port_start.map(|start| port.0 != 0 && u32::from(port.0) < start)
     }
 
-    /// The name of an interface, or `if` and the index (`if7`) if the interface does not exist any more, as in ss.
+    /// The name of an interface. If the name is unknown, for example because the interface does not exist any more: `if` and the index
+    /// (`if7`), as in ss.
     #[must_use]
     pub fn interface_name(&self, index: NonZeroU32) -> String {
         self.interfaces.name(index).unwrap_or_else(|| format!("if{index}"))
@@ -184,24 +185,24 @@ impl Facts {
     /// The index of an interface that the user named by its name or number.
     ///
     /// # Errors
-    /// The error names the scope and the existing interfaces.
-    pub fn interface_index(&self, scope: &str) -> Result<NonZeroU32, String> {
+    /// The namespace has no such interface (then the error lists the existing interfaces), or a request to the kernel failed.
+    pub fn interface_index(&self, word: &str) -> Result<NonZeroU32, String> {
         let interfaces = self.interfaces.list();
-        let by_name = interfaces.iter().find(|(_, name)| *name == scope).map(|(index, _)| *index);
-        let by_number = || scope.parse().ok().filter(|index| interfaces.contains_key(index));
+        let by_name = interfaces.iter().find(|(_, name)| *name == word).map(|(index, _)| *index);
+        let by_number = || word.parse().ok().filter(|index| interfaces.contains_key(index));
         by_name.or_else(by_number).ok_or_else(|| {
             if let Some(failure) = self.interfaces.failure() {
                 return failure;
             }
             let names: Vec<_> = interfaces.values().map(String::as_str).collect();
-            format!("this network namespace has no interface '{scope}'; it has {}", names.join(", "))
+            format!("this network namespace has no interface '{word}'; it has {}", names.join(", "))
         })
     }
 
     /// The ports that an argument names.
     ///
     /// # Errors
-    /// /etc/services does not have the service name for TCP. The error lists the allowed forms of a port.
+    /// /etc/services does not have the service name for TCP (then the error lists the allowed forms of a port), or could not be read.
     pub fn ports(&self, arg: &PortArg) -> Result<PortRange, String> {
         self.look_up(arg, PORT_ARG_FORMS)
     }
@@ -235,7 +236,7 @@ impl Facts {
 pub(crate) mod tests {
     use super::*;
 
-    /// A namespace with the kernel's default ranges, port 8000 reserved, and `http` as its only service.
+    /// A namespace with the kernel's default ranges, the reserved port 8000, and `http` (with the alias `www`) as its only service.
     pub(crate) fn facts() -> Facts {
         Facts {
             taken_at: SystemTime::UNIX_EPOCH,

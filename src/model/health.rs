@@ -133,9 +133,9 @@ pub struct OpenSockets {
 pub struct Health {
     /// Kernel, time, port ranges.
     pub facts: Facts,
-    /// The other settings.
+    /// The settings of [`Settings::keys`].
     pub settings: Settings,
-    /// Counts and counters of buckets.
+    /// The kernel's counts of buckets, and its settings about buckets.
     pub buckets: BucketFacts,
     /// Sockets, or why they could not be read.
     pub sockets: Result<OpenSockets, String>,
@@ -149,7 +149,8 @@ pub(crate) mod tests {
     use crate::model::facts::tests::facts;
     use crate::model::kernel_counts::{TcpExt, TcpSockstat};
 
-    /// A machine with the kernel's default settings, a hash table of 262,144 entries, and no sockets.
+    /// A network namespace with the kernel's default settings (except that port 8000 is reserved), a hash table of 262,144 entries, and
+    /// no sockets.
     pub(crate) fn healthy() -> Health {
         const VALUES: [(&str, &str); 11] = [
             ("ipv4.tcp_tw_reuse", "2"),

@@ -9,8 +9,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// Access to the kernel's interfaces of one network namespace. It has no look-up by name, because the kernel takes `eth0:80`
-/// for eth0, and loads a module for an unknown name (`dev_ioctl` in net/core/dev_ioctl.c).
+/// Access to the kernel's interfaces of one network namespace. It has no look-up by name, because the kernel's look-up accepts
+/// `eth0:80` as a name of eth0, and loads a module for an unknown name (`dev_ioctl` in net/core/dev_ioctl.c).
 pub trait KernelInterfaces: fmt::Debug + Send + Sync {
     /// The name of the interface with this index; `None` if there is no such interface, or if the request failed. Any thread may call
     /// this function.
@@ -53,15 +53,15 @@ impl Interfaces {
         all
     }
 
-    /// Looks up these names now, so that [`Self::failure`] reports failures.
+    /// Looks up the names of these interfaces now, so that [`Self::failure`] can report a failed look-up.
     pub fn look_up(&self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             let _ = self.name(index);
         }
     }
 
-    /// Looks up these names and drops the connection to the kernel. So the facts of many namespaces do not keep a socket open for each
-    /// namespace.
+    /// Stores the names of these interfaces and drops the access to the kernel. So the facts of many namespaces do not keep a socket
+    /// open for each namespace.
     pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             if let Some(name) = self.name(index) {

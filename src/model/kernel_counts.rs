@@ -17,7 +17,7 @@ impl TcpExt {
     }
 }
 
-/// The counters that a watch reads: some of `Tcp` (/proc/net/snmp) and of `TcpExt` (/proc/net/netstat), by the kernel's names.
+/// The counters that `twtool watch` reads: some of `Tcp` (/proc/net/snmp) and of `TcpExt` (/proc/net/netstat), by the kernel's names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(pub BTreeMap<String, u64>);
 
@@ -73,9 +73,9 @@ pub struct TcpSockstat {
 /// Counts and settings about buckets, at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
-    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets, in either state, the kernel keeps no bucket after a further
-    /// close. On Linux 6.1 and later, a negative number means that there is no maximum: the kernel compares it as an unsigned
-    /// number.
+    /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets (TIME_WAIT and orphaned FIN_WAIT_2), the kernel keeps no bucket
+    /// after a further close. On Linux 6.1 and later, a negative number means that there is no maximum, because the kernel compares it
+    /// as an unsigned number.
     pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Only kernels of some vendors have this setting.
     pub tw_timeout_s: Option<u64>,
@@ -89,8 +89,8 @@ pub struct BucketFacts {
 
 impl BucketFacts {
     /// Merges the facts of two network namespaces. A fact that one of them lacks becomes unknown, except the size of a bucket,
-    /// which is the same on the whole machine. The maximum becomes unknown, because each namespace has its own. In sockstat, only
-    /// `tw` is summed; the other counts are those of the first namespace.
+    /// which is the same on the whole machine. The maximum becomes unknown, because each namespace has its own maximum. `tw_timeout_s`
+    /// becomes unknown if it differs. In sockstat, only `tw` is summed; the other counts are those of the first namespace.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let tcp_ext = self.tcp_ext.as_ref().zip(other.tcp_ext.as_ref()).map(|(a, b)| {

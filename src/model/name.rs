@@ -40,8 +40,8 @@ pub fn json_escaped(json: String) -> String {
 }
 
 /// Whether a terminal interprets the character, hides it, or lets it change how the text around it is shown: controls (C0,
-/// C1), line and paragraph separators, the bidirectional controls of Unicode's annex 9, and all other format characters
-/// (general category Cf of Unicode 17), tags, and variation selectors.
+/// C1), line and paragraph separators, all format characters (general category Cf of Unicode 17, which includes the bidirectional
+/// controls), and other invisible characters (fillers, joiners, tags, variation selectors).
 #[must_use]
 pub const fn is_hidden(c: char) -> bool {
     matches!(

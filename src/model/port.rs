@@ -1,7 +1,7 @@
 //! Port numbers, and two separate facts about a port: its RFC 6335 class, and the ranges that Linux configures.
 //!
 //! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). Classes and ranges have separate
-//! types, because people often take the class 49152-65535 for the ephemeral range of Linux.
+//! types, because people often confuse the class 49152-65535 with the ephemeral range of Linux.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ impl fmt::Display for Port {
     }
 }
 
-/// The three classes of RFC 6335, section 6. A class is only a name for a number. The kernel does not enforce it.
+/// The three classes of RFC 6335, section 6. A class is only a name for a range of numbers. The kernel does not enforce it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortClass {
     /// System Ports, 0-1023.
@@ -129,7 +129,7 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// `net.ipv4.ip_local_port_range`: the range from which connect() and bind(0) choose a port in this network namespace
+/// `net.ipv4.ip_local_port_range`: the range from which connect() and bind() to port 0 choose a port in this network namespace
 /// (ip-sysctl).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalPortRange(pub PortRange);
@@ -203,7 +203,7 @@ pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> 
 pub enum PortArg {
     /// `443`, or `8000-8099`.
     Range(PortRange),
-    /// `https`. The name may not exist in /etc/services.
+    /// `https`. It is not known yet whether /etc/services has the name.
     Name(String),
 }
 
@@ -268,7 +268,8 @@ impl FromStr for PortArg {
         if !name || text.starts_with('-') {
             return Err(PortArgError(match text.parse::<SocketAddr>() {
                 Ok(end) => format!(
-                    "this is an address and a port; give the port {} alone, and use --addr {} for the address if the command has this option",
+                    "this is an address and a port; give the port {} alone, and use --addr {} for the address if the \
+                     command has this option",
                     end.port(),
                     end.ip()
                 ),

@@ -13,7 +13,7 @@ pub struct Process {
     pub pid: i32,
     /// The command name of /proc/PID/stat (at most 15 bytes). The process chooses it, so escape it for a terminal.
     pub comm: String,
-    /// The process that started it, if that is known and still exists.
+    /// The pid of its parent process. `None` if the parent could not be read, or is not in the pid namespace of twtool.
     pub parent: Option<i32>,
     /// Its path in the cgroup hierarchy, if it could be read.
     pub cgroup: Option<String>,
@@ -25,7 +25,8 @@ pub struct Process {
     pub socket_unit: Option<String>,
 }
 
-/// The systemd unit in a cgroup path: the last component with the suffix of a unit. An inference from systemd's naming.
+/// The systemd unit in a cgroup path: the last component with the suffix of a unit. This is an inference from the way in which systemd
+/// names cgroups.
 #[must_use]
 pub fn unit_of_cgroup(path: &str) -> Option<&str> {
     let ends = [".service", ".socket", ".scope", ".slice"];
@@ -110,7 +111,7 @@ const SHARED_SERVICES: [&str; 10] = [
 const PIDS: usize = 20;
 
 /// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
-/// the same name and details are in one text. Escape the text before a terminal sees it.
+/// the same name and details are in one text. Escape the text before you write it to a terminal.
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_is_the_last_cgroup_component_that_names_one() {
+    fn the_unit_is_the_last_cgroup_component_that_names_a_unit() {
         let unit = |cgroup: &str| process(1, "x", Some(cgroup)).unit().map(str::to_owned);
         assert_eq!(unit("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(unit("/system.slice/docker-abc.scope/app").as_deref(), Some("docker-abc.scope"));
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_system_service_with_processes_of_its_own_may_be_stopped() {
+    fn only_a_service_of_this_machine_that_runs_only_its_own_processes_may_be_stopped() {
         let service = |cgroup: &str| process(1, "x", Some(cgroup)).own_service().map(str::to_owned);
         assert_eq!(service("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(service("/system.slice/system-x.slice/x@1.service").as_deref(), Some("x@1.service"));
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_mentions_the_pid_namespace_only_if_proc_shows_only_one() {
+    fn the_text_mentions_the_pid_namespace_only_if_proc_does_not_show_all_processes() {
         for owners in [Owners::NotFound(Processes::All), Owners::NotFound(Processes::OfPidNamespace)] {
             assert!(owners.names()[0].contains("no process found"), "{owners:?}");
         }

@@ -9,7 +9,7 @@ use super::socket::TimeWaitBucket;
 /// Which end opened the connection that left the bucket. This is **an inference**, because the kernel does not store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// The local port has a listener that covers the address.
+    /// The local port has a listener that covers the local address.
     Inbound,
     /// This end called connect(): `analysis::direction` lists the evidence.
     Outbound,
@@ -44,7 +44,7 @@ pub struct Row {
 }
 
 /// A sort order of rows. Each order compares the field in its name first. Then it compares the rest of both ends, the namespace
-/// and the cookie, so that every order is total. IPv4 on the wire comes before IPv6.
+/// and the cookie, so that every order is total. When an order compares addresses, IPv4 on the wire comes before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// By remaining time, then by both ports, then by both addresses. Ports come before addresses, because buckets
@@ -124,7 +124,7 @@ impl Row {
     }
 }
 
-/// Observes the rows of a network namespace as they arrive, for example to measure them.
+/// Observes the rows of a network namespace as they arrive, for example to measure the widths of the columns of a table.
 pub trait RowObserver: Send {
     /// Observes a row. If the dump has to be repeated, a new observer sees the rows of the new dump.
     fn observe(&mut self, row: &Row, facts: &Facts);

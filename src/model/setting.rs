@@ -10,7 +10,7 @@ pub struct Sysctl {
     pub name: &'static str,
     /// The id of its check in `doctor`; `None` if `doctor` uses the setting only for other checks.
     pub check: Option<&'static str>,
-    /// Explains what it does.
+    /// Explains what the setting does.
     pub does: &'static str,
     /// A common false belief about it, corrected.
     pub does_not: &'static str,
@@ -121,7 +121,7 @@ settings! {
             "net/ipv4/tcp_ipv4.c, tcp_twsk_unique()",
         ],
         default: DefaultValue::Number(1000),
-        absent: Some("This kernel does not have the setting: connect() may take over a bucket after about 1 s."),
+        absent: Some("This kernel does not have the setting: connect() may take over a bucket after at most 1 s."),
         ..PLAIN
     };
     TCP_TW_RECYCLE = Sysctl {
@@ -165,8 +165,8 @@ settings! {
     };
     TCP_EHASH_ENTRIES = Sysctl {
         name: "net.ipv4.tcp_ehash_entries",
-        does: "Shows the number of entries of the kernel's TCP hash table. Half of it is the default of tcp_max_tw_buckets. It \
-               is negative in a network namespace that shares the table of the initial one.",
+        does: "Shows the number of entries of the kernel's TCP hash table. Half of this number is the default of \
+               tcp_max_tw_buckets. The number is negative in a network namespace that shares the table of the initial namespace.",
         does_not: "It cannot be changed while the kernel runs.",
         sources: &["Documentation/networking/ip-sysctl.rst, tcp_ehash_entries", "net/ipv4/tcp_ipv4.c, tcp_set_hashinfo()"],
         default: DefaultValue::Unknown,
@@ -256,7 +256,8 @@ settings! {
     IP_AUTOBIND_REUSE = Sysctl {
         name: "net.ipv4.ip_autobind_reuse",
         check: Some("ip_autobind_reuse"),
-        does: "1: bind() to port 0 may choose a port that other sockets have, if all of them set SO_REUSEADDR.",
+        does: "1: bind() to port 0 may choose a port that other sockets have, if the new socket and all of the other \
+               sockets set SO_REUSEADDR.",
         does_not: "It has no effect on connect() without bind(). A client that binds its address should set \
                IP_BIND_ADDRESS_NO_PORT instead, which lets connect() choose the port.",
         sources: &["Documentation/networking/ip-sysctl.rst, ip_autobind_reuse", "ip(7), IP_BIND_ADDRESS_NO_PORT"],

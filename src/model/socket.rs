@@ -14,7 +14,7 @@ use super::port::Port;
 /// The state of a TCP socket, with its number in the kernel (include/net/tcp_states.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "the kernel's names; RFC 9293, section 3.3.2, says what each means")]
+#[expect(missing_docs, reason = "the kernel's names; RFC 9293, section 3.3.2, explains most of them")]
 pub enum TcpState {
     Established = 1,
     SynSent = 2,
@@ -100,7 +100,7 @@ impl TcpState {
 pub struct StateSet(u32);
 
 impl StateSet {
-    /// Every state that the kernel can dump.
+    /// The set of all states of [`TcpState::ALL`].
     pub const ALL: Self = Self::of(&TcpState::ALL);
 
     /// The set of these states.
@@ -380,7 +380,7 @@ pub struct TimeWaitBucket {
     pub expires_ms: u32,
     /// The interface that the socket was bound to, by index.
     pub interface: Option<NonZeroU32>,
-    /// `SO_MARK`. The kernel reports it only to CAP_NET_ADMIN, so `None` means "unknown", not "no mark".
+    /// `SO_MARK`. The kernel reports it only to a caller with CAP_NET_ADMIN, so `None` means "unknown", not "no mark".
     pub mark: Option<u32>,
     /// The kernel's identity of the socket; `None` if the source does not report it.
     pub cookie: Option<Cookie>,
@@ -413,9 +413,9 @@ pub struct FullSocket {
     pub inode: Option<NonZeroU32>,
     /// The interface that it is bound to, by index.
     pub interface: Option<NonZeroU32>,
-    /// `SO_MARK`. The kernel reports it only to CAP_NET_ADMIN.
+    /// `SO_MARK`. The kernel reports it only to a caller with CAP_NET_ADMIN.
     pub mark: Option<u32>,
-    /// `IPV6_V6ONLY`, if the kernel reports it (listening and bound `AF_INET6` sockets).
+    /// `IPV6_V6ONLY`. The kernel reports it only for listening and bound `AF_INET6` sockets, and only through sock_diag.
     pub v6only: Option<bool>,
     /// The time since the last ACK, in ms (`tcpi_last_ack_recv`), if `struct tcp_info` was requested.
     pub last_ack_ms: Option<u32>,

@@ -6,7 +6,7 @@ use super::row::{Direction, Order, Row};
 use super::socket::{FullSocket, Socket, StateSet, TcpState, TimeWaitBucket};
 
 /// The states in which a full socket without an inode is an orphan: its process has closed it, and the socket exists until its
-/// peer has answered or retransmission ends. In ESTABLISHED and CLOSE_WAIT a full socket without an inode is a connection that
+/// peer has answered or a timer of the kernel ends it. In ESTABLISHED and CLOSE_WAIT a full socket without an inode is a connection that
 /// its server has not accepted yet.
 pub const ORPHAN_STATES: StateSet =
     StateSet::of(&[TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing, TcpState::LastAck]);

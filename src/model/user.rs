@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A user: its number in this user namespace, and its name.
+/// A user: its number in the user namespace of twtool, and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct User {
     /// Its number.

@@ -38,7 +38,8 @@ use crate::model::socket::{Cookie, FullSocket, Socket, StateSet, TcpState};
 use crate::source::Source;
 use crate::sys::{owner_socket, owners};
 
-/// The maximum size of a tracer's response in bytes. A response contains the closes of at most two minutes.
+/// The maximum size of a tracer's response in bytes. A response has at most [`recent_closes::MAX_CLOSES`] lines, so a line can have
+/// 1 KiB on average.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
@@ -177,7 +178,7 @@ impl TracedOwners {
         self.shared.keys().any(|(_, own, ..)| !own)
     }
 
-    /// The owner of a bucket; `None` if no close of it is recorded.
+    /// The owner of a bucket; `None` if the close of its connection is not recorded.
     #[must_use]
     pub fn owner(&self, row: &Row) -> Option<&Owner> {
         self.owners.get(&row.bucket.cookie?).map(|(owner, _)| owner)

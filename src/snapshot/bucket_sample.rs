@@ -43,7 +43,7 @@ pub struct BucketSample {
     pub facts: Facts,
     /// The selected buckets, in the kernel's order.
     pub rows: Vec<Row>,
-    /// The other buckets.
+    /// The buckets that the selection excludes.
     pub others: Vec<Row>,
     /// The beginning and the end of the walk, as times since the [`SampleSource`] was made. The kernel reported each remaining time
     /// between these two times.
@@ -90,7 +90,7 @@ pub struct SampleSource {
     interrupts: Option<Interrupts>,
     /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
-    /// How much memory to reserve for the rows of the next sample.
+    /// For how many rows the next sample reserves memory.
     room: ExpectedRows,
 }
 
@@ -168,8 +168,8 @@ impl SampleSource {
         Ok(())
     }
 
-    /// Ends the recording, if there is one, and gives the file its name. Then it delivers the signal that [`Self::wait`] has
-    /// reported.
+    /// Ends the recording, if there is one, and gives the file its name. Then this function delivers the signal that
+    /// [`Self::wait`] has reported.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -182,8 +182,8 @@ impl SampleSource {
         Ok(finished?)
     }
 
-    /// Sleeps until this time since the [`SampleSource`] was made. Returns false if a blocked signal has arrived. The samples of a
-    /// recorded series need no sleep.
+    /// Sleeps until the time `until`, which is counted from the making of the [`SampleSource`]. Returns false if a blocked signal has
+    /// arrived. The samples of a recorded series need no sleep.
     ///
     /// # Errors
     /// The sleep failed.
@@ -428,7 +428,8 @@ fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
             Ok(None) => Occupant::Nobody,
             Ok(Some(found)) if found.cookie() == bucket.cookie => Occupant::Itself,
             Ok(Some(_)) => Occupant::Another,
-            // Open a new socket, because a late response on this one would be taken for the response to the next request.
+            // Use a new netlink socket for the next look-up. On this socket, twtool could mistake a late response for the response to
+            // the next request.
             Err(_) => {
                 netlink = None;
                 Occupant::Unknown

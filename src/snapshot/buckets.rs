@@ -29,7 +29,7 @@ pub struct Buckets {
     pub rows: OrderedRows,
     /// The facts of each namespace; [`Row::netns`] is an index into them. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the rows came from. It is procfs if any row came from procfs.
+    /// The interface of the kernel that the rows came from. It is procfs if procfs was read in at least one namespace.
     pub origin: Origin,
     /// Whether rows may be in another state than TIME_WAIT.
     pub with_state: bool,
@@ -84,8 +84,8 @@ impl Snapshot {
         Ok(answer.map(|(buckets, _)| buckets))
     }
 
-    /// Lists the selected buckets, and shows each row to an observer as soon as it arrives. The observer works while the
-    /// kernel prepares the next rows. `observer` creates an observer for each network namespace, from [`Buckets`] without
+    /// Lists the selected buckets, and shows each row to an observer as soon as it arrives. The observer can work while
+    /// the kernel prepares the next rows. `observer` creates an observer for each network namespace, from [`Buckets`] without
     /// rows. The observers are returned in the order of the namespaces.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Snapshot {
         Ok(answer.with(count))
     }
 
-    /// Returns whether any bucket is selected. A yes is always complete, because one bucket is enough.
+    /// Returns whether any bucket is selected. The answer "yes" is always complete, because one bucket is enough.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -227,7 +227,7 @@ impl Snapshot {
     }
 
     /// The interface names of all namespaces, if there are several and the selection may name an interface. `dev eth0`
-    /// selects nothing in a namespace without eth0, and is a mistake only if no namespace has it.
+    /// selects nothing in a namespace without eth0, and is a mistake only if no namespace has eth0.
     fn interfaces_elsewhere(&self, selection: &Selection) -> Result<BTreeSet<String>, SnapshotError> {
         let mut names = BTreeSet::new();
         if self.namespaces.are_several() && selection.may_name_an_interface() {
@@ -323,7 +323,7 @@ pub(super) fn rows_answer(
 fn count_rows(query: &Query, source: &mut Source) -> Result<(usize, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let (count, end) = if query.everything {
-        // Without a filter, little of a bucket needs to be decoded.
+        // Without a filter, the count needs no row and no direction: it is enough to know whether the socket is a bucket.
         let count = |count: &mut usize, socket: &Socket| *count += usize::from(matches!(socket, Socket::Bucket(_)));
         source.collect(query.states, &query.filter, || 0, count)?
     } else {

@@ -57,8 +57,8 @@ pub fn situation(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     let mut situation = Namespaces::named(arg.as_slice())?.within(|| situation_here(call))?;
     if let Some(arg) = arg {
         // Prefer the name of the namespace, because a pid identifies the namespace only while the process runs.
-        let given = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.ip_netns_name()?.to_owned()));
-        situation.netns = Some(given.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
+        let name = sys::netns::open(&arg).ok().and_then(|open| Some(open.netns.ip_netns_name()?.to_owned()));
+        situation.netns = Some(name.map_or(NetnsArg::Process(call.process.pid.cast_unsigned()), NetnsArg::Name));
     }
     Ok(situation)
 }

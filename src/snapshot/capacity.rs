@@ -88,7 +88,7 @@ pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capaci
     conclude(&source, facts, (sockets, end), (reuse, unread), &asked, question.probe)
 }
 
-/// Concludes the answer from a walk that has listed every socket in the ephemeral range. `reuse` was read before the walk. `unread`
+/// Makes the answer from a walk that has listed every socket on a port of the ephemeral range. `reuse` was read before the walk. `unread`
 /// lists the settings that could not be read for `reuse`.
 pub(super) fn conclude(
     source: &Source,
@@ -99,10 +99,10 @@ pub(super) fn conclude(
     probe: bool,
 ) -> Result<Answer<Capacity>, SnapshotError> {
     let length = Length::learn(source::tw_timeout_s(&mut unread), sockets.largest_expiry_ms());
-    // The maximum number of bound sockets that no list contains.
+    // The maximum number of bound sockets that the source does not list.
     let most = if source.lists_bound_sockets() { Ok(Some(0)) } else { sys::counts::most_unlisted_tcp_sockets() };
     let most = most.unwrap_or_else(|error| {
-        unread.add("the number of sockets that no list contains", &error);
+        unread.add("the number of sockets that the kernel does not list", &error);
         None
     });
     let unlisted = most.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
@@ -143,8 +143,8 @@ pub(super) fn conclude(
     Ok(answer.with(Capacity { facts, origin: source.origin(), pool, reuse, length, destinations }))
 }
 
-/// The ports that connect() may choose from, according to the list of sockets. If `probe`, the kernel decides about the
-/// ports that the list leaves uncertain.
+/// The ports that connect() may choose from, according to the list of sockets. If `probe`, a test with connect() shows
+/// which of the uncertain ports are explicitly bound (see [`CapacityQuestion::probe`]).
 fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
@@ -161,8 +161,8 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // The answer is incomplete only if the next attempt may succeed. If the kernel does not support the test, a repeated
-                // attempt would not help.
+                // If the kernel does not support the test, a repeated attempt would not help, so the answer counts as complete. If
+                // the next attempt may succeed, the answer counts as incomplete.
                 answer.complete &= why.is_definite();
                 answer.warnings.push(format!(
                     "it is unknown which ports are explicitly bound, because they could not be tested \

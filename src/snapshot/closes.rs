@@ -2,7 +2,8 @@
 //!
 //! The BPF program (`trace`) reports numbers and short names at the time of the close. This module adds what only user space can
 //! read: the command line, the path of the cgroup, the names of users and of network namespaces. If the process has ended by then,
-//! its command line is unknown. The path of its cgroup is found by the id of the cgroup, if that still exists.
+//! its command line is unknown. The path of its cgroup is found by the id of the cgroup. If the cgroup does not exist any more, only its
+//! name is known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -114,7 +115,7 @@ impl Closes {
             Engine::bpf(tracer, Some(&interrupts))?
         } else {
             let mut sampler = SocketSampler::new(namespaces.unwrap_or_else(Namespaces::own));
-            // The buckets of the first sample were made before the start.
+            // Take the first sample now and report none of its buckets, because they were made before the start.
             sampler.sample(&mut |_, _| {})?;
             Engine::Sampled(sampler)
         };
@@ -188,7 +189,7 @@ impl Closes {
         &self.namespaces.own
     }
 
-    /// Whether pids belong to the pid namespace of twtool. If not, they belong to the initial one.
+    /// Whether the pids that BPF reports belong to the pid namespace of twtool. If not, they belong to the initial pid namespace.
     #[must_use]
     pub fn own_pid_namespace(&self) -> bool {
         self.makers.own_pid_namespace
@@ -200,8 +201,8 @@ impl Closes {
         self.began.elapsed()
     }
 
-    /// Waits for at most this time, and passes the closes since the last call to `each`. If a signal has arrived, this function
-    /// returns it. Then the caller must finish its output and call [`Self::deliver`].
+    /// Waits for at most this time. Then passes to `each` the selected closes since the last call of this function. If a signal has
+    /// arrived, this function returns the signal. Then the caller must finish its output and call [`Self::deliver`].
     ///
     /// # Errors
     /// A system call failed.
@@ -247,7 +248,7 @@ impl Closes {
         self.read_at
     }
 
-    /// The number of closes so far.
+    /// The counts of the closes so far.
     #[must_use]
     pub const fn totals(&self) -> CloseTotals {
         self.totals
@@ -300,7 +301,8 @@ impl Engine {
     }
 }
 
-/// What a reader of the socket receives: a line for each close with a larger number than `newest`, the newest close that the reader has.
+/// What a reader of the socket receives: a line for each close with a larger number than `newest`, which is the number of the newest close
+/// that the reader has.
 fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
     let mut text = vec![];
     for RecentClose { number, cookie, facts, method, role } in recent.since(newest) {

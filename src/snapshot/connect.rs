@@ -81,7 +81,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         attempts: bound.attempts,
         route,
         holders: bound.holders,
-        bound_sockets_are_listed: bound.idle_are_listed,
+        bound_sockets_are_listed: bound.bound_sockets_are_listed,
         reuse,
         choice: None,
         uid: sys::capabilities::effective_user(),
@@ -134,7 +134,8 @@ fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Resu
 struct ClientBind {
     attempts: Vec<Attempt>,
     holders: Vec<Holder>,
-    idle_are_listed: bool,
+    /// Whether the source lists sockets that are bound and do not listen.
+    bound_sockets_are_listed: bool,
 }
 
 /// Binds as the client does, and lists the sockets on the fixed port.
@@ -146,11 +147,11 @@ fn bind_as_client(
     answer: &mut Answer<()>,
 ) -> Result<ClientBind, SnapshotError> {
     let Some(at) = from else {
-        return Ok(ClientBind { attempts: vec![], holders: vec![], idle_are_listed: true });
+        return Ok(ClientBind { attempts: vec![], holders: vec![], bound_sockets_are_listed: true });
     };
     let Some(port) = port else {
         let attempts = vec![sys::bind::attempt_once(at, Port(0), false)?];
-        return Ok(ClientBind { attempts, holders: vec![], idle_are_listed: true });
+        return Ok(ClientBind { attempts, holders: vec![], bound_sockets_are_listed: true });
     };
     let mut source = Source::kernel_with(SourceChoice::Auto, facts.clone())?;
     let (own, sockets, consistent) = until_consistent(|| {
@@ -177,7 +178,7 @@ fn bind_as_client(
     answer.warnings.extend(unread);
     answer.warnings.extend(hidden_owners(&holders));
     let attempts = std::iter::once(own).chain(other).collect();
-    Ok(ClientBind { attempts, holders, idle_are_listed: sockets.bound_sockets_are_listed })
+    Ok(ClientBind { attempts, holders, bound_sockets_are_listed: sockets.bound_sockets_are_listed })
 }
 
 /// The ends of the connection, with every name resolved.

@@ -28,7 +28,7 @@ pub struct Checkup {
 }
 
 impl Checkup {
-    /// Describes each setting, counter and kind of socket, with a finding if there is evidence for one. The commands in
+    /// Describes each setting, counter and kind of socket, with a finding if there is evidence of a problem. The commands in
     /// the result are quoted for `shell`.
     #[must_use]
     pub fn checks(&self, leak: LeakThreshold, shell: &Shell) -> Vec<Check> {

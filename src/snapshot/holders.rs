@@ -140,7 +140,8 @@ pub(super) fn holders(
     (sockets.into_iter().map(&mut holder).collect(), failure)
 }
 
-/// The maximum number of sockets whose cgroup is looked up. It is low, because all connections of one server have the same cgroup.
+/// The maximum number of sockets whose cgroup is looked up. It is low, because the connections of one server usually have the same
+/// cgroup.
 const MOST_LOOK_UPS: usize = 64;
 
 /// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager has open. A failure is not
@@ -173,8 +174,8 @@ pub(super) fn hidden_owners(holders: &[Holder]) -> Vec<String> {
             _ => "this user has no permission to read the descriptors of every process".into(),
         };
         warnings.push(format!(
-            "the processes of some holders are unknown, because {why}; root, or a user with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, can read \
-             every /proc/PID/fd"
+            "the processes of some holders are unknown, because {why}; root, or a user with CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH, can read every /proc/PID/fd"
         ));
     }
     if any(&Owners::NotFound(Processes::OfPidNamespace)) {

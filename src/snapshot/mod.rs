@@ -11,17 +11,17 @@
 //! | [`Snapshot::port_uses`] | listeners and TIME_WAIT sockets on ports | `port_use` |
 //! | [`Snapshot::port`] | [`PortState`]: sockets, holders and bind attempts of a port | `port` |
 //! | [`Snapshot::capacity`] | [`Capacity`]: the ports that connect() may choose, and destinations | `capacity` |
-//! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders and free ports of a connection | `connect` |
+//! | [`Snapshot::connect`] | a [`Situation`](crate::analysis::connect::Situation): binds, route, holders, free ports | `connect` |
 //! | [`Snapshot::health`] | [`Checkup`]: settings, counters, listeners | `health` |
 //! | `Snapshot::surveys` (feature `exporter`) | the numbers for monitoring: buckets, ports, settings, counters | `survey` |
 //!
 //! `names` reads names and ports for shell completion.
 //!
-//! Only buckets and summaries can be recorded and answered from a recording; the other questions are for the kernel.
+//! Only the first two rows of the table can be recorded and answered from a recording; only the kernel can answer the other questions.
 //! Other modules do more than answer one question: `port_watch` waits for a port, `call` watches the socket calls of a program,
-//! `removal` removes sockets and verifies that they are gone, `bucket_sample` samples buckets repeatedly, `closes` follows closes, and
-//! `bucket_owners` finds the processes of buckets. `recent_closes` and `owner_feed` pass what a tracer records to other programs and to
-//! the screen of `watch`.
+//! `removal` removes sockets and verifies that they are gone, `bucket_sample` samples buckets repeatedly (from the kernel or from a
+//! recorded series), `closes` follows closes, and `bucket_owners` finds the processes of buckets. `recent_closes` and `owner_feed` pass
+//! what a tracer records to other programs and to the screen of `watch`.
 
 #[cfg(feature = "cli")]
 pub mod bucket_owners;

@@ -25,7 +25,7 @@ pub struct UsedPort {
     pub time_wait: usize,
 }
 
-/// The names of network namespaces that ip-netns(8) keeps; empty if they cannot be read.
+/// The names that network namespaces have in ip-netns(8); empty if the names cannot be read.
 #[must_use]
 pub fn netns_names() -> Vec<OsString> {
     sys::netns::ip_netns_names().unwrap_or_default()

@@ -101,8 +101,8 @@ impl Namespaces {
         first.into_iter().chain(others.into_iter().map(|netns| Self(NamespaceChoice::One(netns))))
     }
 
-    /// Runs a function in the namespace, which must be the only one. The function reads the /proc/thread-self/net and the
-    /// /proc/sys/net of that namespace, and opens its sockets there.
+    /// Runs a function in the namespace, which must be the only one. For the function, /proc/thread-self/net and /proc/sys/net are
+    /// those of the namespace, and the sockets that it opens are in the namespace.
     ///
     /// # Errors
     /// The namespace cannot be entered, or there are several.

@@ -1,12 +1,12 @@
 //! Follows which owners of buckets a tracer records, for a program that reads the buckets repeatedly.
 //!
 //! ```text
-//!   twtool trace --serve SOCKET  --- closes since the last update --->  OwnerFeed  --->  Traced, which the drawing thread shares
+//!   twtool trace --serve SOCKET  --- closes since the last update --->  OwnerFeed  --->  TracedOwners, which the drawing thread shares
 //!   an own tracer, on a thread   --- closes since the last update --->
 //! ```
 //!
-//! If no tracer serves the socket, the program can start its own tracer ([`OwnerFeed::start`]). As long as the program has none, each
-//! update asks the tracer that serves the socket, so a tracer that starts later is found, too.
+//! If no tracer serves the socket, the program can start its own tracer ([`OwnerFeed::start`]). As long as the program has no own tracer,
+//! each update asks the tracer that serves the socket, so a tracer that starts later is found, too.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

@@ -71,8 +71,8 @@ fn count_uses(ipv4: Option<bool>, facts: &Facts) -> Result<Answer<HashMap<Port, 
         let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
         let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
         match socket {
-            // If one listener certainly accepts this IP version, the result is true. If not, one listener about which that is unknown
-            // makes the result unknown.
+            // If one listener certainly accepts this IP version, the result is true. Otherwise, if this is unknown for at least one
+            // listener, the result is unknown.
             Socket::Full(_) => {
                 port_use.listening = match (port_use.listening, matches) {
                     (Some(true), _) | (_, Some(true)) => Some(true),

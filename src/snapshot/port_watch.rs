@@ -36,7 +36,7 @@ pub struct WaitQuestion {
     pub with: ReuseOptions,
     /// The longest wait. Zero means one attempt.
     pub timeout: Duration,
-    /// Whether to test, after the wait, that the bind also works without SO_REUSEADDR and SO_REUSEPORT.
+    /// Whether to test, after the wait, whether the bind also works without SO_REUSEADDR and SO_REUSEPORT.
     pub tries_plain: bool,
 }
 
@@ -113,7 +113,7 @@ pub enum ObservedEvents {
 pub trait Observer: Send {
     /// The events that it wants to receive.
     fn observes(&self) -> ObservedEvents;
-    /// Whether the observer of [`ObservedEvents::Changes`] wants to receive the state at this time of the wait.
+    /// Whether the observer wants to receive the state at this time of the wait. It is called only for [`ObservedEvents::Changes`].
     fn wants_change_at(&self, waited: Duration) -> bool;
     /// Receives the state.
     ///
@@ -308,6 +308,7 @@ struct Watch {
     source: Source,
     /// The last result of each address, in the order of the binds.
     attempts: Vec<Attempt>,
+    /// The addresses in the order in which twtool binds them: IPv6 first.
     addrs: Vec<BindAddr>,
     /// The addresses in the order in which the server binds them.
     typed: Vec<BindAddr>,
@@ -410,7 +411,7 @@ impl Watch {
 
     /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use, if the server does not set that
     /// option. This distinguishes the causes `TimeWait` and `TimeWaitWithoutReuseaddr`. `changes` is the number of changes of the
-    /// blocking sockets; the binds are repeated only after a change. They leave no note of SO_REUSEPORT, because they do not set it.
+    /// blocking sockets; the binds are repeated only after a change. They do not set SO_REUSEPORT, so they leave no note of it.
     fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, SnapshotError> {
         // The bind has failed although the server sets SO_REUSEADDR. SO_REUSEPORT as a second option is never the reason of
         // such a failure.

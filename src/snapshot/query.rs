@@ -198,7 +198,7 @@ impl Query {
         }
     }
 
-    /// Whether a row is selected. If the filter cannot be evaluated on the row, [`Self::judged`] fails later.
+    /// Whether a row is selected. If the filter cannot be evaluated on the row, [`Self::check_filter`] fails later.
     #[expect(clippy::inline_always, reason = "as for `row`")]
     #[inline(always)]
     pub(super) fn selects(&self, row: &Row) -> bool {

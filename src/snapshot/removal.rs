@@ -99,8 +99,8 @@ impl Candidates {
     }
 
     /// Whether the caller probably lacks the permission to remove sockets. This is an inference: the kernel reports marks only
-    /// to a caller with CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket (Linux 6.1 does), so before 6.1 only the
-    /// caller's own capabilities count.
+    /// to a caller with CAP_NET_ADMIN. Linux 5.10 never reports the mark of a bucket (Linux 6.1 does), so before 6.1 the
+    /// function also checks the caller's capabilities.
     #[must_use]
     pub fn probably_forbidden(&self) -> bool {
         let targets = &self.targets;

@@ -1,14 +1,14 @@
 //! Finds the makers of buckets (the processes that closed their connections) without privilege, by samples.
 //!
 //! 1. Each sample lists the sockets and buckets of the selected network namespaces.
-//! 2. If no earlier sample contained a socket, the sampler reads from /proc which processes have it open. If there is exactly one, the
-//!    sampler stores this process under the cookie of the socket.
-//! 3. A bucket has the cookie of the socket that it replaced. If the previous sample did not contain a bucket, the sampler finds the
-//!    process by this cookie.
+//! 2. For each socket that no earlier sample contained, the sampler reads from /proc which processes have it open. If there is exactly
+//!    one process, the sampler stores it under the cookie of the socket.
+//! 3. A bucket has the cookie of the socket that it replaced. For each bucket that the previous sample did not contain, the sampler
+//!    finds the process by this cookie.
 //!
 //! If several processes have a socket open, the sampler reports no process. It also finds no process for a connection that opens
-//! and closes between two samples. With a sample every 20 ms, it found none for 95 % of the connections that lasted 1 ms, 56 % of the
-//! connections that lasted 10 ms, and 2 % of the connections that lasted 50 ms (Linux 6.18, 2026-11-26).
+//! and closes between two samples. With a sample every 20 ms, it missed the process for 95 % of the connections that lasted 1 ms, for
+//! 56 % of the connections that lasted 10 ms, and for 2 % of the connections that lasted 50 ms (Linux 6.18, 2026-11-26).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -88,7 +88,7 @@ impl SocketSampler {
         INTERVAL.max(self.took * 3)
     }
 
-    /// Takes a sample. Passes to `each` every bucket that the previous sample did not contain.
+    /// Takes a sample. Passes to `each` every bucket that the previous sample did not contain. The first sample passes no bucket.
     pub(super) fn sample(&mut self, each: &mut dyn FnMut(Close, &Arc<Facts>)) -> Result<(), SnapshotError> {
         let clock = Stopwatch::start();
         let known: HashSet<u32> = self.facts.keys().copied().collect();
@@ -114,7 +114,7 @@ impl SocketSampler {
             for bucket in &sockets.buckets {
                 let Some(cookie) = bucket.cookie else { continue };
                 let is_new = self.buckets.as_ref().is_some_and(|before| !before.contains(&cookie));
-                // Cookies are unique on a machine. The same bucket appears twice only if the same namespace was listed twice.
+                // Since Linux 5.3, cookies are unique on a machine. So a cookie appears twice only if one namespace was listed twice.
                 if buckets.insert(cookie) && is_new {
                     let maker = self.makers.get(&cookie).cloned().flatten();
                     each(close(bucket, maker, at, &sockets.listeners, facts), facts);

@@ -26,7 +26,7 @@ pub struct CountedBuckets {
     limits: Vec<Limit>,
     /// The facts of each namespace. There is at least one.
     pub facts: Vec<Facts>,
-    /// The interface of the kernel that the buckets came from. It is procfs if any bucket came from procfs.
+    /// The interface of the kernel that the buckets came from. It is procfs if procfs was read in at least one namespace.
     pub origin: Origin,
     /// Every bucket, if a group needs the owners of buckets.
     rows: Vec<Row>,

@@ -1,12 +1,13 @@
-//! Gathers everything that monitoring shows of a network namespace, in one walk over its sockets.
+//! Gathers everything that monitoring shows of a network namespace, with one walk over all of its sockets.
 //!
-//! `summary`, `capacity` and `doctor` walk over the sockets once each. The walk is most of their cost, so a survey makes one walk
+//! `summary`, `capacity` and `doctor` each need at least one such walk. The walk is most of their cost, so a survey makes one walk
 //! for all of them:
 //!
 //! 1. Settings and counters are read before the walk.
 //! 2. The walk counts buckets, keeps the sockets on ephemeral ports, and keeps listeners and sockets in CLOSE_WAIT.
 //! 3. If sockets are in CLOSE_WAIT, a second walk reads these sockets with `struct tcp_info`, which has the time since the last
-//!    ACK. The first walk does not request this structure, because the kernel locks each socket for it.
+//!    ACK. The first walk does not request this structure, because the kernel locks each socket for it. If a listener has an ephemeral
+//!    port, another walk lists the listeners whose port the kernel chose.
 //! 4. After all namespaces, one search through the processes finds the owners of sockets in CLOSE_WAIT and of listeners on
 //!    ephemeral ports.
 
@@ -136,7 +137,7 @@ impl WalkCounts {
 fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
     let mut unread = UnreadFacts::default();
-    // Read the kernel's counts before the source opens sockets, because the counts include them.
+    // Read the kernel's counts of sockets before the source opens its netlink socket, because the counts would include that socket.
     let states = if has_unlisted_sockets() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
     let mut source = Source::kernel(SourceChoice::Auto)?;
     let buckets = source.bucket_facts();

@@ -49,13 +49,13 @@ pub enum DestroyError {
     /// A message that is not a response to one of the requests.
     #[error("the kernel sent a malformed response to SOCK_DESTROY: {0}")]
     Framing(String),
-    /// EPERM.
+    /// The caller has no permission to destroy sockets (EPERM).
     #[error("the kernel refuses to destroy sockets: EPERM (Operation not permitted)")]
     NotPermitted,
     /// EOPNOTSUPP for a bucket, from a kernel that destroys other sockets.
     #[error("this kernel can destroy other sockets, but not timewait buckets: EOPNOTSUPP (Operation not supported)")]
     NoBuckets,
-    /// EOPNOTSUPP for every socket.
+    /// EOPNOTSUPP for every socket: the kernel was built without SOCK_DESTROY.
     #[error("this kernel cannot destroy sockets: EOPNOTSUPP (Operation not supported)")]
     NotBuilt,
 }
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_failed_send_or_a_lost_or_malformed_response_is_an_error() {
-        /// Fails to send, or receives one datagram whose true length is longer by the second value.
+        /// Fails to send, or receives one datagram. The second value is the number of its bytes that did not fit into the buffer.
         struct Broken(Option<io::Result<Vec<u8>>>, usize);
         impl Transport for Broken {
             fn send(&mut self, _: &Request) -> io::Result<()> {

@@ -52,8 +52,8 @@ pub fn find(kernel: &mut dyn Commands, socket: &Socket) -> Result<Option<Socket>
     ask(kernel, socket, |_, found| found)
 }
 
-/// Returns the connection or bucket that has these two ends now, whatever its cookie; `None` if there is none. (Then the kernel may
-/// return a listener, which does not have both ends.)
+/// Returns the connection or bucket that has these two ends now, whatever its cookie; `None` if there is none. The kernel may then
+/// return a listener, which this function ignores, because a listener does not have both ends.
 pub fn find_by_ends(
     kernel: &mut dyn Commands,
     tuple: &FourTuple,

@@ -139,7 +139,7 @@ impl Request {
     }
 }
 
-/// Returns a request for one socket, which both ends, its interface and its cookie identify. Without a cookie the
+/// Returns a request for one socket. Both ends, the interface and the cookie identify the socket. Without a cookie the
 /// request matches nothing: the kernel never assigns cookie 0. An IPv4-mapped socket is requested as AF_INET6, with its mapped
 /// addresses.
 pub(super) fn for_one_socket(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {

@@ -158,7 +158,7 @@ struct SocketAttributes {
     last_ack_ms: Option<u32>,
 }
 
-/// `tcpi_last_ack_recv` in `struct tcp_info` (uapi/linux/tcp.h): eight bytes, then the 13th u32.
+/// The offset of `tcpi_last_ack_recv` in `struct tcp_info` (uapi/linux/tcp.h), in bytes: 8 bytes and 12 u32 fields precede it.
 const LAST_ACK_RECV: usize = 56;
 
 impl SocketAttributes {
@@ -175,7 +175,7 @@ impl SocketAttributes {
                 INET_DIAG_MARK => {
                     found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| MalformedSocket::Attribute)?));
                 }
-                // Newer kernels append fields to the struct. Without this field (kernels before 2.6), the value is unknown.
+                // Newer kernels append fields to the struct. If the struct is too short for this field, the value is unknown.
                 INET_DIAG_INFO => {
                     let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
                     found.last_ack_ms = field.copied().map(u32::from_ne_bytes);

@@ -126,7 +126,7 @@ impl Commands for Netlink {
     }
 }
 
-/// One event on a transport, in the form in which a recording keeps it.
+/// One event on a transport, as a recording stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransportEvent {
     /// A request was sent.

@@ -35,8 +35,8 @@ use self::walk::{walk_procfs, walk_sock_diag, with_listeners};
 /// The maximum number of repeats of an interrupted dump.
 const RETRIES: u32 = 3;
 
-/// Returns the connection or bucket that has this tuple now, whatever its cookie. Unlike [`Source::look_up`], it also finds a
-/// new socket that has replaced the old one.
+/// Returns the connection or bucket that has this tuple now, whatever its cookie. Unlike [`Source::look_up`], this function also finds a
+/// new socket that has the ends of a socket that is gone.
 pub fn look_up_by_ends(
     netlink: &mut Netlink,
     tuple: &FourTuple,

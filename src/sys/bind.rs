@@ -104,7 +104,8 @@ pub fn attempts(
         }
     }
     let mut note = ReuseportNote::Kept;
-    // If every attempt succeeded, no other socket is on the port, so there is no note either.
+    // If every attempt succeeded, even those without options, no socket on the port conflicts with these addresses. Then no result depends
+    // on a note.
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
     let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
     for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
@@ -245,7 +246,7 @@ impl Prober<'_> {
         Ok(admits(&[attempts, &[shared]].concat()))
     }
 
-    /// Prepares to clear a note, with the privileges of the caller.
+    /// Prepares to clear a note. The guard has the privileges of twtool, not those of the server's user.
     fn guard(&self, at: BindAddr, options: ReuseOptions) -> Result<Option<NoteGuard>, AttemptError> {
         let device = self.setup.device.or(at.scope);
         let guard = options.reuseport.then(|| NoteGuard::prepare(device)).transpose();
@@ -310,9 +311,10 @@ impl Prober<'_> {
             attempt.bound = name.as_socket().map(|addr| Port(addr.port()));
             attempt.bound.into_iter().for_each(note);
             if listen {
-                // The filter drops the SYN of a client that connects now. The client sends its SYN again after 1 s, to the real
-                // server. MPTCP sockets have no filter. If the memory for compiled filters is used up, the kernel refuses filters to
-                // users without CAP_BPF (EPERM). Without the filter, such a client can get a RST.
+                // The filter drops the SYN of a client that connects now. The client sends its SYN again after 1 s, to the real server.
+                // MPTCP sockets accept no filter. Some kernels run only compiled filters (CONFIG_BPF_JIT_ALWAYS_ON). If the memory for
+                // compiled filters (net.core.bpf_jit_limit) is used up, they refuse filters to users without CAP_BPF. Without the filter, a
+                // client that connects now can get a RST.
                 let _ = retry(|| socket.attach_filter(&[DROP_ALL]));
                 attempt.listen = Some(result(|| socket.listen(1)).map_err(failed("listen()"))?);
             }
@@ -342,7 +344,7 @@ pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Creates the socket of a server. Names the call that failed.
+/// Creates the socket of a server. The error contains the name of the call that failed.
 fn server_socket(
     addr: IpAddr,
     options: ReuseOptions,

@@ -1,7 +1,7 @@
 //! Calls bpf(2): makes maps, loads a tracing program, attaches it, and reads its ring buffer.
 //!
-//! An object of bpf(2) exists as long as its descriptor. If twtool is killed, the kernel closes the descriptors, detaches the program
-//! and frees it.
+//! An object of bpf(2) is a map, a program or an attachment. It exists as long as a descriptor or another object refers to it. If twtool is
+//! killed, the kernel closes the descriptors, detaches the program and frees it.
 //!
 //! A ring buffer is memory that the kernel and twtool share (Documentation/bpf/ringbuf.rst):
 //!
@@ -40,7 +40,7 @@ const RAW_TRACEPOINT_OPEN: c_long = 17;
 pub enum MapKind {
     /// Values by index.
     Array = 2,
-    /// Values by key. In a full map, a new entry replaces the least recently used one.
+    /// Values by key. In a full map, a new entry replaces one that was not used recently.
     LruHash = 9,
     /// A ring buffer. For this kind, the number of entries is the size of the buffer in bytes.
     Ring = 27,
@@ -95,7 +95,8 @@ fn name(text: &str) -> [u8; 16] {
 /// Makes a map.
 ///
 /// # Errors
-/// EPERM without CAP_BPF. EINVAL if the kernel does not support the kind.
+/// EPERM without CAP_BPF (with kernel.unprivileged_bpf_disabled=0, only [`MapKind::LruHash`] needs it). EINVAL if the kernel does not
+/// support the kind.
 pub fn make_map(kind: MapKind, key: u32, value: u32, entries: u32) -> io::Result<Object> {
     #[repr(C)]
     struct Attributes {
@@ -126,7 +127,7 @@ pub fn make_map(kind: MapKind, key: u32, value: u32, entries: u32) -> io::Result
 /// Reads a value of an array.
 ///
 /// # Errors
-/// The index is too large.
+/// The index is too large, or the kernel refuses the call: before Linux 5.19, reading needs CAP_BPF.
 pub fn read_array(map: &Object, index: u32) -> io::Result<u64> {
     #[repr(C)]
     struct Attributes {
@@ -209,7 +210,7 @@ pub fn load_program(code: &[u8], tracepoint: u32, log: Option<&mut [u8]>) -> io:
 /// Attaches a program of [`load_program`]. It runs until the returned object is dropped.
 ///
 /// # Errors
-/// The kernel refuses it.
+/// The kernel refuses to attach the program.
 pub fn attach(program: &Object) -> io::Result<Object> {
     #[repr(C)]
     struct Attributes {
@@ -221,7 +222,7 @@ pub fn attach(program: &Object) -> io::Result<Object> {
     open(RAW_TRACEPOINT_OPEN, &Attributes { name: 0, prog_fd: program.number().cast_unsigned(), pad: 0 })
 }
 
-/// Returns how often the kernel did not start a program because it was already running on that core (`recursion_misses`).
+/// Returns how often the kernel did not start a program because the program was already running on the same core (`recursion_misses`).
 ///
 /// # Errors
 /// bpf(2) failed.
@@ -313,8 +314,8 @@ impl Ring {
         self.map.number()
     }
 
-    /// Passes the records that are complete to `each`. The call stops at the position that the kernel had reached when the call
-    /// began, so it ends even if the kernel keeps writing.
+    /// Passes records to `each`, up to the first record that is not complete. The call also stops at the position that the kernel had
+    /// reached when the call began, so it ends even if the kernel keeps writing.
     pub fn drain(&mut self, each: &mut dyn FnMut(&[u8])) {
         // SAFETY: each mapping begins at a page and is at least a page long, and both sides access the 8 bytes there atomically.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]

@@ -45,8 +45,8 @@ fn is_in_initial_netns() -> bool {
 /// unknown value.
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
-    // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a set-user-ID program like sudo.
-    // If root runs twtool, these capabilities are already in the effective set of twtool.
+    // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a program with set-user-ID root, like
+    // sudo. If root runs twtool, these capabilities are already in the effective set of twtool.
     let set = if root { capabilities::parse(&status) } else { capabilities::parse_bounding(&status) };
     let no_new_privs = capabilities::parse_no_new_privs(&status) == Some(true);
     RootPower { capabilities: set, no_new_privs, settings: settings_lock() }

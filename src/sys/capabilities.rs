@@ -1,4 +1,4 @@
-//! Reads the capabilities and the users of threads (proc_pid_status(5)), and drops capabilities (capabilities(7)).
+//! Reads the capabilities and the user ids of threads (proc_pid_status(5)), and drops capabilities (capabilities(7)).
 
 use std::fmt::Display;
 use std::io;

@@ -52,7 +52,7 @@ pub fn unified_hierarchy() -> Option<PathBuf> {
 const MAX_FOLDERS: usize = 20_000;
 
 /// Finds the paths of cgroups by their numbers. A cgroup is not in the result if it has been removed, if this cgroup namespace does not
-/// show it, or if the search ends earlier (`MAX_FOLDERS`).
+/// show it, or if the search ends before it reaches the cgroup (`MAX_FOLDERS`).
 ///
 /// # Errors
 /// A folder that still exists could not be read.

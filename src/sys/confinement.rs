@@ -2,11 +2,12 @@
 //! There are three means. Each function says which of them it uses:
 //!
 //! 1. Capabilities: the thread drops all capabilities that the caller does not need.
-//! 2. landlock(7): the thread may only read the paths, and remove files from the folders, that the caller lists. landlock refuses
-//!    every other access to files. Since version 4 of its interface it also refuses TCP, and since version 6 signals to other processes.
-//! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, create or connect sockets, access
-//!    or signal other processes, or type input for another program on the terminal. It also refuses interfaces of the kernel that need
-//!    no capability and that twtool does not use.
+//! 2. landlock(7): the thread may only read the paths and remove files from the folders that the caller lists. landlock refuses every other
+//!    access that it controls. (For example, it does not control stat(2) and chmod(2).) Since version 4 of its interface it also refuses to
+//!    bind and connect TCP sockets, and since version 6 to signal other processes.
+//! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, access or signal other processes, or
+//!    type input for another program on the terminal. It also refuses interfaces of the kernel that need no capability and that twtool does
+//!    not use. Except on the threads of the exporter that need sockets, it also refuses to create and connect sockets.
 //!
 //! The filter lists the calls that are refused. A list of the allowed calls would depend on the C library: musl, static glibc and
 //! dynamic glibc use different calls for the same work, and a new version of them may use new calls. Then a replay would fail on some
@@ -18,8 +19,8 @@
 //! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
 //! alternative, a signal, would end the program without a message.
 //!
-//! The confinement holds for the calling thread and the threads that it starts. It cannot be removed. If the kernel or a container
-//! refuses a part of the confinement, twtool continues without that part: confinement is only the second line of defence.
+//! The confinement holds for the calling thread and the threads that it starts. It cannot be removed. If the kernel or a container refuses
+//! a part of the confinement, twtool continues without that part: confinement is only an additional protection.
 
 use std::collections::BTreeMap;
 use std::hash::RandomState;
@@ -361,7 +362,7 @@ mod tests {
     #[test]
     fn the_tracing_thread_can_read_bpf_maps_but_not_make_them() {
         let make = || crate::sys::bpf::make_map(crate::sys::bpf::MapKind::Array, 4, 8, 1);
-        // Without CAP_BPF no map can be made, and the test checks nothing.
+        // If this user has no permission to make a map, the test checks nothing.
         let Ok(map) = make() else { return };
         let work = || {
             for_tracing();

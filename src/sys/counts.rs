@@ -27,10 +27,10 @@ pub fn tcp_sockstat() -> io::Result<TcpSockstat> {
     read("/proc/thread-self/net/sockstat", parse_tcp_sockstat)
 }
 
-/// Counts of the kernel's tables of connections, buckets and listeners in the calling thread's network namespace. Two readings show
-/// how many sockets were removed from the tables in between.
+/// Counts of the kernel's tables of connections, buckets and listeners in the calling thread's network namespace.
+/// [`TableCounts::removed_since`] compares two values that were read one after the other.
 ///
-/// No count includes handshakes in progress, or sockets that are only bound. `opens` does not include a connection that TCP_REPAIR
+/// No count includes inbound handshakes in progress, or sockets that are only bound. `opens` does not include a connection that TCP_REPAIR
 /// restored, or a connection whose connect() failed before the first segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCounts {
@@ -58,9 +58,9 @@ impl TableCounts {
 /// Whether a reading of [`TableCounts`] is the first or the second. The order in which [`table_counts`] reads the files depends on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPass {
-    /// The first one.
+    /// The first reading.
     Earlier,
-    /// The second one.
+    /// The second reading.
     Later,
 }
 
@@ -109,13 +109,13 @@ fn text_of(path: &str) -> io::Result<String> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Returns an upper bound of the number of TCP sockets in the calling thread's network namespace that no list of the kernel contains.
-/// Such sockets are not bound, or they are bound but neither listen nor are connected. `None` if the kernel does not report the
-/// counts.
+/// Returns an upper bound of the number of TCP sockets in the calling thread's network namespace that are not in the kernel's tables of
+/// connections and listeners. Such sockets are not bound, or they are bound but neither listen nor are connected. (Since Linux 6.8,
+/// sock_diag can list the bound ones.) `None` if the kernel does not report the counts.
 ///
-/// Two of the kernel's counts are upper bounds of all TCP sockets: `alloc` counts the TCP sockets of the whole machine, and `used`
-/// counts the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in a list. `used`
-/// also counts Unix sockets. /proc/net/protocols has their number, so it is subtracted.
+/// Two of the kernel's counts are upper bounds of all TCP sockets: `alloc` counts the TCP sockets of the whole machine, and `used` counts
+/// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in these tables. `used` also
+/// counts Unix sockets. /proc/net/protocols has their number, so it is subtracted.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
@@ -136,11 +136,11 @@ pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     Ok(parse_most_unlisted(&sockstat, &sockstat6, both).or(most))
 }
 
-fn parse_most_unlisted(sockstat: &str, sockstat6: &str, others: u64) -> Option<u64> {
+fn parse_most_unlisted(sockstat: &str, sockstat6: &str, unix_sockets: u64) -> Option<u64> {
     let tcp = parse_tcp_sockstat(sockstat)?;
     let used: u64 = sockstat.lines().find_map(|line| line.strip_prefix("sockets: used "))?.trim().parse().ok()?;
     let in_use = tcp.inuse.saturating_add(parse_in_use_ipv6(sockstat6)?);
-    Some(tcp.alloc.min(used.saturating_sub(others)).saturating_sub(in_use))
+    Some(tcp.alloc.min(used.saturating_sub(unix_sockets)).saturating_sub(in_use))
 }
 
 /// Parses the number of TCP sockets in use from /proc/net/sockstat6. Returns 0 if the file has no line for TCP.

@@ -25,13 +25,13 @@ pub fn raise_limit() {
 
 /// The maximum number of descriptors of one thread that reads a network namespace, with a margin. The thread opens the namespace,
 /// a netlink socket, a socket for interface names, and a file in /proc.
-const OF_A_WORKER: u64 = 8;
+const PER_WORKER: u64 = 8;
 
 /// The number of threads that can read network namespaces at the same time within the limit of open descriptors; at least one.
 #[must_use]
 pub fn workers() -> usize {
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(OF_A_WORKER, |(soft, _)| soft);
-    usize::try_from(soft / OF_A_WORKER).unwrap_or(usize::MAX).max(1)
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(PER_WORKER, |(soft, _)| soft);
+    usize::try_from(soft / PER_WORKER).unwrap_or(usize::MAX).max(1)
 }
 
 /// Restores the limit of open descriptors that twtool was started with. The kernel always permits a process to lower its soft limit.

@@ -1,16 +1,17 @@
 //! Classifies the errnos of failed system calls, and names them (errno(3)).
 //!
-//! The whole program uses one policy. Only the errnos in the first two rows of the table are a definite answer: "absent" or
-//! "refused". After every other failure, it is unknown whether the requested object exists. So twtool repeats the call, or reports
-//! what it could not read.
+//! The whole program uses one policy. Only the first two classes of this table are a definite answer. After every other failure, it is
+//! unknown whether the requested object exists. So twtool repeats the call, or reports what it could not read.
 //!
-//! | [`FailureClass`] | errnos | what twtool concludes |
-//! |---|---|---|
-//! | `Absent` | ENOENT, ENOTDIR, ESRCH, ENODEV, ENXIO, ENOSYS, EOPNOTSUPP, ENOPROTOOPT, EAFNOSUPPORT, EPROTONOSUPPORT, ECONNREFUSED | the file or the process does not exist, or this kernel has no such setting, family or protocol |
-//! | `Refused` | EPERM, EACCES | the caller has no permission to use the object, or a sandbox refuses the call |
-//! | `Interrupted` | EINTR | nothing: the call is repeated |
-//! | `Exhausted` | ENOBUFS, ENOMEM, EAGAIN, EMFILE, ENFILE | nothing: after ENOBUFS and ENOMEM the call is repeated up to three times, then the failure is reported |
-//! | `Other` | all others | nothing: the failure is reported |
+//! | [`FailureClass`] | what twtool concludes |
+//! |---|---|
+//! | `Absent` | the file or the process does not exist, or this kernel has no such setting, family or protocol |
+//! | `Refused` | the caller has no permission to use the object, or a sandbox refuses the call |
+//! | `Interrupted` | nothing: twtool repeats the call |
+//! | `Exhausted` | nothing: after ENOBUFS and ENOMEM twtool repeats the call up to three times, and then reports the failure |
+//! | `Other` | nothing: twtool reports the failure |
+//!
+//! [`FailureClass::of`] lists the errnos of each class.
 
 use std::io;
 

@@ -13,7 +13,8 @@ use super::errno::retry;
 use super::folder::metadata;
 use super::{descriptors, inherited};
 
-/// Executes a program in this process. A name without a slash is searched in PATH. Returns only if the execution fails.
+/// Executes a program in this process. For a name without a slash, this function searches the folders of PATH. Returns only if the
+/// execution fails.
 ///
 /// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with. It inherits the descriptors that
 /// twtool was started with, and none that twtool has opened, because these have O_CLOEXEC.

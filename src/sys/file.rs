@@ -81,13 +81,13 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Creates the file. An existing file is refused unless `replace` is true. Anything other than a regular file is always refused,
-    /// because the new file would replace it.
+    /// Creates the file with the mode 0600. An existing file is refused unless `replace` is true. Anything other than a regular file is
+    /// always refused, because the new file would replace it.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
         Self::with_mode(path, replace, Mode::RUSR | Mode::WUSR)
     }
 
-    /// Creates a file like [`Self::create`], but with the usual mode: 0666 without the bits of the umask.
+    /// Creates a file like [`Self::create`], but with the mode 0666 without the bits of the umask.
     pub fn create_public(path: &Path, replace: bool) -> io::Result<Self> {
         let all = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         Self::with_mode(path, replace, all)
@@ -203,7 +203,7 @@ fn partials() -> MutexGuard<'static, Vec<(Arc<OwnedFd>, OsString)>> {
 /// The maximum number of temporary names that are tried for one file.
 const MAX_NAMES: u32 = 1000;
 
-/// A temporary name in the same folder. The name is removed when the value is dropped.
+/// A temporary name in the folder of the final name. The name is removed when the value is dropped.
 struct TempName {
     folder: Arc<OwnedFd>,
     name: OsString,
@@ -261,7 +261,8 @@ impl Drop for TempName {
 
 /// Removes the partial files and ends the program, as the signal would without a handler.
 extern "C" fn remove_and_end(signal: libc::c_int) {
-    // If a thread holds the lock, there is no file to remove: this thread has not created its file yet, or has removed or renamed it.
+    // If a thread holds the lock, this handler removes nothing. At that moment the file of that thread does not have its temporary name:
+    // the thread has not created the file yet, or has removed or renamed it.
     for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }

@@ -50,7 +50,7 @@ impl fmt::Display for ProcGap {
 
 /// Determines why /proc does not show every process of its pid namespace; `None` if it does.
 pub fn proc_gap() -> io::Result<Option<ProcGap>> {
-    // Every pid namespace has a process 1.
+    // Every pid namespace has a process 1. If /proc shows it, this function assumes that /proc shows all processes.
     match metadata(Path::new("/proc/1")) {
         Ok(_) => Ok(None),
         Err(error) => match FailureClass::of(&error) {

@@ -14,7 +14,7 @@ extern "C" fn read() {
     let closed = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } == -1;
     STDOUT_WAS_CLOSED.store(closed, Ordering::Relaxed);
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action, sigaction() only writes the present one to `action`, for which zeros are valid, too.
+    // SAFETY: without a new action, sigaction() only writes the present action to the variable. Zeros are valid in each of its fields.
     #[expect(unsafe_code, reason = "no safe wrapper reads an action without a change")]
     let handler = unsafe {
         libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr());

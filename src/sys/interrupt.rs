@@ -1,5 +1,5 @@
-//! Blocks signals, so that twtool can finish something before a signal ends it: erase its output on the terminal,
-//! or clean up after a bind.
+//! Blocks signals, so that twtool can finish a task before a signal ends twtool: erase its output on the terminal, or clean up after a
+//! bind.
 //!
 //! [`Interrupts`] blocks SIGINT and SIGTERM and reads them from a descriptor (signalfd(2)), so that no handler interrupts the code.
 //! When it is dropped, the signals have their normal effect again. [`BlockedSignals`] blocks all signals for a short time.

@@ -58,7 +58,7 @@ const MODULES: [Module; 16] = [
 
 /// Finds the part of the kernel that opened each socket, if there is evidence for one. The keys are inodes.
 ///
-/// `no_process` states that no process of the machine has the sockets open. Only in this case, a loaded module is evidence.
+/// `no_process` states that no process of the machine has the sockets open. A loaded module is evidence only if this is true.
 ///
 /// # Errors
 /// The kernel's MPTCP endpoints could not be listed, although there may be some.

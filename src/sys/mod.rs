@@ -1,5 +1,5 @@
-//! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files. It returns plain
-//! values and formats nothing for people.
+//! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files. Its functions return plain values, which
+//! `view` formats.
 
 #[cfg(feature = "exporter")]
 pub mod activation;

@@ -1,7 +1,7 @@
-//! Serves the owners of closed connections that a tracer has recorded, and reads them, through a Unix socket. The tracer numbers the
+//! Passes the owners of closed connections from a tracer (`twtool trace --serve`) to readers, through a Unix socket. The tracer numbers the
 //! closes.
 //!
-//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2 send nothing.
+//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2.0 send nothing.
 //! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
 //!    closes. Then it closes the connection.
 
@@ -26,7 +26,7 @@ const MAX_READERS: usize = 4;
 /// reading would keep memory of the tracer in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The time limit for the request of a reader. Readers of twtool 0.2 send no request.
+/// The time limit for the request of a reader. Readers of twtool 0.2.0 send no request.
 const REQUEST: Duration = Duration::from_millis(200);
 
 /// The word before the number in a request.
@@ -43,10 +43,10 @@ pub struct OwnerSocket {
 }
 
 impl OwnerSocket {
-    /// Creates the socket with the mode 0600. Replaces the socket of a tracer that has ended.
+    /// Creates the socket with the mode 0600. Replaces a socket whose program has ended.
     ///
     /// # Errors
-    /// The path belongs to another file, or to a tracer that still runs.
+    /// The path belongs to a file that is not a socket, or to the socket of a program that still runs.
     pub fn open(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
@@ -139,7 +139,7 @@ fn request(reader: &UnixStream) -> u64 {
 pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut stream = retry(|| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Errors are ignored: a tracer of twtool 0.2 does not read the request. It may already have sent all owners and closed the
+    // Errors are ignored: a tracer of twtool 0.2.0 does not read the request. It may already have sent all owners and closed the
     // connection.
     let _ = writeln!(stream, "{SINCE}{number}");
     let _ = stream.shutdown(Shutdown::Write);

@@ -30,7 +30,7 @@ use crate::model::port::Port;
 const UNUSED_IPV6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0x7477, 0x746f);
 const UNUSED_IPV4: Ipv4Addr = Ipv4Addr::new(127, 84, 87, 84);
 
-/// Clears the note when it is dropped.
+/// Clears the note of a port when this value is dropped.
 pub(super) struct NoteGuard {
     ipv6: Option<Socket>,
     ipv4: Option<Socket>,

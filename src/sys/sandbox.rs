@@ -1,4 +1,5 @@
-//! Creates private user and network namespaces for experiments. This needs no root, and does not change the host.
+//! Creates private user and network namespaces for experiments. If the system permits user namespaces, this needs no privilege. It does not
+//! change the host.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,7 +1,7 @@
 //! Waits for everything that a screen reacts to: keys, signals, finished work of another thread, and time.
 //!
-//! One thread waits for all of them with one poll(2). So nothing reads the terminal while another program uses it, and a
-//! signal arrives between two steps of the screen, never within one.
+//! One thread waits for all of them with one poll(2). So nothing reads the terminal while a program that the screen has started uses the
+//! terminal, and a signal arrives between two steps of the screen, never within one.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -89,7 +89,7 @@ impl ScreenInput {
         ScreenOutput::new(Rc::clone(&self.signals))
     }
 
-    /// Whether the output has failed because of a signal, which [`Self::wait`] reports next.
+    /// Whether the output has read a signal that [`Self::wait`] has not reported yet. If a write has failed, this signal is the reason.
     #[must_use]
     pub fn has_interrupted_the_output(&self) -> bool {
         self.signals.are_waiting()

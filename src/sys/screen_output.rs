@@ -60,7 +60,7 @@ impl Write for ScreenOutput {
 }
 
 /// Opens the terminal again with O_NONBLOCK. On the inherited descriptor, the flag would also affect the shell and other programs that
-/// share it. If opening is not permitted, for example after su(1), this returns a copy of the descriptor, and writes can block.
+/// share it. If opening is not permitted, for example after su(1), this function returns a copy of the descriptor, and writes can block.
 fn open() -> io::Result<File> {
     let again = File::options().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/proc/self/fd/1");
     again.or_else(|_| io::stdout().as_fd().try_clone_to_owned().map(File::from))

@@ -39,7 +39,7 @@ pub(super) fn blocked_signals() -> SigSet {
     BLOCKED.into_iter().collect()
 }
 
-/// Blocks signals in the thread that made this value, and in the threads that it has started since.
+/// Blocks signals in the thread that makes this value, and in the threads that this thread starts afterwards.
 pub(super) struct ScreenSignals {
     descriptor: SignalFd,
     /// The signal mask before [`Self::block`].

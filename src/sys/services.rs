@@ -52,7 +52,7 @@ fn parse_once(bytes: Vec<u8>) -> Services {
 
 /// Parses lines of the form `name port/protocol [alias ...] [# comment]`. Lines of another form are skipped.
 ///
-/// Every start of twtool waits for the parser. It works on bytes and not on characters, because this is faster.
+/// Most commands wait for the parser. It works on bytes and not on characters, because this is faster.
 #[must_use]
 pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {

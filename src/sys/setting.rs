@@ -1,17 +1,16 @@
 //! Reads a file of /proc/sys or /sys completely with one read(2).
 //!
-//! For a setting that is a list (`ip_local_reserved_ports`) the kernel returns data only to the first read(2), up to
-//! the size of the buffer, and reports the end of the file to the second (`proc_do_large_bitmap` in kernel/sysctl.c).
-//! `fs::read_to_string` begins with 32 bytes, so it cuts such a list. A test in tests/layers.rs checks that no other code reads
-//! these files.
+//! For a setting that is a list (`ip_local_reserved_ports`) the kernel returns data only to the first read(2), up to the size of the
+//! buffer, and reports the end of the file to the second read(2) (`proc_do_large_bitmap` in kernel/sysctl.c). `fs::read_to_string` begins
+//! with 32 bytes, so it cuts such a list. A test in tests/layers.rs checks that no other code reads these files.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// The sizes of buffers in bytes, tried in this order. For each read of a setting the kernel allocates and clears a
-/// buffer of the same size, which takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every
-/// second port, has 192 KiB.
+/// The sizes of buffers in bytes, tried in this order. For each read of a setting the kernel allocates and clears a buffer that is one byte
+/// larger, so 4095 bytes need one page. This takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every second
+/// port, has 192 KiB.
 const BUFFERS: [usize; 2] = [4095, 1 << 20];
 
 /// Reads the text of the file, without white space around it.

@@ -1,7 +1,7 @@
 //! Finds TCP sockets that are bound to a port and that the kernel does not list. Before Linux 6.8, sock_diag does not list sockets
 //! that are bound but neither listen nor are connected. /proc/net/tcp never lists such sockets.
 //!
-//! 1. The links in /proc/PID/fd of each process in this network namespace name its sockets.
+//! 1. The links in /proc/PID/fd show the sockets of each process in this network namespace.
 //! 2. pidfd_getfd(2) (since 5.6) copies a descriptor, if the caller may trace the process (ptrace(2)).
 //! 3. getsockname(2) on the copy returns the address. The copy is closed immediately.
 //!

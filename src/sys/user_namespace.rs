@@ -29,7 +29,8 @@ fn overflow_uid() -> u32 {
     value.ok().and_then(|value| value.trim().parse().ok()).unwrap_or(DEFAULT)
 }
 
-/// Whether a map contains all uids, 0 to 4294967294, as in the initial namespace. Its lines are `first-inside first-outside count`.
+/// Whether a map contains all uids, 0 to 4294967294, as in the initial namespace. The lines of a map are `first-inside first-outside
+/// count`.
 fn maps_all(map: &[u8]) -> bool {
     let count = |line: &str| line.split_ascii_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
     let counts = str::from_utf8(map).unwrap_or_default().lines().filter_map(count);

@@ -2,9 +2,9 @@
 //!
 //! The program runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
 //!
-//! 1. A change to FIN_WAIT_1: this end closes first, and usually the current task does this (`Task::closed_socket`). The program fills a record
-//!    (`record`), and stores it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie, the kernel
-//!    assigns one if the socket has none. The bucket inherits the cookie.
+//! 1. A change to FIN_WAIT_1: this end closes first, usually in a system call of the current task (`Task::closed_socket`). The program
+//!    fills a record (`record`), and stores it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie,
+//!    the kernel assigns one if the socket has none. The bucket inherits the cookie.
 //! 2. A change from FIN_WAIT_1, FIN_WAIT_2 or CLOSING to CLOSE: the full socket ends. Its old state, its flags and its error show whether
 //!    a bucket replaces it. The program adds them to the record of step 1, sends the record to the ring buffer, and marks it as sent. If
 //!    PENDING has no record, the program sends a record without a task. This happens if the connection closed before the program was

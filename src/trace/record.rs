@@ -96,7 +96,7 @@ pub struct BpfRecord {
     /// backlog is also 0 after `listen(fd, 0)`.
     pub accepted: bool,
     /// The task that closed the socket; `None` if the socket closed before the program was attached, if the program missed the change to
-    /// FIN_WAIT_1, or if PENDING has evicted the task.
+    /// FIN_WAIT_1, or if the map PENDING (see `program`) has evicted the record.
     pub task: Option<Task>,
 }
 

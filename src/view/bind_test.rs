@@ -391,8 +391,8 @@ pub fn demo_page(
     )?;
     human::break_lines(
         out,
-        "A real server and a real client in a private network namespace, which ends with this program. The server closes \
-         first, so it is the active closer and its port gets the TIME_WAIT bucket (RFC 9293, section 3.6).",
+        "twtool runs a real server and a real client in a private network namespace, which ends with twtool. The server \
+         closes first, so it is the active closer and its port gets the TIME_WAIT bucket (RFC 9293, section 3.6).",
         "",
         "",
         style.width,

@@ -298,7 +298,7 @@ pub fn cells(destination: &Destination, facts: &Facts) -> Vec<String> {
     let to = format!("{}{service}", SocketAddr::new(ends.remote_addr, ends.remote_port.0));
     let rate = |rate: Option<f64>| match rate {
         None => "-".into(),
-        // A small number has two decimals: with a narrow range of ports, the ceiling is below one connection per second.
+        // A small number has two decimals: with a narrow range of ports, the ceiling can be below one connection per second.
         Some(rate) if rate > 0.0 && rate < 10.0 => format!("{rate:.2}"),
         Some(rate) => format!("{rate:.1}"),
     };

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::human;
 use super::style::{Meaning, TextStyle};
 
-/// The usual height of the bars in lines.
+/// The default height of the bars in lines.
 pub const HEIGHT: usize = 6;
 
 /// The assumed width in columns if the width is unknown.

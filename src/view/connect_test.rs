@@ -169,7 +169,7 @@ fn ends(situation: &Situation) -> String {
 fn free_in(test: &ConnectTest) -> String {
     let ConnectTest { situation, conclusion, .. } = *test;
     let phrase = |time: Duration| match conclusion.free {
-        Some(_) => format!("; the first is free in {}", human::duration(time)),
+        Some(_) => format!("; the first port is free in {}", human::duration(time)),
         None if conclusion.verdict == ConnectVerdict::Unknown => {
             format!("; free for certain in {}", human::duration(time))
         }

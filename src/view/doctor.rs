@@ -196,7 +196,7 @@ fn short_list(items: &[Datum]) -> String {
         more => format!("{} and {more} more", texts[..shown].join(",")),
     };
     let fits = |shown: &usize| shortened(*shown).chars().count() <= LONGEST_VALUE;
-    // Each item takes at least one character, so no more items than this can fit.
+    // Each item takes at least one character, so at most this many items can fit.
     let most = texts.len().min(LONGEST_VALUE);
     shortened((1..=most).rev().find(fits).unwrap_or(most.min(1)))
 }

@@ -3,10 +3,10 @@
 //! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command,
 //! median of 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
-//! The fast path covers the common case only. It needs a table with exactly the columns [`KEYS`], and services whose names are all
-//! plain ASCII. In such a table, [`super::column`] still produces some rows: those with IPv6 addresses, with a socket that is bound to
-//! an interface, with a remaining time of 100 s or more, or with a line that is longer than the buffer. A property test in `list.rs`
-//! compares the output of both ways.
+//! The fast path covers the common case only. It needs the rows of one network namespace, a table with exactly the columns [`KEYS`], and
+//! services whose names are all plain ASCII. In such a table, [`super::column`] still produces some rows: those with IPv6 addresses, with a
+//! socket that is bound to an interface, with a remaining time of 100 s or more, or with a line that is longer than the buffer. A property
+//! test in `list.rs` compares the output of both ways.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ const COLUMNS: usize = KEYS.len();
 /// The size of a padded word in bytes. A copy always has this size, so that the compiler can inline it.
 const WORD: usize = 16;
 
-/// The length of `41.3s`.
+/// The length of a remaining time from 10 s to 99.9 s, like `41.3s`.
 const DURATION: usize = 5;
 
 /// A word padded with spaces.

@@ -1,4 +1,4 @@
-//! Prints the holders of a port (the sockets that use it) and their processes, as JSON and as tables. Several commands use this.
+//! Prints the holders of a port (the sockets that use it) and their processes, as JSON and as tables. Several commands use this module.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -92,7 +92,7 @@ pub struct RemovalReport<'a> {
     pub outcomes: &'a [RemovalResult],
     /// The facts that name interfaces and services.
     pub facts: &'a Facts,
-    /// Whether orphans were selected as well.
+    /// Whether `--orphans` was given, so that the command also selects orphans.
     pub orphans: bool,
     /// Whether `--dry-run` was given.
     pub dry_run: bool,

@@ -177,10 +177,10 @@ pub struct RowMeasurements {
 }
 
 impl RowMeasurements {
-    /// Creates measurements of no rows, for rows of these network namespaces.
+    /// Creates empty measurements. `facts` has the facts of each network namespace that the rows come from.
     #[must_use]
     pub fn new(columns: Vec<&'static Column>, facts: &[Facts]) -> Self {
-        // The services of a port can differ between network namespaces.
+        // The services can differ between network namespaces, so the fast path needs a single namespace.
         let fast_path = if let [facts] = facts { FastPath::new(&columns, &facts.services) } else { None };
         Self { widest: vec![0; columns.len()], columns, fast_path, totals: Totals::default(), scratch: Text::default() }
     }

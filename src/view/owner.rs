@@ -233,7 +233,8 @@ pub fn group_evidence(group: &OwnerGroup) -> String {
     if found.is_empty() { "-".into() } else { found.iter().map(text).collect::<Vec<_>>().join(", ") }
 }
 
-/// Formats evidence. An inference has a question mark and the number of candidates, so that it does not look like a fact.
+/// Formats evidence. An inference has a question mark, so that it does not look like a fact. If there are several candidates, their number
+/// follows.
 fn evidence(evidence: Evidence, candidates: usize) -> String {
     let name = evidence.name();
     match (evidence.is_certain(), candidates) {

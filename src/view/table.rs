@@ -61,8 +61,8 @@ pub trait Rows: Sync {
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of a cell. Returns its width in terminal columns.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
-    /// Appends a whole line. `cells` has the start and the end of each cell. `None`: nothing is appended, and the caller must
-    /// produce the line cell by cell.
+    /// Appends a whole line. `cells` has the columns of the line at which each cell starts and ends. Returns `None` if it appended
+    /// nothing. Then the caller must produce the line cell by cell.
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
@@ -165,7 +165,7 @@ impl Layout {
         Self { columns }
     }
 
-    /// The start and the end of each column within a line.
+    /// Where each column starts and ends within a line, in terminal columns.
     fn cells(&self) -> Vec<(usize, usize)> {
         let mut begin = 0;
         let cell = |&(_, width): &(usize, usize)| {
@@ -182,7 +182,7 @@ impl Layout {
         headings.iter().enumerate().filter(|(i, _)| !shown(*i)).map(|(_, heading)| heading.title).collect()
     }
 
-    /// Appends a row: one line, or several if a cell is wider than its column. Cells are written directly to `text`.
+    /// Appends a row: one line, or several if a cell is wider than its column. Each cell is written directly to `text`.
     fn append_row(&self, headings: &[Heading], append: impl Fn(usize, &mut Text) -> usize, text: &mut Text) {
         let start = text.len();
         for &(column, width) in &self.columns {
@@ -264,7 +264,8 @@ fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
-/// The maximum width of a cell in terminal columns. A wider cell takes several lines, because comfy-table stores widths in 16 bits.
+/// The maximum width of a column that comfy-table draws, in terminal columns. A wider cell takes several lines. The limit is necessary
+/// because comfy-table stores widths in 16 bits.
 const WIDEST: usize = 4096;
 
 fn draw(

@@ -122,8 +122,8 @@ impl Text {
         self.push_made(|room| write_ipv4_end(addr, port, room));
     }
 
-    /// Appends a line of this width, which `fill` writes into a buffer of [`LINE`] spaces. Appends nothing and returns `None` if `fill`
-    /// returns `None`, or if the buffer is too short.
+    /// Appends a line of `width` ASCII characters, which `fill` writes into a buffer of [`LINE`] spaces. Appends nothing and returns `None`
+    /// if `fill` returns `None`, or if the buffer is too short.
     #[inline]
     pub(super) fn push_line(&mut self, width: usize, fill: impl FnOnce(&mut [u8; LINE]) -> Option<()>) -> Option<()> {
         let begin = self.0.len();
@@ -143,7 +143,7 @@ impl Text {
     #[inline]
     pub fn push_blanks(&mut self, count: usize) {
         let length = self.0.len() + count;
-        // A constant size is faster, and 32 is nearly always enough.
+        // A constant size is faster, and 32 spaces are nearly always enough.
         self.0.extend_from_slice(&[b' '; 32]);
         self.0.resize(length, b' ');
     }
@@ -186,7 +186,7 @@ pub(super) fn ipv4_width(addr: Ipv4Addr) -> usize {
     addr.octets().map(digits).iter().sum::<usize>() + "...".len()
 }
 
-/// The digits of each octet, left-aligned in three bytes, and their number.
+/// For each octet: its digits, left-aligned in three bytes, and the number of its digits.
 const OCTETS: [([u8; 3], u8); 256] = {
     let mut octets = [([b'0'; 3], 1); 256];
     let mut n = 0;
@@ -203,10 +203,10 @@ const OCTETS: [([u8; 3], u8); 256] = {
     octets
 };
 
-/// The size of the buffer for a line that is written in one piece.
+/// The size in bytes of the buffer for a line that is written in one piece.
 pub(super) const LINE: usize = 192;
 
-/// The size of the buffer for `255.255.255.255:65535` and for the bytes that are written beyond its end.
+/// The size of the buffer for an address and a port: 21 bytes for `255.255.255.255:65535`, and 3 for the spaces that are written behind it.
 pub(super) const IPV4_END: usize = 24;
 
 /// Writes an address, a port and spaces behind them. Returns the length without the spaces.

@@ -43,7 +43,7 @@ struct CloseRecord<'a> {
 struct MakerRecord<'a> {
     pid: u32,
     tid: u32,
-    /// `own` or `initial`.
+    /// The pid namespace in which `pid` and `tid` are valid: `own` or `initial`.
     pid_namespace: &'static str,
     comm: &'a str,
     thread: &'a str,
@@ -124,7 +124,7 @@ fn write_cells(out: &mut dyn Write, cells: [&str; 8]) -> io::Result<()> {
     let mut line = String::new();
     for (cell, (_, width)) in cells.into_iter().zip(COLUMNS) {
         line.push_str(cell);
-        // A cell that is too long moves the rest of its line, because nothing in it may be cut.
+        // A cell that is too long is not cut. Instead it moves the next cells of its line to the right.
         let blanks = width.saturating_sub(human::display_width(cell));
         line.extend(std::iter::repeat_n(' ', blanks + 2));
     }
@@ -173,7 +173,7 @@ fn end(close: &Close, local: bool, facts: &Facts) -> String {
     let (addr, port) =
         if local { (tuple.local_addr(), tuple.local_port()) } else { (tuple.remote_addr(), tuple.remote_port()) };
     let end = std::net::SocketAddr::new(addr, port.0).to_string();
-    // The port of a client has no service, even if a service has that number.
+    // Only the port of the server shows a service. The port of a client can have the number of a service by chance.
     let serves = (close.role == Role::Accepted) == local && close.role != Role::Unknown;
     match facts.services.name(port).filter(|_| serves) {
         Some(service) => format!("{end} ({})", human::escape(service)),
@@ -206,7 +206,7 @@ pub fn totals(totals: CloseTotals) -> String {
 pub const FOREIGN_PIDS: &str =
     "process numbers are not those of twtool's pid namespace: BPF reports the numbers of the initial pid namespace";
 
-/// The warnings about closes that are missing, or may be.
+/// The warnings about closes that are missing or may be missing.
 #[must_use]
 pub fn loss_warnings(totals: CloseTotals) -> Vec<String> {
     let CloseTotals { lost, skipped, .. } = totals;
@@ -217,7 +217,9 @@ pub fn loss_warnings(totals: CloseTotals) -> Vec<String> {
         (lost > 0).then(|| format!("{} missing, because twtool did not read them in time", closes(lost, "is", "are")));
     let skipped = (skipped > 0).then(|| {
         let closes = closes(skipped, "may be", "may be");
-        format!("up to {closes} missing or without a process, because the processors were too busy for the BPF program")
+        format!(
+            "up to {closes} missing or without a process, because the BPF program was already running on the processor"
+        )
     });
     lost.into_iter().chain(skipped).collect()
 }

@@ -170,7 +170,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn addresses_and_numbers_have_the_same_text_as_in_std(v4 in any::<u32>(), v6 in any::<u128>(), port in any::<u16>(), n in any::<u64>()) {
+        fn addresses_and_numbers_have_the_same_text_as_in_std(
+            v4 in any::<u32>(),
+            v6 in any::<u128>(),
+            port in any::<u16>(),
+            n in any::<u64>(),
+        ) {
             for addr in [IpAddr::from(Ipv4Addr::from(v4)), IpAddr::from(std::net::Ipv6Addr::from(v6))] {
                 prop_assert_eq!(text(Value::Addr(addr)), addr.to_string());
                 prop_assert_eq!(text(Value::End(addr, port)), std::net::SocketAddr::new(addr, port).to_string());
@@ -179,7 +184,11 @@ mod tests {
         }
 
         #[test]
-        fn appended_json_is_the_same_as_json_of_serde(word in "\\PC{0,12}|\\pC{0,5}|[\"\\\\\\x00-\\x1f]{0,5}", n in any::<u64>(), v4 in any::<u32>()) {
+        fn appended_json_is_the_same_as_json_of_serde(
+            word in "\\PC{0,12}|\\pC{0,5}|[\"\\\\\\x00-\\x1f]{0,5}",
+            n in any::<u64>(),
+            v4 in any::<u32>(),
+        ) {
             for value in [Value::Text(&word), Value::Number(n), Value::Digits(n), Value::Unknown, Value::Addr(Ipv4Addr::from(v4).into())] {
                 let mut json = Text::default();
                 value.append_json(&mut json);

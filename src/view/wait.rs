@@ -42,7 +42,7 @@ pub struct WaitReport<'a> {
     pub with: ReuseOptions,
     /// The other options of the server.
     pub setup: ServerSetup,
-    /// The addresses that the server has already bound, if its next bind conflicts with its own sockets.
+    /// The addresses that the server has already bound, if its sockets on these addresses block its next bind.
     pub collision: Option<&'a str>,
     /// Whether a bind works on every address.
     pub bindable: bool,
@@ -163,7 +163,7 @@ fn on_interfaces<'a>(holders: impl Iterator<Item = &'a Holder>, facts: &Facts) -
     if names.is_empty() { String::new() } else { format!(" on {}", names.join(" and ")) }
 }
 
-/// Returns the listeners if the cause is a listener. Otherwise returns the other sockets that are not buckets.
+/// Returns the listeners if the cause is a listener. Otherwise returns the sockets that are neither listeners nor buckets.
 fn of_cause<'a>(wait: &WaitReport<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
     let listeners = wait.cause == Cause::Listener;
     wait.blocked_by.iter().filter(move |holder| match holder.socket {

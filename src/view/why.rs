@@ -1,4 +1,4 @@
-//! Writes what `twtool why` tells about a program, as text or as JSON records: explanations of failed calls, notes, and a report at the
+//! Writes what `twtool why` reports about a program, as text or as JSON records: explanations of failed calls, notes, and a report at the
 //! end.
 //!
 //! The text shares standard error with the program, so each piece begins with `twtool:` and its further lines are indented.
@@ -40,7 +40,7 @@ pub struct ExplainedCall<'a> {
 /// The report that `twtool why` writes at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramReport<'a> {
-    /// The command, or `process 7`.
+    /// The first word of the command, or `process 7` with `--pid`.
     pub program: &'a str,
     /// How the command ended; `None` if twtool stopped watching before the command ended.
     pub end: Option<ProgramEnd>,
@@ -137,12 +137,15 @@ fn note_text(note: &WatchNote) -> String {
             )
         }
         WatchNote::RunsOn { end, processes } => {
-            let (are, they) =
-                if *processes == 1 { ("process still runs", "it ends") } else { ("processes still run", "they end") };
+            let (are, they, its) = if *processes == 1 {
+                ("process still runs", "it ends", "its")
+            } else {
+                ("processes still run", "they end", "their")
+            };
             format!(
                 "the command has ended ({}), and {processes} other {are}. twtool runs until {they}, because without \
-                 twtool bind() would fail there. It also passes the signals that it receives to each process that \
-                 still runs.",
+                 twtool {its} bind(), listen() and connect() calls would fail. twtool also passes the signals that it \
+                 receives to each process that still runs.",
                 ended(*end)
             )
         }

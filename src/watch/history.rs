@@ -21,7 +21,7 @@ pub const MAX_EVENTS: usize = 1000;
 pub struct CloseHistory {
     /// The seconds from `first_second` to the current one, which is not complete.
     seconds: VecDeque<Second>,
-    /// The number of the first second, from the start of the first sample.
+    /// The number of the first of `seconds`. The seconds have the same numbers as in `NetnsSample::closes`.
     first_second: i64,
     events: VecDeque<Event>,
     now: Option<f64>,
@@ -42,8 +42,8 @@ impl CloseHistory {
         self.events.drain(..self.events.len().saturating_sub(MAX_EVENTS));
     }
 
-    /// Adds the closes of a sample without its events. This is for a sample after [`Sample::reselect`], whose events are already in the
-    /// history.
+    /// Adds the closes of a sample, but not its events. Call this after [`Sample::reselect`], because the events of that sample are already
+    /// in the history.
     pub fn add_closes(&mut self, sample: &Sample) {
         let current = i64::try_from(sample.elapsed.as_secs()).unwrap_or(i64::MAX);
         if sample.closes_begin {
@@ -88,7 +88,7 @@ impl CloseHistory {
         self.now
     }
 
-    /// Closes per second over the known seconds.
+    /// The mean number of closes per second, over the seconds that a whole sample covers.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "ten minutes of closes are far below 2^52")]
     pub fn mean(&self) -> Option<f64> {
@@ -97,7 +97,7 @@ impl CloseHistory {
         (seconds > 0).then(|| known().sum::<u64>() as f64 / seconds as f64)
     }
 
-    /// The largest number of closes in a known second.
+    /// The largest number of closes in a second that a whole sample covers.
     #[must_use]
     pub fn peak(&self) -> Option<u64> {
         self.closes().flatten().max()

@@ -16,7 +16,7 @@
 //! | `screen` | the live screen |
 //! | `stream` | samples and events as ndjson |
 //!
-//! A [`Sampler`] can work on another thread than the one that draws: samples are plain values and `Send`.
+//! A [`Sampler`] can work on one thread while another thread draws, because samples are plain values and `Send`.
 
 pub mod events;
 pub mod history;

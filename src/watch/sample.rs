@@ -14,23 +14,23 @@ use crate::model::row::Row;
 pub struct Sample {
     /// When the sample began.
     pub at: SystemTime,
-    /// The time from the start of the first sample to the beginning of this one (CLOCK_MONOTONIC).
+    /// The time from the making of the `SampleSource` to the beginning of this sample (CLOCK_MONOTONIC).
     pub elapsed: Duration,
     /// The time from the beginning of this sample to the beginning of the next one. It is longer than the requested interval if
     /// sampling would otherwise use more than a quarter of a core.
     pub interval: Duration,
     /// How long the sample took.
     pub took: Duration,
-    /// The processor time of the sample, of all threads.
+    /// The processor time that all threads of this process used during the sample.
     pub processor_time: Duration,
     /// Each namespace, in a stable order. There is at least one. [`Row::netns`] is an index into this list.
     pub namespaces: Vec<NetnsSample>,
-    /// Whether [`NetnsSample::closes`] counts every selected bucket and not only the new ones. This is so in the first sample,
-    /// and in the first sample with another selection.
+    /// Whether [`NetnsSample::closes`] counts every selected bucket, and not only buckets that are new in this sample. This is so in the
+    /// first sample, and in the first sample with another selection.
     pub closes_begin: bool,
     /// Whether nothing is missing from the sample.
     pub complete: bool,
-    /// What is missing or uncertain, of all namespaces.
+    /// What is missing or uncertain in any namespace.
     pub warnings: Vec<String>,
 }
 
@@ -51,11 +51,12 @@ pub struct NetnsSample {
     pub max_tw_buckets: Option<i64>,
     /// The kernel's counters after the sample.
     pub counters: Counters,
-    /// How many selected buckets entered TIME_WAIT in each second. Seconds count from the start of the first sample; negative
-    /// seconds are before it. Buckets that an earlier sample counted are left out. See also [`Sample::closes_begin`].
+    /// How many selected buckets entered TIME_WAIT in each second. Second 0 begins when the `SampleSource` is made; negative seconds are
+    /// before that. With [`Sample::closes_begin`], every selected bucket in TIME_WAIT with time left counts. Otherwise only buckets count
+    /// that entered TIME_WAIT since the last sample.
     pub closes: BTreeMap<i64, u64>,
-    /// Closes per second since the last whole sample; in the first whole sample, the closes of the last second. `None` if this sample
-    /// is not whole.
+    /// Closes per second since the last sample that was whole; in the first sample that is whole, the closes of the last second. `None` if
+    /// this sample is not whole.
     pub closes_per_s: Option<f64>,
     /// What happened to selected buckets since the last sample. Always empty in the first sample.
     pub events: Vec<Event>,
@@ -115,7 +116,7 @@ impl Sample {
         self.namespaces.iter().map(|netns| netns.fin_wait_2).sum()
     }
 
-    /// Closes per second of all namespaces; `None` if one is unknown.
+    /// Closes per second of all namespaces; `None` if the number of one namespace is unknown.
     #[must_use]
     pub fn closes_per_s(&self) -> Option<f64> {
         self.namespaces.iter().map(|netns| netns.closes_per_s).sum()

@@ -17,7 +17,9 @@ pub struct Sampler {
     samples: SampleSource,
     selection: Selection,
     interval: Duration,
+    /// Whether a sample has the selected buckets: see [`Self::new`].
     keeps_rows: bool,
+    /// The value of [`Sample::closes_begin`] for the next sample.
     closes_begin: bool,
     /// The buckets of the last sample of each namespace, by the inode number of the namespace.
     trackers: Trackers,
@@ -28,7 +30,7 @@ type Trackers = BTreeMap<Option<u64>, TrackedNamespace>;
 #[derive(Default)]
 struct TrackedNamespace {
     tracker: Tracker,
-    /// When the last sample of the namespace began, from the start of the first sample.
+    /// When the last sample of the namespace began, as [`Sample::elapsed`].
     seen: Duration,
 }
 
@@ -44,7 +46,7 @@ fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now:
     for netns in read {
         trackers.entry(netns).or_default().seen = now;
     }
-    trackers.retain(|_, one| one.seen == now || (!complete && now.saturating_sub(one.seen) < KEPT));
+    trackers.retain(|_, tracked| tracked.seen == now || (!complete && now.saturating_sub(tracked.seen) < KEPT));
 }
 
 impl Sampler {
@@ -54,13 +56,13 @@ impl Sampler {
         Self { samples, selection, interval, keeps_rows, closes_begin: true, trackers: BTreeMap::new() }
     }
 
-    /// Changes the wanted time between two samples.
+    /// Sets the wanted time between two samples.
     pub const fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
     }
 
-    /// Sleeps until this time from the start of the first sample. During a recording, signals are blocked. Returns false if a blocked
-    /// signal has arrived.
+    /// Sleeps until this time since the [`SampleSource`] was made. During a recording, SIGINT and SIGTERM are blocked. Returns false if
+    /// one of them has arrived.
     ///
     /// # Errors
     /// The sleep failed.
@@ -84,8 +86,8 @@ impl Sampler {
         self.samples.finish()
     }
 
-    /// Takes a sample with another selection, which the next samples keep if this one succeeds. The trackers follow every bucket,
-    /// selected or not, so another selection causes no event.
+    /// Takes a sample with another selection. If the sample succeeds, the next samples have the same selection. The trackers follow every
+    /// bucket, selected or not, so another selection causes no event.
     ///
     /// # Errors
     /// See [`Self::take`].
@@ -113,7 +115,7 @@ impl Sampler {
         Ok(selected.into_iter().filter_map(keep).collect())
     }
 
-    /// Takes a sample; `None` after the last one of a recorded series. [`Sample::interval`] is the time until the next one.
+    /// Takes a sample; `None` after the last sample of a recorded series. [`Sample::interval`] is the time until the next sample is due.
     ///
     /// # Errors
     /// See [`SnapshotError`]. A later sample may succeed.

@@ -34,7 +34,7 @@ fn outbound(cookie: u64, expires_ms: u32) -> Row {
     Row { direction: Direction::Outbound, ..bucket(cookie, expires_ms) }
 }
 
-/// A whole sample whose walk began `at_ms` after the first sample, and took 10 ms.
+/// A whole sample whose walk began `at_ms` milliseconds after the watch began, and took 10 ms.
 fn walk(at_ms: u64, rows: Vec<Row>) -> BucketSample {
     BucketSample {
         facts: facts(),

@@ -4,9 +4,9 @@
 //! the same cookie. In a *walk*, the kernel lists the sockets for one sample. The kernel reports each remaining time at an unknown
 //! moment of a walk, so the time between two reports of one bucket is known only up to the durations of both walks.
 //!
-//! The kernel lists the buckets that stay in the same order each time. So this module reads the rows of both samples side by side,
-//! and looks up only rows without a partner in a map of rows. With 100,000 buckets a map of all rows would take a third of the
-//! processor time, and 13 MiB.
+//! The buckets that both samples contain come in the same order in both. So this module reads the rows of both samples side by side,
+//! and looks up only rows without a partner in a map of rows. With 100,000 buckets, a map of all rows would take 13 MiB, and a third of
+//! the processor time of a sample.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::model::socket::Cookie;
 use crate::snapshot::bucket_sample::{self, BucketSample, FindOccupant, Occupant};
 use crate::snapshot::{Selection, SnapshotError};
 
-/// Rounding of remaining times: the kernel counts in jiffies of up to 10 ms, and rounds each report.
+/// The largest error that rounding causes in the difference of two remaining times. The kernel counts in jiffies of up to 10 ms, and rounds
+/// each report.
 const ROUNDING_MS: i64 = 20;
 
 /// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in a thousand while adjtimex(2) corrects the clock.
@@ -37,7 +38,8 @@ const SOON_MS: i64 = 2000;
 /// The buckets of the last sample of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    /// The selected and the other buckets that the last sample has listed, in the order of that sample, which shares their memory.
+    /// The selected and the other buckets that the last sample has listed, in the order of that sample. [`NetnsSample::rows`] can share
+    /// the memory of the selected buckets.
     listed: [Arc<Vec<Row>>; 2],
     /// Buckets that exist, or may exist, and that the last sample has not listed.
     missed: Vec<SeenBucket>,
@@ -54,7 +56,7 @@ pub(super) struct Tracker {
 struct LastSample {
     walked: (Duration, Duration),
     whole: bool,
-    /// The counters when the last whole sample began. If there was none: when the first sample began. A bucket that a later sample has
+    /// The counters when the last whole sample began. If no sample was whole: when the first sample began. A bucket that a later sample has
     /// missed may have ended at any time since then.
     counters: Counters,
     facts: Arc<Facts>,
@@ -124,7 +126,8 @@ struct PendingEvent {
 }
 
 impl Tracker {
-    /// Compares a sample with the last one.
+    /// Compares a sample with the last sample. For `closes_begin`, see `Sample::closes_begin`. With `keeps_rows`, the result has the
+    /// selected buckets. `find` finds the socket that now has both ends of a missing bucket.
     pub(super) fn follow(
         &mut self,
         sample: BucketSample,
@@ -412,7 +415,7 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
 /// Counts the buckets that entered TIME_WAIT, by the second in which they entered.
 #[derive(Debug, Default)]
 struct CloseCounter {
-    /// The time of the sample, from the start of the first sample.
+    /// When the walk of the sample began, as `BucketSample::walked`.
     now_ms: i64,
     /// How long TIME_WAIT lasts.
     length_ms: i64,
@@ -422,7 +425,7 @@ struct CloseCounter {
 }
 
 impl CloseCounter {
-    /// How long ago the bucket entered TIME_WAIT, or its timer started again.
+    /// The time in ms since the bucket entered TIME_WAIT, or since its timer started again.
     fn age(&self, row: &Row) -> i64 {
         self.length_ms - i64::from(row.bucket.expires_ms)
     }

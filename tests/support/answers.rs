@@ -58,7 +58,7 @@ impl MixedSituation {
         let (accepted, _) = listener.accept().expect("accept()");
         drop(client);
         drop(accepted);
-        // If tcp_fin_timeout is longer than the 60 s of a bucket, the kernel keeps the orphan as a full socket.
+        // If tcp_fin_timeout is longer than the 60 s of a bucket, the kernel keeps the orphan as a full socket until 60 s remain.
         let usual = sysctl::read("ipv4.tcp_fin_timeout").expect("tcp_fin_timeout");
         sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
         let orphan = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -100,7 +100,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Reads the answer of a run: a JSON document, csv, or the text of another program.
+    /// Reads the answer of a run: a JSON document, csv, or the output of the command that `wait` starts.
     pub(crate) fn of(run: &Run) -> Self {
         let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), comparable);
         Self { code: run.code, content }

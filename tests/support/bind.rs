@@ -43,8 +43,8 @@ pub(crate) const KEYS: [&str; 19] = [
 pub(crate) const OPTION_SETS: [&[&str]; 4] =
     [&[], &["SO_REUSEADDR"], &["SO_REUSEPORT"], &["SO_REUSEADDR", "SO_REUSEPORT"]];
 
-/// Common but wrong remedies, and remedies for other problems. No advice may contain them, except that tcp_fin_timeout is right for an
-/// orphan in FIN_WAIT_2.
+/// Texts that no advice may contain: common but wrong remedies, remedies for other problems, and the words of commands, which twtool
+/// prints outside of the advice (`next`). One exception: tcp_fin_timeout is right for an orphan in FIN_WAIT_2.
 const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 

@@ -156,7 +156,7 @@ def linger():
     wait_for_end(s)
     s.close()
     closer.join()
-    # close() returns when the peer has acknowledged the FIN. The peer may not have closed yet.
+    # close() returns when the peer has acknowledged the FIN. The peer may not have closed yet, so the outcome can be fin-wait-2, too.
     expect(os.getpid(), ports)
 
 
@@ -483,6 +483,7 @@ def fast_open():
 
 
 def short_lived():
+    """A hundred processes, each of which opens one connection and ends."""
     listener = socket.create_server(("127.0.0.1", 8099), backlog=128)
     expected = []
     for _ in range(100):

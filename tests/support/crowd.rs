@@ -124,6 +124,7 @@ pub(crate) fn churn(per_second: usize, stop: &AtomicBool, made: &AtomicUsize) ->
                 }
             }
             made.fetch_add(1, Ordering::Relaxed);
+            // After 50 buckets, look at the queues below, so that no bucket exists much longer than planned.
             if traffic.all() % 50 == 0 {
                 break;
             }

@@ -80,7 +80,7 @@ impl Exporter {
         self.child.wait().expect("it ends")
     }
 
-    /// A line of /proc/PID/status.
+    /// The value of the line of /proc/PID/status that begins with `name`.
     pub(crate) fn status(&self, name: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the line");

@@ -76,6 +76,7 @@ pub(crate) fn lists_bound_sockets() -> bool {
         netns::in_another_namespace(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
+            // State 13 is TCP_BOUND_INACTIVE.
             let answer = dump(1 << 13);
             kind(&answer) != NLMSG_DONE
         })
@@ -118,8 +119,8 @@ fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
 
-/// Asks sock_diag for the IPv4 sockets in these states, and returns the messages of the response. Bit N is state N of
-/// net/tcp_states.h.
+/// Asks sock_diag for the IPv4 sockets in these states, and returns the messages of the response. Bit N of `states` is the state with
+/// the number N in net/tcp_states.h.
 fn dump(states: u32) -> Vec<u8> {
     dump_family(2, states)
 }
@@ -177,7 +178,7 @@ pub(crate) fn destroys_buckets() -> bool {
     })
 }
 
-/// Whether SOCK_DESTROY ends an orphan (since 6.11). On older kernels the orphan keeps its port.
+/// Whether SOCK_DESTROY ends an orphan (since 6.11, and in late 6.1 stable releases). On other kernels the orphan keeps its port.
 pub(crate) fn ends_orphans() -> bool {
     twtool::lab::orphan::test_sock_destroy().expect("a private network namespace")
 }

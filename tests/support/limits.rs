@@ -8,7 +8,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Makes the system call fail with this errno from now on. With `argument`, the call fails only if that argument matches.
+/// Makes the system call fail with this errno from now on. With `argument` (the number of an argument, a comparison and a value), the call
+/// fails only if the comparison of that argument with the value is true.
 pub(crate) fn refuse(syscall: i64, argument: Option<(u8, SeccompCmpOp, u64)>, errno: i32) {
     let condition = |(number, operator, value)| {
         SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value).expect("a condition")

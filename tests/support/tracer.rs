@@ -150,6 +150,7 @@ pub(crate) fn close(ways: &[&str]) -> Vec<Value> {
     expectations(&output.stdout)
 }
 
+/// Parses the reports that `closers.py` has printed.
 pub(crate) fn expectations(output: &[u8]) -> Vec<Value> {
     String::from_utf8_lossy(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -226,8 +227,8 @@ impl Tracer {
                 continue;
             }
             let record = self.wait_for(close);
-            // Newer kernels collect the sockets that no process can reach in a kernel worker, older kernels in a process that closes
-            // a Unix socket.
+            // If no process can reach a socket any more, a kernel worker closes it on newer kernels. On older kernels, a process that
+            // closes any Unix socket does this.
             let collected = close["collector"] == true && record["process"]["kernel"] == true;
             assert!(collected || record["process"]["pid"] == close["pid"], "{close}\n{record}");
             assert_eq!(record["role"], close["role"], "{close}\n{record}");

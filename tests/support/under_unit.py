@@ -14,7 +14,7 @@ import sys
 
 KILL_PROCESS, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 NOT_EQUAL, EQUAL, MASKED_EQUAL = 1, 4, 7
-# The calls that make namespaces, and which argument has the flags.
+# The calls that make namespaces, each with the index of the argument that has the flags.
 NAMESPACES = {"clone": 0, "unshare": 0}
 CLONE_FLAGS = {
     "time": 0x00000080, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000,

@@ -13,8 +13,8 @@ fn is_self_connection(holder: &Holder) -> bool {
     holder.socket.tuple().is_self_connection()
 }
 
-/// Whether [`sentences`] explains the outbound connection: it is a connection to itself, or its source port lies outside the
-/// ephemeral range, so the client bound it.
+/// Whether [`sentences`] explains an outbound connection. It explains connections of a socket to itself, and connections whose source
+/// port lies outside the ephemeral range, because their client bound the port.
 pub(super) fn explained(evidence: &BindEvidence) -> bool {
     outbound(evidence).any(is_self_connection)
         || (evidence.facts.ephemeral(evidence.port) == Some(false) && outbound(evidence).next().is_some())

@@ -34,11 +34,11 @@ pub struct BindEvidence<'a> {
     pub holders: &'a [Holder],
     /// The verdict and its cause.
     pub conclusion: Conclusion,
-    /// Whether the list has sockets that are bound and do not listen (sock_diag, since Linux 6.8).
+    /// Whether the source of `holders` lists sockets that are bound and do not listen (sock_diag does, since Linux 6.8).
     pub bound_sockets_are_listed: bool,
     /// The effective user of the test; `None`: unknown.
     pub uid: Option<u32>,
-    /// Whether a UDP socket uses the same port number, if no TCP socket does.
+    /// Whether a UDP socket uses the same port number. Always false if a TCP socket is on the port.
     pub udp: bool,
     /// The other options of the server.
     pub setup: ServerSetup,

@@ -33,15 +33,15 @@ pub struct FailedCall<'a> {
     pub facts: Option<&'a Facts>,
     /// The sockets on the local port.
     pub holders: &'a [Holder],
-    /// Whether the source lists sockets that are bound and do not listen.
+    /// Whether the source of `holders` (sock_diag or procfs) lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// The ports left for the destination of a connect().
+    /// The ports left for the destination of a connect(); `None` for other calls, and if twtool did not count them.
     pub ports_left: Option<PortsLeft<'a>>,
     /// The processes that are watched.
     pub watched: &'a BTreeSet<i32>,
     /// The effective user of twtool.
     pub uid: u32,
-    /// The words of the watched command; empty for a running process.
+    /// The words of the watched command; empty if twtool watches a process that was already running.
     pub command: &'a [String],
     /// The shell in which twtool runs.
     pub shell: &'a Shell,
@@ -67,7 +67,7 @@ pub struct Explanation {
     pub headline: String,
     /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether the watched processes hold all the sockets that block the port; `None` if that is unknown.
+    /// Whether the watched processes hold all blocking sockets that a process can hold; `None` if that is unknown.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Suggestions,
@@ -93,8 +93,9 @@ impl Explanation {
     }
 }
 
-/// Whether twtool explains the failure of this call. It does not explain a refused connection or a timeout, because the cause is at
-/// the other end. It does not explain a call that only asks for the progress of a connection, because such a call has not failed.
+/// Whether twtool explains the failure of this call. It explains every failed bind() and listen(), and a connect() of a TCP socket if
+/// the errno has a cause on this machine. It does not explain a refused connection or a timeout, whose cause is usually elsewhere. It
+/// does not explain a call that only asks for the progress of a connection, because such a call has not failed.
 #[must_use]
 pub fn is_explained(call: &SocketCall) -> bool {
     let tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
@@ -346,13 +347,13 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
             Some(Verdict::Denied),
             CallCause::Port(cause),
             format!(
-                "port {port} needs CAP_NET_BIND_SERVICE, and the program does not get the privilege of its file while \
+                "port {port} needs CAP_NET_BIND_SERVICE, which the program file gives to the process, but not while \
                  twtool watches"
             ),
         );
         explanation.help.advice.push(
-            "twtool causes this failure: without twtool, the program gets the privilege from its file. If root runs \
-             twtool, the program keeps it."
+            "twtool causes this failure: without twtool, the process gets the privilege of the program file. If root \
+             runs twtool, the process gets the privilege, too."
                 .into(),
         );
         return explanation;

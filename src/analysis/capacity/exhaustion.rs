@@ -123,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn only_ports_released_in_time_count() {
+    fn a_release_after_the_last_free_port_is_taken_comes_too_late() {
         assert_eq!(exhausted_ms(2, 1.0, &[1500, 1500]), Some(4000));
         assert_eq!(exhausted_ms(2, 1.0, &[2500, 2500]), Some(2000));
     }
 
     #[test]
-    fn no_port_left_gives_zero_and_no_rate_gives_none() {
+    fn the_time_is_zero_without_a_free_port_and_none_without_closes() {
         assert_eq!(exhausted_ms(0, 0.0, &[100]), Some(0));
         assert_eq!(exhausted_ms(1, 0.0, &[]), None);
     }

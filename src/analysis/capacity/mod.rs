@@ -70,7 +70,7 @@ impl Pool {
     }
 }
 
-/// A selection of destinations. Empty fields match everything.
+/// A selection of destinations. A field that is `None` matches everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DestinationFilter {
     /// The remote address.
@@ -135,7 +135,7 @@ pub struct Destination {
     pub sustainable_per_s: Option<f64>,
     /// The time until no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
-    /// If no port is free: the time until the end of TIME_WAIT buckets frees the first one. `None` if a port is free, or if another
+    /// If no port is free: the time until the end of TIME_WAIT buckets frees the first port. `None` if a port is free, or if another
     /// kind of socket is on every port.
     pub first_released: Option<Duration>,
 }

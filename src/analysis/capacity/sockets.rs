@@ -112,7 +112,8 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                // A connect() that fails releases the port that it chose. So if an unconnected socket has a port, it called bind().
+                // A connect() that fails releases the port that it chose. So if an unconnected socket has a port, its program called
+                // bind().
                 TcpState::Closed | TcpState::BoundInactive => {
                     self.bound.insert(port);
                     return;
@@ -157,7 +158,8 @@ impl RangeSockets {
     }
 
     /// The number of connections for which it is unknown whether a local listener accepted them, because the source does not
-    /// report the listener's IPV6_V6ONLY. They hold ports of that listener, which connect() never chooses.
+    /// report the listener's IPV6_V6ONLY. The local port of each of them is the port of a listener, and connect() never chooses such a
+    /// port.
     #[must_use]
     pub fn of_unknown_direction(&self) -> usize {
         self.connected.iter().filter(|one| self.has_unknown_direction(one)).count()

@@ -20,10 +20,12 @@ fn bucket(local_port: u16, expires_ms: u32) -> Socket {
     Socket::Bucket(TimeWaitBucket { tuple, fin_wait_2: false, expires_ms, interface: None, mark: None, cookie: None })
 }
 
+/// The settings if `tcp_tw_reuse` is 0.
 fn off() -> TwReuse {
     TwReuse { mode: Some(ReuseMode::Off), delay: Duration::from_secs(1), whole_seconds: false, timestamps: Some(true) }
 }
 
+/// The settings if `tcp_tw_reuse` is 1 and connect() may take over a bucket after this delay.
 fn on(delay_ms: u64) -> TwReuse {
     TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
 }
@@ -41,6 +43,7 @@ fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16
     destinations(sockets, &conditions, &DestinationFilter::default(), None)
 }
 
+/// The only destination of these sockets, with a range of this size.
 fn one(size: u16, reuse: TwReuse, found: &[Socket]) -> Destination {
     let mut all = destinations_of(size, reuse, found, &[]);
     assert_eq!(all.len(), 1);
@@ -58,7 +61,7 @@ fn a_pool_counts_each_port_once() {
 }
 
 #[test]
-fn buckets_are_reusable_by_their_age() {
+fn a_bucket_is_reusable_when_its_age_reaches_the_delay() {
     // Four buckets: three are 2 s, 600 ms and 100 ms old, and the timer of the fourth has run out.
     let found = [bucket(LOW, 58_000), bucket(LOW + 1, 59_400), bucket(LOW + 2, 59_900), bucket(LOW + 3, 0)];
     let counts = |reuse| {

@@ -74,7 +74,7 @@ pub enum ConnectCause {
     NoRoute,
     /// The source port needs CAP_NET_BIND_SERVICE.
     PrivilegedPort,
-    /// The kernel cannot create sockets of the address family, which is IPv6.
+    /// The kernel cannot create IPv6 sockets.
     FamilyUnsupported,
     /// No listed socket explains the failure, or the number of free ports is uncertain.
     Unknown,
@@ -154,11 +154,11 @@ pub struct Situation {
     pub route: Result<IpAddr, Errno>,
     /// Every socket on the fixed source port.
     pub holders: Vec<Holder>,
-    /// Whether the source lists sockets that are bound and do not listen.
+    /// Whether the source of `holders` (sock_diag or procfs) lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
     /// When connect() may take over a bucket.
     pub reuse: TwReuse,
-    /// The ports that connect() may choose, if the client fixes none and there is a route.
+    /// The ports that connect() may choose; `None` if the client binds a port, if there is no route, or if the ports were not counted.
     pub choice: Option<PortChoice>,
     /// The effective user ID of twtool.
     pub uid: u32,

@@ -214,8 +214,8 @@ fn the_verdict_is_free_only_if_a_port_is_certainly_left() {
 
 #[test]
 fn for_an_address_without_a_port_the_call_that_chooses_the_port_decides() {
-    let full = choice(3, 0, Some(0));
-    let none = choice(0, 0, Some(0));
+    let three_left = choice(3, 0, Some(0));
+    let none_left = choice(0, 0, Some(0));
     let conclude = |bind: CallResult, bind_address_no_port, choice: &PortChoice| {
         let attempts = vec![attempt(ReuseOptions::NONE, bind)];
         let choice = Some(choice.clone());
@@ -226,9 +226,9 @@ fn for_an_address_without_a_port_the_call_that_chooses_the_port_decides() {
     let in_use = CallResult::Failed(Errno::AddrInUse);
     let blocked = |call, free| (ConnectVerdict::Blocked, ConnectCause::Exhausted, Some(call), Some(free));
     let free = |free| (ConnectVerdict::Free, ConnectCause::None, None, Some(free));
-    assert_eq!(conclude(in_use, false, &full), blocked(FailingCall::Bind, 3));
-    assert_eq!(conclude(in_use, true, &full), free(3));
-    assert_eq!(conclude(in_use, true, &none), blocked(FailingCall::Connect, 0));
-    assert_eq!(conclude(CallResult::Ok, false, &none), free(0));
-    assert_eq!(conclude(CallResult::Ok, true, &none), blocked(FailingCall::Connect, 0));
+    assert_eq!(conclude(in_use, false, &three_left), blocked(FailingCall::Bind, 3));
+    assert_eq!(conclude(in_use, true, &three_left), free(3));
+    assert_eq!(conclude(in_use, true, &none_left), blocked(FailingCall::Connect, 0));
+    assert_eq!(conclude(CallResult::Ok, false, &none_left), free(0));
+    assert_eq!(conclude(CallResult::Ok, true, &none_left), blocked(FailingCall::Connect, 0));
 }

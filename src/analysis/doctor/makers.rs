@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 const SHOWN: usize = 20;
 
 /// The advice names a client if the client is the remote end of at least this share of a server's buckets, in percent.
-const MAX_OF: u64 = 90;
+const CLIENT_SHARE: u64 = 90;
 
 /// The advice names a client only if the server has at least this number of buckets.
 const MANY: u64 = 10;
@@ -113,7 +113,7 @@ pub(super) fn check(made: &MadeBuckets) -> Check {
         );
     }
     let from_one = |one: &&ProgramBuckets| {
-        one.role == Role::Accepted && one.buckets >= MANY && one.remote.1 * 100 >= one.buckets * MAX_OF
+        one.role == Role::Accepted && one.buckets >= MANY && one.remote.1 * 100 >= one.buckets * CLIENT_SHARE
     };
     for one in named.iter().filter(from_one) {
         let (addr, most) = one.remote;

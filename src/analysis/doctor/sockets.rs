@@ -175,7 +175,7 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
 /// The owner of sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CloseWaitOwner {
-    /// The first process that has the sockets open: its pid, comm, unit and full name.
+    /// The first process that has the sockets open: its pid, comm, unit, and the text that names it in a finding.
     Process(i32, String, Option<String>, String),
     /// No process: the server that listens on this port has not accepted the connections.
     NotAccepted(Port),
@@ -232,33 +232,36 @@ fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
         Ok(open) => open,
         Err(check) => return *check,
     };
-    let mut debts: BTreeMap<CloseWaitOwner, CloseWaitCounts> = BTreeMap::new();
+    let mut by_owner: BTreeMap<CloseWaitOwner, CloseWaitCounts> = BTreeMap::new();
     for one in &open.close_wait {
-        let debt = debts.entry(CloseWaitOwner::of(one)).or_default();
+        let counts = by_owner.entry(CloseWaitOwner::of(one)).or_default();
         let age = one.socket.last_ack_ms;
-        debt.sockets += 1;
-        debt.silent += usize::from(age.is_some_and(|ms| Duration::from_millis(ms.into()) >= leak.silent));
-        debt.longest_ms = debt.longest_ms.max(age);
+        counts.sockets += 1;
+        counts.silent += usize::from(age.is_some_and(|ms| Duration::from_millis(ms.into()) >= leak.silent));
+        counts.longest_ms = counts.longest_ms.max(age);
     }
-    let mut debts: Vec<(CloseWaitOwner, CloseWaitCounts)> = debts.into_iter().collect();
+    let mut by_owner: Vec<(CloseWaitOwner, CloseWaitCounts)> = by_owner.into_iter().collect();
     // The sort is stable, so owners with equal numbers stay in the order of `CloseWaitOwner`.
-    debts.sort_by_key(|(_, debt)| std::cmp::Reverse((debt.silent, debt.sockets)));
-    let silent: usize = debts.iter().map(|(_, debt)| debt.silent).sum();
+    by_owner.sort_by_key(|(_, counts)| std::cmp::Reverse((counts.silent, counts.sockets)));
+    let silent: usize = by_owner.iter().map(|(_, counts)| counts.silent).sum();
     let ages_known = open.close_wait.iter().all(|one| one.socket.last_ack_ms.is_some());
 
     let check = Check::ok(subject, open.close_wait.len().into(), Datum::Unknown)
         .with("silent", if ages_known { silent.into() } else { Datum::Unknown })
         .with("silent_after_ms", u64::try_from(leak.silent.as_millis()).ok())
-        .with("owners", Datum::List(debts.iter().map(|(who, debt)| debt_record(who, *debt, ages_known)).collect()));
+        .with(
+            "owners",
+            Datum::List(by_owner.iter().map(|(who, counts)| close_wait_record(who, *counts, ages_known)).collect()),
+        );
     let after = seconds(leak.silent);
-    let describe = |(who, debt): &(CloseWaitOwner, CloseWaitCounts)| {
-        let longest = debt.longest_ms.map_or(String::new(), |ms| {
+    let describe = |(who, counts): &(CloseWaitOwner, CloseWaitCounts)| {
+        let longest = counts.longest_ms.map_or(String::new(), |ms| {
             format!(" (the oldest has been in CLOSE_WAIT for at least {})", seconds(Duration::from_millis(ms.into())))
         });
-        format!("{} has {}{longest}", who.name(), debt.silent)
+        format!("{} has {}{longest}", who.name(), counts.silent)
     };
     let leaks: Vec<String> =
-        debts.iter().filter(|(_, debt)| debt.silent >= LeakThreshold::SOCKETS).map(describe).collect();
+        by_owner.iter().filter(|(_, counts)| counts.silent >= LeakThreshold::SOCKETS).map(describe).collect();
     let total = count(open.close_wait.len(), "socket");
     if !leaks.is_empty() {
         return check
@@ -272,7 +275,7 @@ fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
             );
     }
     if silent > 0 {
-        let who = some_of(debts.iter().filter(|(_, debt)| debt.silent > 0).map(describe).collect());
+        let who = some_of(by_owner.iter().filter(|(_, counts)| counts.silent > 0).map(describe).collect());
         return check.found(
             Status::Note,
             format!(
@@ -296,7 +299,7 @@ fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
     }
 }
 
-fn debt_record(who: &CloseWaitOwner, debt: CloseWaitCounts, ages_known: bool) -> Datum {
+fn close_wait_record(who: &CloseWaitOwner, counts: CloseWaitCounts, ages_known: bool) -> Datum {
     let (pid, comm, unit, port, uid) = match who {
         CloseWaitOwner::Process(pid, comm, unit, _) => {
             (u64::try_from(*pid).ok(), Some(comm.clone()), unit.clone(), None, None)
@@ -311,9 +314,9 @@ fn debt_record(who: &CloseWaitOwner, debt: CloseWaitCounts, ages_known: bool) ->
         ("unit", text(unit)),
         ("not_accepted_on_port", port.map(|port| port.0).into()),
         ("uid", uid.into()),
-        ("close_wait", debt.sockets.into()),
-        ("silent", if ages_known { debt.silent.into() } else { Datum::Unknown }),
-        ("longest_ms", debt.longest_ms.into()),
+        ("close_wait", counts.sockets.into()),
+        ("silent", if ages_known { counts.silent.into() } else { Datum::Unknown }),
+        ("longest_ms", counts.longest_ms.into()),
     ])
 }
 

@@ -22,7 +22,7 @@ use crate::model::user::User;
 
 mod cases;
 
-use cases::{all_cases, forgets, listens, nginx, range, set};
+use cases::{all_cases, close_waits, listens, nginx, range, set};
 
 const LEAK: LeakThreshold = LeakThreshold { silent: Duration::from_secs(60) };
 
@@ -129,9 +129,9 @@ fn a_change_affects_only_the_checks_that_depend_on_it() {
             || matches!((changed, check), ("tcp_timestamps", "tcp_tw_reuse"))
             || ["ephemeral_listeners", "close_wait", "tcp_diag", "capabilities"].contains(&check)
     };
-    let usual = examine_without_destinations(&healthy());
+    let of_healthy = examine_without_destinations(&healthy());
     for case in all_cases() {
-        for (before, after) in usual.iter().zip(examine_without_destinations(&case.health())) {
+        for (before, after) in of_healthy.iter().zip(examine_without_destinations(&case.health())) {
             if !may_change(case.id, before.subject.id) {
                 let result =
                     |check: &Check| (check.status, check.value.clone(), check.finding.clone(), check.help.clone());
@@ -285,8 +285,8 @@ fn servers_that_asked_for_port_0_and_servers_on_reserved_ports_are_not_a_finding
 #[test]
 fn a_leak_is_counted_by_process_and_the_worst_comes_first() {
     let mut health = healthy();
-    forgets(10, Some(90_000), || Owners::NotPermitted)(&mut health);
-    forgets(11, Some(70_000), nginx)(&mut health);
+    close_waits(10, Some(90_000), || Owners::NotPermitted)(&mut health);
+    close_waits(11, Some(70_000), nginx)(&mut health);
     let found = check(&health, "close_wait");
     assert_eq!(found.value, Datum::Number(21));
     let Some((_, Datum::List(owners))) = found.evidence.iter().find(|(key, _)| *key == "owners") else {

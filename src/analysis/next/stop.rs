@@ -82,7 +82,7 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
 /// The maximum number of commands that stop processes.
 const SHOWN: usize = 4;
 
-/// The command that stops a process, or that shows what to stop. `None` if ending the process does not free the port.
+/// The command that stops a process, or that shows what to stop. `None` if only another user can run the necessary command.
 fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process: &Process) -> Option<Step> {
     if process.forwards_to().is_some() {
         // The process is docker-proxy, which forwards the port to a container. The container continues when docker-proxy ends.
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_stopped_by_its_service_manager_or_container_runtime_if_the_user_can_use_it() {
+    fn the_command_uses_the_service_manager_or_container_runtime_if_the_user_can_use_them() {
         let id = "0123456789abcdef".repeat(4);
         let process = |pid, comm: &str, cgroup: &str| Process {
             pid,

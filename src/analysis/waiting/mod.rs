@@ -6,9 +6,10 @@
 //! 1. Bind once on every address. If that works, the wait ends.
 //! 2. List the sockets that block the bind.
 //! 3. Look up these sockets by cookie, ten times a second. Each pass is a *round* of at most 64 look-ups. The remaining
-//!    time of a bucket is not enough: a bucket can end later (the kernel's timer wheel is coarse) or earlier (SOCK_DESTROY), and a
-//!    retransmitted FIN restarts the timer.
-//! 4. If a look-up cannot find some of them, list all sockets again about once a second.
+//!    time of a bucket does not replace the look-ups: a bucket can end later (the kernel's timer wheel is coarse) or earlier
+//!    (SOCK_DESTROY), and a retransmitted FIN restarts the timer.
+//! 4. If look-ups cannot find some of the blocking sockets, or there are too many for a round, also list all
+//!    sockets again from time to time.
 //! 5. When a blocking socket is gone, bind again.
 //!
 //! A plain bind (without options) fails while any socket covers its address. So one live socket is enough to skip the bind.
@@ -136,6 +137,7 @@ impl BlockingSocket {
 enum NextStep {
     Bind,
     List {
+        /// Whether a bind has just failed. Otherwise, the list follows look-ups.
         after_bind: bool,
     },
     /// Wait for the next round of look-ups.
@@ -167,8 +169,10 @@ pub struct WaitProgress {
     next_round: Duration,
     last_list: Duration,
     list_took: Duration,
+    /// The number of binds in the first [`WaitStep::Bind`], which the maximum does not limit; `None` before that step.
     first_binds: Option<u32>,
     binds: u32,
+    /// How often in sequence a bind and the list have contradicted each other.
     contradictions: u32,
     /// Whether the timeout has passed. Then the remaining steps only complete the report.
     last: bool,
@@ -406,7 +410,7 @@ impl WaitProgress {
         self.known.retain(|known| !known.gone);
         let gone = self.known.len() < before;
         self.changes += u32::from(gone);
-        // A socket that look-ups cannot find may still block a plain bind, so the next step is a list.
+        // A socket that look-ups cannot find may still block a plain bind. So a list comes before the next plain bind.
         let bind = gone && !fails && (!self.plain || self.known.iter().all(BlockingSocket::can_be_looked_up));
         self.todo = if bind { NextStep::Bind } else { self.until_next_round(now) };
     }

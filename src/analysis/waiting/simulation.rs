@@ -132,7 +132,7 @@ fn wait(
     panic!("no end at {now:?} after {} binds, {lists} lists and {look_ups} look-ups", waiting.binds());
 }
 
-/// The first time at which nothing has blocked the port for this long.
+/// The first time at which nothing has blocked the port for `long`; `None` if that time is not before `until`.
 fn free_for(world: &[SimulatedSocket], long: Duration, until: Duration) -> Option<Duration> {
     let mut ends: Vec<Duration> = world.iter().map(|simulated| simulated.dies).collect();
     ends.push(Duration::ZERO);
@@ -163,6 +163,7 @@ fn a_free_port_takes_one_bind_and_no_list() {
 #[test]
 fn a_wait_lasts_as_long_as_the_bucket() {
     for plain in [true, false] {
+        // The wait may end 120 ms after the bucket: one round takes 100 ms. In 62 s there are about 620 rounds of one look-up.
         let one = wait_with_look_ups(&[bucket(60_000, 1_900)], plain);
         assert_eq!(one.ended, WaitEnd::Bindable);
         assert!(one.at >= ms(61_900) && one.at <= ms(62_020), "{:?}", one.at);

@@ -28,7 +28,8 @@ use reporter::ProgressReporter;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
-address with the options of --with. The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
+address with the options of --with. (With --with none, one of these sockets is enough to block the bind, so twtool tries only when all \
+of them are gone.) The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
 longer than its timer, or end earlier if somebody removes it. The kernel has no look-up for some kinds of sockets, for example \
 for a socket that is bound and does not listen. If such a socket blocks the port, twtool lists all sockets again about once a \
 second. The binds have the side effects that `twtool bind-test --help` describes.
@@ -37,8 +38,8 @@ twtool also waits for an address that does not exist yet (EADDRNOTAVAIL). twtool
 the bind is denied (EACCES, no IPv6), or if the addresses of the server conflict with each other (--together). Port 0 is \
 rejected, because for port 0 the kernel chooses a free port.
 
-With -- COMMAND, twtool leaves standard output to the command and writes to standard error. In the table format, it prints no \
-result if the port is free at once. It warns if the bind would fail without the options of --with, because the command must \
+With -- COMMAND, twtool leaves standard output to the command and writes to standard error. In the table format, twtool prints \
+no result if the port is free at once. It warns if the bind would fail without the options of --with, because the command must \
 set them too. Another program can take the port between the last bind of twtool and the bind of the command. The command runs \
 in the network namespace of twtool, whatever --netns or --container selects.
 

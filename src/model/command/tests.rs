@@ -118,6 +118,7 @@ fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
         elsewhere.commands[0].command,
         "ip netns exec web sh -c '{ read x; for p in 8080 9000; do echo $p >&0; done; } <>/proc/sys/net/ipv4/ip_local_reserved_ports'"
     );
+    // 101 ranges are more than `MAX_RANGES`, so there is no command, and a sentence says what to do instead.
     let many = shell(None, true).reserve(list(101).0.iter().map(|range| range.first()), None);
     assert_eq!((many.commands.len(), many.advice.len()), (0, 1));
 }

@@ -2,7 +2,8 @@
 
 use crate::model::socket::Cookie;
 
-/// How many bits of a difference one byte contains. The highest bit of a byte is set if more bytes of the same difference follow.
+/// How many bits of a difference between two cookies (see [`CookieList`]) one byte contains. The highest bit of a byte is set if more bytes
+/// of the same difference follow.
 const BITS: u32 = 7;
 
 /// Cookies in the order in which they were added. Most sockets get their cookie when they are first listed, so most cookies are

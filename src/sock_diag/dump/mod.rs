@@ -18,8 +18,8 @@
 //! 3. Near the start and at the end of a long dump, it reads counts of the kernel's tables. They give an upper bound of the number of
 //!    sockets that were removed from the tables in between ([`TableCounts`](crate::sys::counts::TableCounts)).
 //! 4. If more than one socket was removed for every 1,000 hash chains (`CHAINS_PER_REMOVAL`), or if this cannot be determined, it reads
-//!    a second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both belong in
-//!    the result.
+//!    a second dump and passes on the sockets that the first dump does not contain. Each of them was lost or is new. Both kinds
+//!    belong in the result.
 //!
 //! The counts are necessary, because the position also counts sockets that the request excludes, such as connections in a dump of
 //! buckets. The cookies of a dump do not show the removal of such a socket.
@@ -34,7 +34,7 @@
 //! A socket can still be in the result twice if the kernel resumes inside a chain of more than 16 sockets, because it describes such a
 //! chain in pieces.
 //!
-//! Another kind of loss shows in the records themselves. The kernel collects up to 16 sockets of a chain under a lock, and writes
+//! Another kind of loss is visible in the records themselves. The kernel collects up to 16 sockets of a chain under a lock, and writes
 //! their records after it has released the lock. The record of a connection that becomes a bucket in between lacks the local port
 //! (`inet_put_port`), and its bucket gets no record at all. Then the dump counts as interrupted. Measured: one such socket in 700
 //! dumps during 55,000 closes per second (Linux 6.18).

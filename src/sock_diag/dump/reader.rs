@@ -30,8 +30,8 @@ pub struct DumpEnd {
 pub(super) struct Reader {
     walk: Walk,
     states: StateSet,
-    /// Whether the request includes both a connection that closes (FIN_WAIT_1) and its bucket (TIME_WAIT). Then one of the two is
-    /// always in the table.
+    /// Whether the request includes both a connection that closes (FIN_WAIT_1) and its bucket (TIME_WAIT). Then a record without the
+    /// local port shows that the dump lacks a bucket (see the end of the parent module's documentation).
     covers_close: bool,
     /// Whether the dump has already contained a socket.
     began: bool,

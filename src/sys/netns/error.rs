@@ -112,7 +112,7 @@ impl NetnsError {
 pub(super) fn who_reads_namespaces() -> &'static str {
     if capabilities::effective().is_ok_and(|held| held.has(Capability::SysPtrace)) {
         "twtool has CAP_SYS_PTRACE here, so either the process belongs to another user namespace, or a security policy of this \
-         machine refuses it"
+         machine refuses the access"
     } else {
         "root, or a process with CAP_SYS_PTRACE, can read every /proc/PID/ns/net"
     }

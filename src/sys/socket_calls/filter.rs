@@ -1,4 +1,4 @@
-//! Builds the seccomp filter that stops a program at the watched system calls. All other calls run at full speed.
+//! Builds the seccomp filter that stops a program at the watched system calls. All other calls run almost at full speed.
 //!
 //! The kernel runs the filter for each call (seccomp(2)). `SECCOMP_RET_TRACE` stops the thread for its tracer. Without a tracer, the
 //! call fails with ENOSYS. A filter cannot be removed, so the tracer must stay until the last process with the filter has ended.

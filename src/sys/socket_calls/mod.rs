@@ -1,7 +1,8 @@
 //! Watches the bind, listen and connect calls of a program, and stops the program at the end of each call.
 //!
-//! 1. `start` starts the program through a second twtool process, the *stub*. The stub installs a seccomp filter. The filter stops
-//!    the program only at these calls, and at io_uring_setup. twtool attaches with PTRACE_SEIZE before the stub executes the program.
+//! 1. `start` starts the program through a second twtool process, the *stub*. The stub installs a seccomp filter. Of all system calls, only
+//!    these three and io_uring_setup then stop the program. (The program also stops when it gets a signal, starts a process or a thread, or
+//!    executes a program.) twtool attaches with PTRACE_SEIZE before the stub executes the program.
 //! 2. At the beginning of a call, `target` reads the address and the options of the socket. Later the options can be different: a
 //!    failed bind to a link-local address leaves SO_BINDTODEVICE set.
 //! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program is stopped until the
@@ -9,8 +10,8 @@
 //! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
 //!    control of a shell works.
 //!
-//! A running process (`--pid`) has no filter, and twtool cannot detach from a process with a filter (`--detach`). In these
-//! cases, plain PTRACE_SYSCALL stops the program at every system call.
+//! A running process (`--pid`) has no filter, twtool cannot detach from a process with a filter (`--detach`), and the kernel may refuse the
+//! filter. In these cases, plain PTRACE_SYSCALL stops the program at every system call.
 //!
 //! | | seccomp and ptrace | plain ptrace |
 //! |---|---|---|
@@ -75,7 +76,7 @@ pub enum WatchEnd {
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
     NotStarted(ProgramEnd),
-    /// The process of `--pid` ended, or twtool detached from it at the end of the time.
+    /// The process of `--pid` ended, or twtool detached from it because the timeout had passed.
     ProcessLeft,
     /// A signal ended the watch of `--pid`. The process continues to run.
     Interrupted(i32),
@@ -84,7 +85,7 @@ pub enum WatchEnd {
 /// The reason why a program could not be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The kernel refuses.
+    /// The process does not exist, or the kernel refuses to let twtool watch it.
     #[error("{}", .0.why)]
     Unwatchable(UnwatchableReason),
     /// A system call failed.
@@ -101,8 +102,8 @@ fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
     move |source| WatchError::Failed { call, source }
 }
 
-/// Watches a program until it ends, or until `timeout`. Returns how the watch ended, and how long it took. The observer gets each event
-/// with the time since the start.
+/// Watches a program until it ends, or until `timeout` has passed. Returns how the watch ended, and how long it took. The observer gets
+/// each event with the time since the start.
 ///
 /// After `timeout`, twtool detaches from the program. It cannot detach from a process with a filter, so a command without `detach` must
 /// have no timeout.

@@ -1,4 +1,5 @@
-//! Makes requests of ptrace(2), as safe functions. nix lacks PTRACE_LISTEN and real-time signals.
+//! Makes requests of ptrace(2), as safe functions. The functions of nix are not used, because nix lacks PTRACE_LISTEN and real-time
+//! signals.
 
 use std::io;
 

@@ -14,8 +14,8 @@ use super::{WatchError, failed, stub, target};
 use crate::model::call::{SlowReason, UnwatchableReason};
 use crate::sys::folder;
 
-/// Options of ptrace(2). With them, the kernel also attaches twtool to each process and thread that a traced thread starts, and sets a
-/// flag in each stop that a system call causes (`PTRACE_O_TRACESYSGOOD`).
+/// Options of ptrace(2). With them, the kernel also attaches twtool to each process and thread that a traced thread starts, reports each
+/// execve(2), and sets a flag in each stop that a system call causes (`PTRACE_O_TRACESYSGOOD`).
 const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACECLONE
@@ -85,8 +85,8 @@ fn await_stop(pid: i32) -> io::Result<()> {
 pub(super) fn process(pid: i32) -> Result<TracedProgram, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
-        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. The next round of this loop
-        // finds the threads that a thread without a tracer has started.
+        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. The next iteration of this loop finds
+        // the threads that a thread without a tracer has started.
         let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted_threads_error(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();
@@ -113,7 +113,7 @@ pub(super) fn process(pid: i32) -> Result<TracedProgram, WatchError> {
 
 /// The error for a process whose threads /proc does not list.
 fn unlisted_threads_error(pid: i32) -> WatchError {
-    // kill(2) also answers for a process that /proc hides.
+    // kill(2) also finds a process that /proc hides.
     let exists = to_pid(pid).and_then(|pid| Ok(test_kill_process(pid)?));
     match exists {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => no_such_process(pid),

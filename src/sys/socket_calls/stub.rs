@@ -1,6 +1,6 @@
 //! Runs the stub, a second twtool process that becomes the watched program. twtool starts the stub with a hidden argument. The stub
-//! installs the filter, stops until the tracer has attached, and executes the program. So twtool needs no code of its own between fork
-//! and exec. A process with several threads may call only async-signal-safe functions there (fork(2)).
+//! installs the filter, stops until the tracer has attached, and executes the program. So twtool needs no code of its own between fork and
+//! exec, where a process with several threads may call only async-signal-safe functions (fork(2)).
 
 use std::ffi::OsString;
 use std::io;

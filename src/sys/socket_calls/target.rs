@@ -96,7 +96,8 @@ pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Re
     if let Ok(pidfd) = pidfd_open(pid(tid)?, THREAD) {
         return copy(pidfd);
     }
-    // The main thread may have other descriptors (unshare(CLONE_FILES)).
+    // This kernel cannot name a thread (PIDFD_THREAD), so this code copies the descriptor of the main thread. That thread may have other
+    // descriptors (unshare(CLONE_FILES)), so both inodes are compared.
     let copied = copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?)?;
     let inode = |path: String| retry(|| fs::metadata(&path)).map(|file| file.ino());
     let same = inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
@@ -125,7 +126,7 @@ pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
         Some(Protocol::MPTCP) => "mptcp".into(),
         other => other.map_or(0, i32::from).to_string(),
     };
-    // An option that this kernel or this protocol does not have is not set.
+    // If the kernel or the protocol does not have an option, or refuses the read, this function reports the option as not set.
     let flag = |read: &dyn Fn() -> io::Result<bool>| Ok::<_, io::Error>(if_visible(retry(read))?.unwrap_or(false));
     let reuse =
         ReuseOptions { reuseaddr: flag(&|| socket.reuse_address())?, reuseport: flag(&|| socket.reuse_port())? };
@@ -151,7 +152,7 @@ pub(super) fn local_addr(socket: &Socket) -> io::Result<Option<SocketAddr>> {
     Ok(if_visible(retry(|| socket.local_addr()))?.and_then(|local| local.as_socket()))
 }
 
-/// Converts the local address of a socket to the type for the address of a call.
+/// Converts the local address of a socket to a [`CalledAddr`], the type for the address that a call passes.
 pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
     let scope = match local {
         SocketAddr::V4(_) => 0,
@@ -179,7 +180,7 @@ pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "Seccomp_filters:")
 }
 
-/// The reason why twtool cannot trace this process with any privilege; `None` if there is no such reason.
+/// The reason why nobody can trace this process, not even root; `None` if there is no such reason.
 pub(super) fn untraceable_reason(pid: i32) -> Option<&'static str> {
     let status = status(pid);
     let state = capabilities::field(&status, "State:")?;
@@ -223,7 +224,7 @@ pub(super) fn process(tid: i32) -> CallingProcess {
     }
 }
 
-/// Returns the program of a process if its file is set-user-ID or set-group-ID or has capabilities, but the process has not received
+/// Returns the program of a process if the program's file is set-user-ID or set-group-ID or has capabilities, but the process did not get
 /// this privilege. `None` for an ordinary program, a program on a nosuid mount, and a process that has the privilege.
 pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     let path = format!("/proc/{tid}/exe");
@@ -251,10 +252,10 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     (user || group || capabilities).then(|| LostPrivilege { program: program(), capabilities })
 }
 
-/// A program that runs without the privilege that its file has.
+/// A program that runs without the privilege that its file grants.
 pub(super) struct LostPrivilege {
     pub(super) program: String,
-    /// Whether the process lacks the capabilities of the file. If false, it lacks only the user or the group of the file.
+    /// Whether the process did not get the capabilities of the file. If false, it did not get the user or the group of the file.
     pub(super) capabilities: bool,
 }
 

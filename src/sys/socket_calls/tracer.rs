@@ -6,6 +6,7 @@
 //! | a watched call ends | reports it to the observer |
 //! | an exec | checks whether the program lost a privilege |
 //! | a signal | passes it to the program |
+//! | a process or a thread starts | records the new thread |
 //! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves the thread stopped; if it is the command, also stops twtool |
 //!
 //! A thread can end at any moment (SIGKILL). After that, requests for the thread fail with ESRCH, and wait4(2) reports its end.
@@ -33,11 +34,12 @@ const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::S
 /// Signals that end the watch of a running process.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// The time after the end of the command in which other processes may still end without a note. For example, a terminal sends Ctrl-C
-/// or Ctrl-\ to all processes, and some need time for a core dump.
+/// After the end of the command, twtool waits this long before it reports that other processes of the program continue to run. For example,
+/// a terminal sends Ctrl-C or Ctrl-\ to all of them, and some need time for a core dump.
 const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 
-/// Results that the program does not see, because the kernel starts the call again (`ERESTART*` in include/linux/errno.h).
+/// The results of a call that a signal interrupted (`ERESTART*` in include/linux/errno.h). The kernel starts the call again, or the program
+/// gets EINTR. twtool reports neither.
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// A watched call that has begun.
@@ -80,9 +82,10 @@ pub(super) struct CallTracer<'a> {
     end: Option<ProgramEnd>,
     /// When to report that other processes continue to run after the end of the command.
     runs_on_at: Option<Instant>,
-    /// The processes whose program lost the privilege of its file, and the processes that they started.
+    /// The processes that did not get the privilege of their program's file (`target::lost_privilege`), and the processes that they
+    /// started.
     unprivileged: BTreeSet<i32>,
-    /// The processes that were reported to use io_uring, and the programs that were reported to lose a privilege.
+    /// The processes whose use of io_uring was reported, and the programs whose lost privilege was reported.
     reported: (BTreeSet<i32>, BTreeSet<String>),
 }
 
@@ -138,8 +141,8 @@ impl<'a> CallTracer<'a> {
             self.signals.wait(until_detach.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.read_arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
-                    // A signal to the whole process group has reached the command by now, too. Its stop at this signal must be read
-                    // first, because `pass_on` depends on it.
+                    // If the signal went to the whole process group, the command has got a copy by now, and has stopped at this copy. Read
+                    // that stop first: it tells `pass_on` about the copy.
                     while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
                         self.changed(tid, status);
                     }

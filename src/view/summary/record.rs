@@ -24,7 +24,7 @@ pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tcp_ack_skipped_time_wait", "TCPACKSkippedTimeWait"),
 ];
 
-/// The intervals of remaining times in seconds: more than the first number, at most the second.
+/// The intervals of remaining times in seconds: more than the first number, and at most the second. `None`: no upper limit.
 pub(super) const SPANS: [(usize, Option<usize>); 6] =
     [(0, Some(1)), (1, Some(5)), (5, Some(15)), (15, Some(30)), (30, Some(60)), (60, None)];
 
@@ -110,7 +110,7 @@ impl Serialize for LineRecord<'_> {
     }
 }
 
-/// The JSON keys for each kind of evidence, in the order of `Evidence::ALL`.
+/// The JSON key of each kind of evidence, in the order of `Evidence::ALL`.
 const EVIDENCE: [&str; Evidence::ALL.len()] = ["traced", "sampled", "listener", "same_destination"];
 
 fn serialize_owner<M: SerializeMap>(owner: &OwnerGroup, by: GroupBy, map: &mut M) -> Result<(), M::Error> {
@@ -134,9 +134,9 @@ fn serialize_owner<M: SerializeMap>(owner: &OwnerGroup, by: GroupBy, map: &mut M
     }
     if by != GroupBy::Unit {
         let of_process = || process?.container.as_ref().map(|(runtime, id)| (*runtime, id));
-        let one =
+        let container =
             if let MakerGroupKey::Container(runtime, id) = &owner.key { Some((*runtime, id)) } else { of_process() };
-        map.serialize_entry("container", &one.map(|(runtime, id)| ContainerRecord { runtime, id }))?;
+        map.serialize_entry("container", &container.map(|(runtime, id)| ContainerRecord { runtime, id }))?;
     }
     let counts = EVIDENCE.into_iter().zip(owner.evidence.map(|evidence| evidence.buckets)).collect();
     map.serialize_entry("evidence", &OrderedObject(counts))?;

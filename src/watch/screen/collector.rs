@@ -1,8 +1,8 @@
 //! Takes the samples on a thread of its own, so that the screen reacts to keys meanwhile. The thread also counts the buckets by
-//! port and address, which takes milliseconds if there are many.
+//! port, address and process. With many buckets, this takes milliseconds.
 //!
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
-//! accepts no text, and no sample is taken while the screen is paused or stopped.
+//! accepts no text, and no sample begins while the screen is paused or stopped.
 //!
 //! If a tracer runs, the thread also asks it for the owners of the buckets, after each sample.
 
@@ -40,7 +40,7 @@ pub(super) enum SampleRequest {
     Select(Selection),
     /// End the recording.
     EndRecording,
-    /// Start a tracer in this program (true), or end it.
+    /// `true`: start a tracer in this program. `false`: end it.
     Trace(bool),
 }
 
@@ -76,7 +76,7 @@ struct Work {
     feed: Option<OwnerFeed>,
     /// The owners of buckets, which the feed updates.
     owners: SharedOwners,
-    /// When the last sample began, from the start of the first one.
+    /// When the last sample began, as [`Sample::elapsed`].
     last: Option<Duration>,
 }
 

@@ -64,18 +64,19 @@ impl SampleCounts {
         counted
     }
 
-    /// Also counts the rows by the process that made them, if a tracer has recorded any owner.
+    /// Also counts the rows by the process that made them, if a tracer has recorded any owner. Without `step`, the closes per second
+    /// are unknown.
     #[must_use]
     pub(super) fn with_makers<'a>(
         self,
         owners: &TracedOwners,
         namespaces: impl Iterator<Item = &'a [Row]>,
-        new: Option<SampleStep>,
+        step: Option<SampleStep>,
     ) -> Self {
         if owners.is_empty() {
             return self;
         }
-        let rates = new.and_then(|new| new.rates(owners));
+        let rates = step.and_then(|step| step.rates(owners));
         let rate = |key: &makers::MakerGroupKey| rates.as_ref().map(|rates| rates.get(key).copied().unwrap_or(0.0));
         let groups = owners.groups(namespaces.flatten());
         let mut makers: Vec<MakerCount> =

@@ -1,4 +1,4 @@
-//! What Enter and `k` show about a row: every value of it, advice, and the commands that help. The commands are narrowed to the
+//! What Enter and `k` show about a row: all its values, advice, and the commands that help. The commands are narrowed to the
 //! sockets that the row stands for.
 
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub(super) struct Details {
 
 /// Where commands about a row run.
 pub(super) struct Place<'a> {
-    /// The shell of the caller, with the `--netns` that was given.
+    /// The shell of the caller, with the `--netns` of `twtool watch`.
     pub(super) shell: &'a Shell,
     /// Whether the screen shows several namespaces, so that each row needs its own `--netns`.
     pub(super) several: bool,
@@ -50,7 +50,7 @@ impl Place<'_> {
             return Some(self.shell.clone());
         }
         let name = facts.netns_name.as_deref()?;
-        // `PID:COMM`, or a name of ip-netns(8).
+        // The name is `PID:COMM`, or a name of ip-netns(8).
         let process = name.split_once(':').and_then(|(pid, _)| pid.parse::<NetnsArg>().ok());
         let candidates = process.into_iter().chain(name.parse::<NetnsArg>().ok());
         let leads_there = |arg: &NetnsArg| {
@@ -91,7 +91,7 @@ fn expression_of(row: &Row) -> String {
     format!("src {local} and dst {remote}{device}")
 }
 
-/// The command that removes the sockets of a row. The error is the reason why there is none.
+/// The command that removes the sockets of a row. The error is the reason why there is no such command.
 pub(super) fn kill(selected: &SelectedRow, first: &Facts, place: &Place) -> Result<Line, String> {
     let facts = facts_of(selected, first);
     let waiting = |count: &StateCounts| count.time_wait == 0 && count.fin_wait_2 > 0;
@@ -200,7 +200,7 @@ pub(super) fn describe(selected: &SelectedRow, first: &Facts, place: &Place, sty
     let mut text = vec![];
     // Writing to memory cannot fail.
     let _ = steps::write(&mut text, &help, "", TextStyle { color: false, width: None, ..style });
-    // The advice comes first, because the values may not fit.
+    // The advice comes first, because the values may not fit on the screen.
     let advice = String::from_utf8_lossy(&text);
     let lines = advice.lines().map(str::to_owned).chain([String::new()]).chain(values).collect();
     Details { title, lines }

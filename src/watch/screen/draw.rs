@@ -32,7 +32,7 @@ pub(super) struct FrameContent<'a> {
     pub(super) latest: &'a LatestSample,
     pub(super) history: &'a CloseHistory,
     pub(super) listing: &'a Listing,
-    /// The time since the sample. It is subtracted from the remaining times.
+    /// The time since the last sample. Remaining times are shown shorter by this time.
     pub(super) age: Duration,
     /// The interval in use.
     pub(super) interval: Duration,
@@ -187,7 +187,7 @@ fn head(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameConte
     );
 }
 
-/// Draws the first warning. If it is cut or if there are more, adds the hint to press `!`.
+/// Draws the first warning. If the warning is cut, or if there are more warnings, adds the hint to press `!`.
 fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: TextStyle) {
     let Some(first) = warnings.first() else { return };
     let caution = style_of(Meaning::Caution, style);

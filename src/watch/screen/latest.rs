@@ -95,8 +95,8 @@ impl LatestSample {
         time_of_day(self.sample.at)
     }
 
-    /// The totals, whether the sample is complete, and the share of the maximum. The share is last, because a narrow terminal cuts the
-    /// end of the line.
+    /// The totals, whether the sample is complete, and the share of `tcp_max_tw_buckets`. The share is last, because a narrow terminal
+    /// cuts the end of the line.
     #[must_use]
     pub(super) fn totals(&self) -> String {
         let grouped = |count: usize| human::with_separators(count as u64);

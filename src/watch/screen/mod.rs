@@ -1,14 +1,15 @@
 //! The live screen of `twtool watch`. Three things are separate: collecting, state and drawing.
 //!
 //! ```text
-//!   keys, signals --> wait --> State::press --> Action        collector (a thread)
-//!                      ^            |              |                  |
-//!                      |            v              v                  v
-//!                  time, reply    draw  <-----  Screen  <--- Reply: Sample, Capacity
+//!   keys, signals --> wait --> ScreenState::press --> Action       collector (a thread)
+//!                      ^                |                |                  |
+//!                      |                v                v                  v
+//!                  time, reply        draw  <-------  Screen  <-------  SampleReply
 //! ```
 //!
 //! 1. `Screen::turn` waits for a key, a signal, a reply or the time of the next sample (`sys::screen_input`).
-//! 2. A key changes the `ScreenState`. If the key does more than that, for example runs a command, `ScreenState::press` returns an `Action`.
+//! 2. A key changes the `ScreenState`. If the key needs more, for example if it runs a command, `ScreenState::press` returns an
+//!    `Action`.
 //! 3. When a sample is due and the screen is not paused, the screen requests it from the collector.
 //! 4. After each change, `draw::draw` makes a frame. ratatui writes only the cells that differ from the last frame.
 
@@ -80,7 +81,7 @@ pub struct ScreenOptions {
     pub owners: Option<OwnerFeed>,
     /// How the user can get the capabilities that a tracer needs.
     pub permit_tracing: String,
-    /// The file of a recording, and whether an existing one is replaced.
+    /// The file of a recording, and whether it may replace an existing file.
     pub record: Option<(PathBuf, bool)>,
     /// The time limit of `--duration`.
     pub duration: Option<Duration>,
@@ -94,7 +95,7 @@ pub enum ScreenError {
     /// The terminal cannot show the screen.
     #[error("the screen of watch needs a terminal for keys and text: {0}; -o ndjson works without a terminal")]
     NoTerminal(&'static str),
-    /// The first sample failed.
+    /// The first sample, a later sample of a recorded series, or the recording failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The recorded series is empty.
@@ -247,7 +248,7 @@ struct Screen {
     history: CloseHistory,
     latest: LatestSample,
     listing: Listing,
-    /// The table and the order of the listing.
+    /// The table of the listing, the index of its order, and whether the order is reversed.
     listed: (ScreenTable, usize, bool),
     widths: Widths,
     collector: SampleThread,
@@ -297,7 +298,7 @@ impl Screen {
         }
     }
 
-    /// Waits for a key, a signal, a reply or the next point in time, and handles it. Returns how the screen ends, if it does.
+    /// Waits for a key, a signal, a reply or the time of [`Self::time_left`], and handles it. Returns how the screen ends, if it ends.
     fn turn(&mut self) -> Result<Option<ScreenEnd>, ScreenError> {
         if !self.state.paused
             && let Some(reply) = self.held.take()
@@ -367,7 +368,7 @@ impl Screen {
             }
             wanted.now = false;
             let recording = wanted.recording.take();
-            // A filter that is typed while a sample is taken applies to the next one.
+            // A filter that is typed while a sample is taken applies to the next sample.
             wanted.filter_asked = wanted.filter.take();
             let selection = wanted.filter_asked.clone().map(|expression| self.selection_with(expression));
             let on_screen = self.state.table == ScreenTable::Destinations && self.can_ask_kernel;
@@ -470,8 +471,8 @@ impl Screen {
         Ok(self.draw()?)
     }
 
-    /// Erases the terminal, so that the next frame is written whole. `Terminal::clear` would ask the terminal for its cursor, and
-    /// some terminals do not answer.
+    /// Erases the terminal, so that the next frame is written whole. `Terminal::clear` would ask the terminal for the position of the
+    /// cursor, and some terminals do not answer.
     fn erase(&mut self) -> io::Result<()> {
         let size = self.terminal.size()?;
         let erased = self.terminal.resize(size.into());

@@ -10,7 +10,7 @@ use crate::model::facts::Facts;
 use crate::snapshot::{Selection, SnapshotError};
 
 impl Screen {
-    /// Receives the reply of the collector. A paused screen does not change, so it shows a new sample only after the pause.
+    /// Receives the reply of the collector. If the screen is paused, it shows a new sample only after the pause.
     pub(super) fn receive(&mut self) -> Result<(), ScreenError> {
         let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
         if self.state.paused && matches!(reply, SampleReply::Sampled { .. }) {
@@ -118,7 +118,7 @@ impl Screen {
         });
     }
 
-    /// Reports why a filter, or a sample, has failed.
+    /// Reports why a filter or a sample has failed.
     fn filter_failed(&mut self, error: &SnapshotError) {
         let filter = self.wanted.filter_asked.take();
         if let (Some(line), Some(_)) = (&mut self.state.typed, filter) {

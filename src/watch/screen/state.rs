@@ -16,7 +16,7 @@ pub(super) const WHEEL: isize = 3;
 /// Each key and its effect, as the help shows them.
 pub(super) const KEYS: [(&str, &str); 19] = [
     ("1-7, Tab", "choose the table"),
-    ("Up, Down", "select a row; the selection follows its row"),
+    ("Up, Down", "select a row; it stays selected when other rows come and go"),
     ("PgUp, PgDn", "move the selection by a page; the mouse wheel scrolls by 3 rows"),
     ("Home, End", "go to the first or last row; Home also ends the selection"),
     ("Enter", "show the selected row in full, with advice"),
@@ -36,7 +36,7 @@ pub(super) const KEYS: [(&str, &str); 19] = [
     ("q, Ctrl-C", "quit"),
 ];
 
-/// A request of a key that the state alone cannot carry out.
+/// What a key requests from the screen, because [`ScreenState`] alone cannot carry it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
@@ -121,7 +121,7 @@ pub(super) struct RowFacts<'a> {
     pub(super) visible: usize,
     /// The identity of a row.
     pub(super) identity: &'a dyn Fn(usize) -> Option<RowIdentity>,
-    /// The largest [`Overlay::top`]: the one that shows the end of the text.
+    /// The largest [`Overlay::top`], at which the end of the text is on the screen.
     pub(super) overlay_end: usize,
 }
 
@@ -287,12 +287,12 @@ impl ScreenState {
         position.top = position.top.saturating_add_signed(lines).min(most);
     }
 
-    fn select_by(&mut self, rows_on: isize, rows: RowFacts) {
+    fn select_by(&mut self, distance: isize, rows: RowFacts) {
         let position = self.position();
         let to = match &position.selected {
-            Some((row, _)) => row.saturating_add_signed(rows_on),
-            None if rows_on.unsigned_abs() == 1 => position.top,
-            None => position.top.saturating_add_signed(rows_on),
+            Some((row, _)) => row.saturating_add_signed(distance),
+            None if distance.unsigned_abs() == 1 => position.top,
+            None => position.top.saturating_add_signed(distance),
         };
         self.select(to.min(rows.count.saturating_sub(1)), rows);
     }

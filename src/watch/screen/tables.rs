@@ -1,7 +1,7 @@
 //! The tables of the screen: the rows of each table, their order, and the cells of a row.
 //!
 //! 1. [`Listing::new`] builds the list of rows after each sample, and after a key that changes the table, the order or the filter.
-//! 2. Only the visible sockets are sorted: [`Listing::at`] sorts a window of sockets around the requested row.
+//! 2. Sockets are not sorted in step 1. [`Listing::at`] sorts only a window of `WINDOW` sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
 use std::cell::RefCell;
@@ -29,7 +29,7 @@ use crate::watch::{CloseHistory, Event, EventKind};
 /// The width of a bar in columns.
 const BAR: usize = 10;
 
-/// How many sockets are sorted at once.
+/// How many sockets are sorted at once. This is more than a screen shows.
 const WINDOW: usize = 256;
 
 /// A table of the screen.
@@ -139,7 +139,7 @@ enum Items {
     Makers(Vec<usize>),
 }
 
-/// The rows of the table of sockets. Only the visible ones are sorted.
+/// The rows of the table of sockets. Only the rows around the one that was requested last are sorted.
 #[derive(Debug)]
 struct SocketRows {
     order: Order,

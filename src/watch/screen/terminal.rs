@@ -1,5 +1,5 @@
 //! Puts the terminal into the modes of the live screen: raw mode, the alternate screen, and reports of the mouse wheel. [`TerminalGuard`]
-//! restores the previous modes at the end, after an error, on a panic in any thread, and before a signal that can be caught ends or
+//! restores the previous modes at the end, after an error, on a panic in any thread, and before a signal of `sys/screen_signals.rs` ends or
 //! stops the program.
 
 use std::io::{self, BufWriter};
@@ -31,7 +31,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Ensures that the panic hook is installed only once.
 static HOOK: Once = Once::new();
 
-/// The size of the output buffer in bytes. The bytes of one frame are written together.
+/// The size of the output buffer in bytes. It is large enough to write most frames in one piece.
 const FRAME: usize = 64 * 1024;
 
 /// The terminal that ratatui draws on.

@@ -1,4 +1,4 @@
-//! Tests of the live screen, which they draw into memory.
+//! Tests of the live screen. They draw the screen into memory.
 
 mod keys;
 mod makers;
@@ -38,7 +38,7 @@ fn client(cookie: u16, expires_ms: u32) -> Row {
     row
 }
 
-/// A sample of one namespace, `elapsed` seconds after the first one.
+/// A sample of one namespace, `elapsed` seconds after the first sample.
 fn sample(rows: Vec<Row>, elapsed: u64, events: Vec<Event>, facts: &Arc<Facts>) -> Sample {
     let second = i64::try_from(elapsed).expect("few");
     let netns = NetnsSample {

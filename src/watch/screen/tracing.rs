@@ -1,4 +1,4 @@
-//! Starts and ends the tracer of the screen, and puts what it reports on the screen.
+//! Starts and ends the tracer of the screen, and shows whether this has worked.
 
 use super::Screen;
 use crate::snapshot::SnapshotError;

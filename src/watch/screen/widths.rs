@@ -5,9 +5,10 @@ use super::tables::ScreenTable;
 use crate::view::human::display_width;
 use crate::view::table::Heading;
 
-/// The widths of the widest cells so far.
+/// The width of the widest cell of each column so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Widths {
+    /// The table and the width of the screen to which `widest` belongs.
     of: Option<(ScreenTable, u16)>,
     widest: Vec<usize>,
 }

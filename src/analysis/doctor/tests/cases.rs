@@ -27,10 +27,12 @@ impl Case {
     }
 }
 
+/// Gives a setting this value.
 pub(super) fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Health) {
     move |health| drop(health.settings.0.insert(name, Reading::Value(value.into())))
 }
 
+/// Makes two changes.
 pub(super) fn both(a: impl Fn(&mut Health), b: impl Fn(&mut Health)) -> impl Fn(&mut Health) {
     move |health| {
         a(health);
@@ -38,6 +40,7 @@ pub(super) fn both(a: impl Fn(&mut Health), b: impl Fn(&mut Health)) -> impl Fn(
     }
 }
 
+/// Removes a setting, as on a kernel that does not have it.
 pub(super) fn gone(name: &'static str) -> impl Fn(&mut Health) {
     move |health| drop(health.settings.0.insert(name, Reading::Absent))
 }
@@ -49,6 +52,7 @@ pub(super) fn counter(name: &'static str, value: u64) -> impl Fn(&mut Health) {
     }
 }
 
+/// Sets the number of buckets in /proc/net/sockstat.
 pub(super) fn buckets(tw: u64) -> impl Fn(&mut Health) {
     move |health| health.buckets.sockstat = Some(TcpSockstat { inuse: 0, orphan: 0, tw, alloc: 0, mem: 0 })
 }
@@ -82,6 +86,7 @@ pub(super) fn nginx() -> Owners {
     Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), cgroup, ..Process::default() }])
 }
 
+/// Adds a listener. `autobound`: whether the kernel chose its port; `None`: unknown.
 pub(super) fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
     move |health| {
         let socket = full(TcpState::Listen, port, None);
@@ -90,7 +95,8 @@ pub(super) fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners
     }
 }
 
-pub(super) fn forgets(count: usize, last_ack_ms: Option<u32>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
+/// Adds `count` sockets in CLOSE_WAIT. The last ACK of each peer arrived `last_ack_ms` ago; `None`: unknown.
+pub(super) fn close_waits(count: usize, last_ack_ms: Option<u32>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
     move |health| {
         let socket = full(TcpState::CloseWait, 8080, last_ack_ms);
         let open = health.sockets.as_mut().expect("sockets");
@@ -270,26 +276,31 @@ pub(super) fn socket_cases() -> Vec<Case> {
             "range",
         ),
         case(id, fails, Unknown, "refused"),
-        case("close_wait", forgets(12, Some(3000), nginx), Ok, "12 sockets, none silent for 60 s"),
+        case("close_wait", close_waits(12, Some(3000), nginx), Ok, "12 sockets, none silent for 60 s"),
         case(
             "close_wait",
-            forgets(9, Some(60_000), nginx),
+            close_waits(9, Some(60_000), nginx),
             Note,
             "nginx pid 7 (nginx.service) has 9 (the oldest has been in CLOSE_WAIT for at least 60 s)",
         ),
-        case("close_wait", forgets(10, Some(59_999), nginx), Ok, "none silent"),
+        case("close_wait", close_waits(10, Some(59_999), nginx), Ok, "none silent"),
         case(
             "close_wait",
-            forgets(10, Some(61_500), nginx),
+            close_waits(10, Some(61_500), nginx),
             Warning,
             "has 10 (the oldest has been in CLOSE_WAIT for at least 61.5 s)",
         )
         .advises("close()"),
-        case("close_wait", forgets(10, Some(60_000), nobody), Warning, "the accept queue of port 8080"),
-        case("close_wait", forgets(10, Some(60_000), hidden), Warning, "an unknown process of uid 1000"),
-        case("close_wait", both(forgets(9, Some(60_000), nginx), forgets(9, Some(60_000), hidden)), Note, "nginx"),
-        case("close_wait", forgets(10, None, nginx), Note, "unknown for how long"),
-        case("close_wait", forgets(1, None, nginx), Ok, "1 socket"),
+        case("close_wait", close_waits(10, Some(60_000), nobody), Warning, "the accept queue of port 8080"),
+        case("close_wait", close_waits(10, Some(60_000), hidden), Warning, "an unknown process of uid 1000"),
+        case(
+            "close_wait",
+            both(close_waits(9, Some(60_000), nginx), close_waits(9, Some(60_000), hidden)),
+            Note,
+            "nginx",
+        ),
+        case("close_wait", close_waits(10, None, nginx), Note, "unknown for how long"),
+        case("close_wait", close_waits(1, None, nginx), Ok, "1 socket"),
         case("close_wait", fails, Unknown, "refused"),
         case(
             "tcp_diag",
@@ -300,10 +311,15 @@ pub(super) fn socket_cases() -> Vec<Case> {
         .advises("seccomp"),
         case("tcp_diag", fails, Unknown, "refused"),
         case("capabilities", |_| {}, Ok, "with CAP_NET_BIND_SERVICE bind-test can"),
-        case("capabilities", forgets(1, Some(0), hidden), Note, "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing"),
         case(
             "capabilities",
-            both(forgets(1, Some(0), hidden), |health| health.capabilities = Some(Capabilities(u64::MAX))),
+            close_waits(1, Some(0), hidden),
+            Note,
+            "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing",
+        ),
+        case(
+            "capabilities",
+            both(close_waits(1, Some(0), hidden), |health| health.capabilities = Some(Capabilities(u64::MAX))),
             Note,
             "another user namespace",
         ),
@@ -312,6 +328,7 @@ pub(super) fn socket_cases() -> Vec<Case> {
     ]
 }
 
+/// Sets the number of connections that conntrack tracks, and their maximum.
 pub(super) fn tracked(count: &'static str, most: &'static str) -> impl Fn(&mut Health) {
     both(set("netfilter.nf_conntrack_count", count), set("netfilter.nf_conntrack_max", most))
 }

@@ -17,8 +17,8 @@ use crate::snapshot::owner_feed::Tracing;
 use crate::snapshot::recent_closes::RecentClose;
 use crate::watch::{Event, EventKind};
 
-/// A screen with 20 buckets. The owners of four of them (cookies 1 to 4) are recorded: three by BPF, and one by a sample. The bucket
-/// with cookie 4 is new in the last sample.
+/// A screen with 20 buckets. The owners of four of them (cookies 1 to 4) are recorded: three by BPF, and one by a tracer that samples
+/// the sockets. The bucket with cookie 4 has entered TIME_WAIT since the last sample.
 fn traced() -> Screen {
     let facts =
         |pid, comm: &str| MakerFacts { pid, own_pid_namespace: true, comm: comm.into(), ..MakerFacts::default() };
@@ -46,8 +46,8 @@ fn traced() -> Screen {
     screen.latest.sample.namespaces[0].events.push(event);
     let sample = &screen.latest.sample;
     let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
-    let new = SampleStep { sample, time: Duration::from_secs(2) };
-    let counted = SampleCounts::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(new));
+    let step = SampleStep { sample, time: Duration::from_secs(2) };
+    let counted = SampleCounts::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(step));
     screen.latest.counted = counted;
     screen.list();
     screen
@@ -60,7 +60,7 @@ fn a_tracer_adds_the_owners_and_makers_that_it_has_recorded() {
     assert!(lines[0].contains("  TRACING  "), "{}", lines.join("\n"));
     let line = |port: &str| lines.iter().find(|line| line.contains(port)).expect("a row").clone();
     assert!(line(":30001").ends_with("web (7)") && line(":30003").ends_with("web (7)"), "{}", lines.join("\n"));
-    assert!(line(":30002").ends_with("shop (8) sampled"), "an owner from a sample is marked");
+    assert!(line(":30002").ends_with("shop (8) sampled"), "an owner that sampling has found is marked");
     assert!(line(":30005").ends_with(" -"), "{}", line(":30005"));
     screen.press(KeyCode::Char('7'));
     let lines = screen.drawn();
