@@ -50,7 +50,7 @@ pub struct LastExplanation {
 }
 
 /// The time after which another failure of the same kind is examined again.
-const FOLDED: Duration = Duration::from_secs(1);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what a watched program did.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +93,7 @@ impl CallCounts {
     /// Whether to examine a failure of this kind: none was examined during the last second.
     #[must_use]
     pub fn is_due(&self, kind: &FailureKind, at: Duration) -> bool {
-        self.explained.get(kind).is_none_or(|last| at.saturating_sub(last.at) >= FOLDED)
+        self.explained.get(kind).is_none_or(|last| at.saturating_sub(last.at) >= REPEAT_INTERVAL)
     }
 
     /// Stores an explanation. Returns whether it differs from the last explanation of this kind of failure.

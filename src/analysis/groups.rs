@@ -56,7 +56,7 @@ impl GroupBy {
     }
 
     /// The attributes by which a summary groups buckets by default.
-    pub const USUAL: [Self; 5] = [Self::Class, Self::Direction, Self::LocalPort, Self::RemoteAddr, Self::Destination];
+    pub const DEFAULT: [Self; 5] = [Self::Class, Self::Direction, Self::LocalPort, Self::RemoteAddr, Self::Destination];
 
     /// The name that scripts see.
     #[must_use]

@@ -200,7 +200,7 @@ mod tests {
     use crate::model::row::tests::row;
 
     fn summary(kernel: BucketFacts, one_family: bool) -> Summary {
-        let mut counts = SummaryCounts::new(&GroupBy::USUAL, &kernel);
+        let mut counts = SummaryCounts::new(&GroupBy::DEFAULT, &kernel);
         let mut half = row("127.0.0.1", 80, "127.0.0.1", 40_000);
         half.bucket.fin_wait_2 = true;
         counts.add(&half.bucket, half.direction);
@@ -244,7 +244,7 @@ mod tests {
         };
         let full = BucketFacts { max_tw_buckets: Some(1), ..kernel(2) };
         let counts = |direction| {
-            let mut counts = SummaryCounts::new(&GroupBy::USUAL, &full);
+            let mut counts = SummaryCounts::new(&GroupBy::DEFAULT, &full);
             counts.add(&row("127.0.0.1", 80, "127.0.0.1", 40_000).bucket, direction);
             let namespace_limits = counts.at_maximum(&full, None).into_iter().collect();
             counts.summary(full.clone(), namespace_limits, 10, false)

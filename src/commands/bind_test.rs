@@ -141,7 +141,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
         next: &next,
         reserve: &reserve,
         advice: &advice,
-        note_lost: state.note != ReuseportNote::Kept,
+        note_lost: state.note != ReuseportNote::Unchanged,
         other_verdicts: &other_verdicts,
     };
     context.warn(&warnings);

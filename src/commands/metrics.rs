@@ -75,7 +75,7 @@ impl CollectionArgs {
 
     /// Whether an option selects network namespaces, so that the command enters namespaces other than its own.
     pub(super) fn enters_namespaces(&self) -> bool {
-        self.namespaces.others()
+        self.namespaces.selects_namespaces()
     }
 
     /// Prepares a trace of the closes in the selected network namespaces. The namespace of a container can change, because the container

@@ -108,7 +108,7 @@ impl ManyNetnsArgs {
     /// Whether an option selects network namespaces.
     #[cfg(feature = "exporter")]
     #[must_use]
-    pub const fn others(&self) -> bool {
+    pub const fn selects_namespaces(&self) -> bool {
         self.all_netns || !self.netns.is_empty() || !self.container.is_empty()
     }
 

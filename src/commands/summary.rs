@@ -180,7 +180,7 @@ fn groups(args: &SummaryArgs) -> Vec<GroupBy> {
     }
     if by.is_empty() {
         by.extend(args.namespaces.several().then_some(GroupBy::Netns));
-        by.extend(GroupBy::USUAL);
+        by.extend(GroupBy::DEFAULT);
     }
     by
 }

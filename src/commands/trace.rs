@@ -220,7 +220,7 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
 }
 
 /// Receives the closes that the selection contains.
-trait Sink {
+trait CloseSink {
     /// Receives one close.
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()>;
 
@@ -229,7 +229,7 @@ trait Sink {
 }
 
 /// Passes closes to `sink` until --count, --duration or a signal ends the trace. Returns the signal, if there was one.
-fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn Sink) -> Result<Option<Signal>, CommandError> {
+fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn CloseSink) -> Result<Option<Signal>, CommandError> {
     let mut left = args.count.unwrap_or(u64::MAX);
     loop {
         let elapsed = closes.elapsed();
@@ -255,7 +255,7 @@ struct CloseLines<'a> {
     format: Format,
 }
 
-impl Sink for CloseLines<'_> {
+impl CloseSink for CloseLines<'_> {
     fn close(&mut self, close: &Close, facts: &Facts, _: Duration) -> io::Result<()> {
         match self.format {
             Format::Table => view::trace::line(self.out, close, facts),
@@ -311,7 +311,7 @@ impl CloseGroups<'_, '_> {
 /// Moves to the top left corner and clears the screen.
 const CLEAR: &[u8] = b"\x1b[H\x1b[J";
 
-impl Sink for CloseGroups<'_, '_> {
+impl CloseSink for CloseGroups<'_, '_> {
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()> {
         if let Some(name) = &facts.netns_name
             && self.by == TraceByArg::Netns

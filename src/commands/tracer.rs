@@ -45,7 +45,7 @@ impl TracerArgs {
     /// Prints how to learn the owners of later buckets, if no tracer has answered and more than half of the `all` buckets have an
     /// unknown owner.
     pub(super) fn hint(traced: &TracedOwners, unknown: u64, all: u64, context: &mut Context) {
-        if traced.of_a_tracer() || unknown * 2 <= all {
+        if traced.tracer_has_answered() || unknown * 2 <= all {
             return;
         }
         let shell = Shell { netns: None, caller: context.caller.clone() };

@@ -144,14 +144,15 @@ pub fn run(args: &WhyArgs, global: &GlobalArgs, context: &mut Context) -> Result
         call_counts: CallCounts::default(),
         failed: None,
     };
-    let (watched, at) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
+    let (watched, watched_for) = watch(&target, args.timeout, &mut |event, at| reporter.receive(event, at))?;
     let end = match watched {
         // The stub (the second twtool process, which executes the program) has printed the reason.
         WatchEnd::NotStarted(end) => return Ok(ExitStatus::Code(end.code())),
         WatchEnd::Ended(end) => Some(end),
         WatchEnd::ProcessLeft | WatchEnd::Interrupted(_) => None,
     };
-    reporter.report(&ProgramReport { program: &program, end, call_counts: &reporter.call_counts.clone(), at });
+    let call_counts = reporter.call_counts.clone();
+    reporter.report(&ProgramReport { program: &program, end, call_counts: &call_counts, watched_for });
     let failure = reporter.failed.take();
     if let Some((path, error)) = args.log.as_ref().zip(failure) {
         context.warn(&[format!("the log '{}' is not complete: {error}", path.display())]);

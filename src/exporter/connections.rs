@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::StatusCode;
 use tokio::sync::Notify;
 
-use crate::metrics::survey::NONE;
+use crate::metrics::survey::NO_LABELS;
 use crate::metrics::{MetricFamily, Samples};
 
 /// The maximum number of open connections.
@@ -81,7 +81,7 @@ impl Connections {
     /// Adds the samples about connections and responses.
     pub(super) fn add(&self, samples: &mut Samples) {
         let open = self.open();
-        samples.add(MetricFamily::ExporterConnections, NONE, open.len());
+        samples.add(MetricFamily::ExporterConnections, NO_LABELS, open.len());
         let closed = |count: &AtomicU64| count.load(Ordering::Relaxed);
         samples.add(MetricFamily::ExporterClosed, ["timeout"], closed(&self.timed_out));
         samples.add(MetricFamily::ExporterClosed, ["replaced"], closed(&self.replaced));

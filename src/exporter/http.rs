@@ -14,7 +14,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use super::collector::{Collector, NoCollection};
 use super::connections::Connections;
 use super::page;
-use crate::metrics::survey::NONE;
+use crate::metrics::survey::NO_LABELS;
 use crate::metrics::{MetricFamily, MetricsFormat, encoding};
 
 /// A response body that consists of pieces in memory. All responses with the samples of one collection in the same format share
@@ -99,8 +99,8 @@ async fn answer(
     let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = MetricsFormat::accepted(Some(&accept.join(",")));
     let (mut self_counts, collections, failures) = collector.self_counts();
-    self_counts.add(MetricFamily::ExporterCollections, NONE, collections);
-    self_counts.add(MetricFamily::ExporterFailures, NONE, failures);
+    self_counts.add(MetricFamily::ExporterCollections, NO_LABELS, collections);
+    self_counts.add(MetricFamily::ExporterFailures, NO_LABELS, failures);
     connections.add(&mut self_counts);
     let pieces = [outcome.text(samples, format), encoding::encode(&self_counts, format).into()];
     with_type(StatusCode::OK, format.content_type(), pieces)

@@ -115,12 +115,12 @@ struct ServerState {
     ending: watch::Receiver<bool>,
 }
 
-/// Serves until SIGTERM or SIGINT. `rights` are the capabilities and the confinement of the exporter, for the log.
+/// Serves until SIGTERM or SIGINT. `log_details` are the capabilities and the confinement of the exporter, for the log.
 pub(super) async fn serve(
     options: &ExporterOptions,
     listeners: Vec<Listener>,
     (collect, tracing): (Box<Collect>, Option<Arc<ClosesThread>>),
-    rights: &[(&str, String)],
+    log_details: &[(&str, String)],
     security: AccessControl,
     jobs: Jobs,
 ) -> io::Result<()> {
@@ -136,11 +136,11 @@ pub(super) async fn serve(
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let address = listener.address();
-        let rights = rights.iter().map(|(name, value)| (*name, value.as_str()));
+        let log_details = log_details.iter().map(|(name, value)| (*name, value.as_str()));
         log.event(
             Level::Info,
             "listening",
-            &[("address", address.as_str())].into_iter().chain(rights).collect::<Vec<_>>(),
+            &[("address", address.as_str())].into_iter().chain(log_details).collect::<Vec<_>>(),
         );
         accepting.spawn(accept(listener, shared.clone(), log));
     }

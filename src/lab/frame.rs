@@ -10,14 +10,14 @@ const CHECKSUM: usize = 16;
 
 /// The initial sequence number of each side. Events show sequence numbers relative to it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Numbers {
+pub(super) struct InitialSequences {
     client: u32,
     server: u32,
     /// Whether events show the client's numbers as they are on the wire.
     pub(super) client_raw: bool,
 }
 
-impl Numbers {
+impl InitialSequences {
     const fn of(self, side: Side) -> u32 {
         match side {
             Side::Client if self.client_raw => 0,
@@ -90,10 +90,10 @@ mod tests {
 
     #[test]
     fn sequence_numbers_are_relative_to_the_syn_even_if_they_wrap_around() {
-        let mut numbers = Numbers::default();
-        let syn = numbers.read(frame(u32::MAX, true, b""), sender).expect("a segment");
+        let mut sequences = InitialSequences::default();
+        let syn = sequences.read(frame(u32::MAX, true, b""), sender).expect("a segment");
         assert_eq!((syn.seq, syn.raw_seq, syn.flags.to_string().as_str()), (0, u32::MAX, "SYN ACK"));
-        let data = numbers.read(frame(0, false, b"data"), sender).expect("a segment");
+        let data = sequences.read(frame(0, false, b"data"), sender).expect("a segment");
         assert_eq!((data.seq, data.from, data.payload.as_slice()), (1, Side::Server, b"data".as_slice()));
         assert_eq!((data.ack, data.raw_ack), (Some(7), Some(7)), "the client's SYN was not seen");
     }
@@ -103,7 +103,7 @@ mod tests {
         let whole = frame(1, false, b"odd");
         let mut partial = whole.clone();
         partial.bytes[34 + CHECKSUM..34 + CHECKSUM + 2].fill(0xaa);
-        let read = Numbers::default().read(partial, sender).expect("a segment");
+        let read = InitialSequences::default().read(partial, sender).expect("a segment");
         assert_eq!(read.frame, whole.bytes);
     }
 
@@ -115,7 +115,7 @@ mod tests {
                 bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
             }
             let frame = Frame { at: SystemTime::UNIX_EPOCH, interface: 1, bytes };
-            let _ = Numbers::default().read(frame, sender);
+            let _ = InitialSequences::default().read(frame, sender);
         }
 
         // The whole frame has 57 bytes: 14 of Ethernet, 20 of IPv4, 20 of TCP, and 3 of data.
@@ -123,7 +123,7 @@ mod tests {
         fn a_cut_frame_is_rejected_without_a_panic(length in 0_usize..57) {
             let mut frame = frame(1, false, b"abc");
             frame.bytes.truncate(length);
-            prop_assert_eq!(Numbers::default().read(frame, sender), None);
+            prop_assert_eq!(InitialSequences::default().read(frame, sender), None);
         }
     }
 }

@@ -11,11 +11,11 @@ use crate::sys::rtnetlink::{self, VethEnd};
 use crate::sys::sandbox::PrivateNetns;
 
 /// The interface indices of the two ends of the veth pair: the host's interface, and the lab's end. They are above the indices that a kernel uses in a new namespace.
-const CARD: u32 = 100;
-const CABLE: u32 = 101;
+const HOST_END: u32 = 100;
+const LAB_END: u32 = 101;
 
 /// The interface name of the lab's end.
-const CABLE_NAME: &str = "cable";
+const LAB_END_NAME: &str = "cable";
 
 /// The length of the prefix of the lab's network: 192.0.2.0/24, which RFC 5737 reserves for examples (TEST-NET-1).
 const PREFIX: u8 = 24;
@@ -32,7 +32,7 @@ pub(super) struct HostAddress {
 pub(super) struct Host {
     netns: PrivateNetns,
     packets: PacketSocket,
-    cable: Interface,
+    lab_end: Interface,
 }
 
 impl Host {
@@ -40,19 +40,19 @@ impl Host {
     /// no ARP requests.
     pub(super) fn create(place: HostAddress, neighbour: HostAddress) -> Result<Self, LabError> {
         let netns = PrivateNetns::create()?;
-        let card = VethEnd { index: CARD, name: "eth0", mac: place.mac };
-        let outside = VethEnd { index: CABLE, name: CABLE_NAME, mac: [2, 0, 0, 0, 0, 0xff] };
-        rtnetlink::create_veth(card, outside).map_err(LabError::Veth)?;
+        let host_end = VethEnd { index: HOST_END, name: "eth0", mac: place.mac };
+        let lab_end = VethEnd { index: LAB_END, name: LAB_END_NAME, mac: [2, 0, 0, 0, 0, 0xff] };
+        rtnetlink::create_veth(host_end, lab_end).map_err(LabError::Veth)?;
         let plugged = || -> io::Result<_> {
             // Raise the host's interface last: it then has a carrier, and can send at once.
-            rtnetlink::raise(CABLE)?;
-            rtnetlink::raise(CARD)?;
-            rtnetlink::add_address(CARD, place.address, PREFIX)?;
-            rtnetlink::add_neighbour(CARD, neighbour.address, neighbour.mac)?;
-            Ok((PacketSocket::open()?, Interface::named(CABLE_NAME)?))
+            rtnetlink::raise(LAB_END)?;
+            rtnetlink::raise(HOST_END)?;
+            rtnetlink::add_address(HOST_END, place.address, PREFIX)?;
+            rtnetlink::add_neighbour(HOST_END, neighbour.address, neighbour.mac)?;
+            Ok((PacketSocket::open()?, Interface::named(LAB_END_NAME)?))
         };
-        let (packets, cable) = plugged().map_err(super::step("setting up a veth pair"))?;
-        Ok(Self { netns, packets, cable })
+        let (packets, lab_end) = plugged().map_err(super::step("setting up a veth pair"))?;
+        Ok(Self { netns, packets, lab_end })
     }
 
     /// Moves the calling thread into this host's namespace.
@@ -65,11 +65,11 @@ impl Host {
     pub(super) fn next_frame(&self, wait: Duration) -> Result<Option<Frame>, LabError> {
         let frame = self.packets.receive(wait).map_err(super::step("receiving from a packet socket"))?;
         // The packet socket also receives the frames that the lab delivers, when they arrive on the host's interface.
-        Ok(frame.filter(|frame| frame.interface == CABLE))
+        Ok(frame.filter(|frame| frame.interface == LAB_END))
     }
 
     /// Delivers a frame to the host.
     pub(super) fn deliver(&self, frame: &[u8]) -> Result<(), LabError> {
-        self.packets.send(&self.cable, frame).map_err(super::step("sending on a packet socket"))
+        self.packets.send(&self.lab_end, frame).map_err(super::step("sending on a packet socket"))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::Socket as OsSocket;
 
-use super::frame::Numbers;
+use super::frame::InitialSequences;
 use super::transcript::Transcript;
 use super::{LabError, Server, step};
 use crate::model::bind::{Errno, ReuseOptions};
@@ -24,7 +24,7 @@ pub(super) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(super) struct Loopback {
     packets: PacketSocket,
     /// The initial sequence numbers of each connection, by the client's port.
-    numbers: BTreeMap<u16, Numbers>,
+    sequences: BTreeMap<u16, InitialSequences>,
 }
 
 impl Loopback {
@@ -32,7 +32,7 @@ impl Loopback {
     pub(super) fn enter() -> Result<Self, LabError> {
         sandbox::enter_network_namespace()?;
         let packets = PacketSocket::open().map_err(step("opening a packet socket"))?;
-        Ok(Self { packets, numbers: BTreeMap::new() })
+        Ok(Self { packets, sequences: BTreeMap::new() })
     }
 
     /// Reports the segments since the last call. If `routine` is true, the text output may shorten them.
@@ -42,7 +42,7 @@ impl Loopback {
             let ports = |at: usize| frame.bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
             let client = [34, 36].into_iter().filter_map(ports).map(u16::from_be_bytes).max().unwrap_or_default();
             let sender = |port| if port >= FIRST_CLIENT_PORT { Side::Client } else { Side::Server };
-            if let Some(segment) = self.numbers.entry(client).or_default().read(frame, sender) {
+            if let Some(segment) = self.sequences.entry(client).or_default().read(frame, sender) {
                 let before = std::mem::replace(&mut transcript.routine, routine);
                 transcript.captured(segment)?;
                 transcript.routine = before;

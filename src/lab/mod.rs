@@ -62,7 +62,7 @@ pub enum LabError {
     Dump(#[from] DumpError),
     /// A socket did not reach a state in time.
     #[error("the {end} did not reach {} within 5 s", state.name())]
-    Never {
+    StateNotReached {
         /// Server or client.
         end: &'static str,
         /// The expected state.
@@ -79,7 +79,7 @@ pub enum LabError {
     Veth(io::Error),
     /// A host did not send an expected segment.
     #[error("the {} sent nothing within 5 s", side.name())]
-    Silent {
+    NoSegment {
         /// The side that should have sent the segment.
         side: Side,
     },
@@ -110,14 +110,14 @@ pub fn run(scenario: Scenario, sink: LabEventSink) -> Result<Vec<Comparison>, La
     };
     match played {
         // No call failed, but this kernel behaves differently. That is a result, not an error.
-        Err(LabError::Silent { side }) => {
+        Err(LabError::NoSegment { side }) => {
             transcript.check(
                 "the experiment continues",
                 format!("a segment from the {}", side.name()),
                 "none within 5 s",
             )?;
         }
-        Err(LabError::Never { end, state }) => {
+        Err(LabError::StateNotReached { end, state }) => {
             transcript.check("the experiment continues", format!("the {end} in {}", state.name()), "not within 5 s")?;
         }
         played => played?,
@@ -253,7 +253,7 @@ impl Endpoints {
         loop {
             match self.find()? {
                 Some(socket) if socket.state() == state => return Ok(socket),
-                _ if Instant::now() > deadline => return Err(LabError::Never { end, state }),
+                _ if Instant::now() > deadline => return Err(LabError::StateNotReached { end, state }),
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::Socket as OsSocket;
 
-use super::frame::Numbers;
+use super::frame::InitialSequences;
 use super::host::{Host, HostAddress};
 use super::transcript::{EventDetails, Transcript};
 use super::{Connection, Endpoints, LabError, PATIENCE, Server, step};
@@ -42,7 +42,7 @@ type Path = Vec<Option<TcpState>>;
 pub(super) struct Wire {
     client: Host,
     server: Host,
-    numbers: Numbers,
+    sequences: InitialSequences,
     /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
     /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `take` drops a
@@ -59,9 +59,9 @@ impl Wire {
     pub(super) fn create() -> Result<Self, LabError> {
         let client = Host::create(CLIENT, SERVER)?;
         let server = Host::create(SERVER, CLIENT)?;
-        let (numbers, under_way) = (Numbers::default(), VecDeque::new());
+        let (sequences, under_way) = (InitialSequences::default(), VecDeque::new());
         let (paths, carried) = ([vec![], vec![]], vec![]);
-        Ok(Self { client, server, numbers, under_way, last: [None, None], paths, carried, syn_cookies: false })
+        Ok(Self { client, server, sequences, under_way, last: [None, None], paths, carried, syn_cookies: false })
     }
 
     /// Makes the server answer every SYN with a cookie. Then the server's initial sequence numbers of two connections between
@@ -82,7 +82,7 @@ impl Wire {
 
     /// Shows the client's sequence numbers as they are on the wire.
     pub(super) const fn show_raw_client_numbers(&mut self) {
-        self.numbers.client_raw = true;
+        self.sequences.client_raw = true;
     }
 
     const fn host(&self, side: Side) -> &Host {
@@ -203,7 +203,7 @@ impl Wire {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
-                let segment = self.under_way.remove(at).ok_or(LabError::Silent { side: from })?;
+                let segment = self.under_way.remove(at).ok_or(LabError::NoSegment { side: from })?;
                 if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
                     // On a slow machine, a retransmission timer can end before the lab delivers the segment.
                     let note = "Sent again, because this machine was slow. The wire drops it.";
@@ -214,11 +214,11 @@ impl Wire {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(LabError::Silent { side: from });
+                return Err(LabError::NoSegment { side: from });
             }
             if let Some(frame) = self.host(from).next_frame(left)? {
                 let sender = |port| if port == SERVER_PORT { Side::Server } else { Side::Client };
-                self.under_way.extend(self.numbers.read(frame, sender));
+                self.under_way.extend(self.sequences.read(frame, sender));
             }
         }
     }

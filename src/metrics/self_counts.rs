@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::family::MetricFamily;
 use super::samples::Samples;
-use super::survey::{NONE, seconds_since_1970};
+use super::survey::{NO_LABELS, seconds_since_1970};
 use crate::snapshot::survey::Surveys;
 use crate::sys;
 
@@ -34,10 +34,10 @@ impl SelfCounts {
     /// Adds the samples about twtool itself to `samples`.
     pub fn add(&self, samples: &mut Samples) {
         samples.add(MetricFamily::BuildInfo, [env!("CARGO_PKG_VERSION")], true);
-        samples.add(MetricFamily::DumpRepeats, NONE, self.repeats);
-        samples.add(MetricFamily::DumpRecovered, NONE, self.recovered);
-        samples.add(MetricFamily::ProcessCpu, NONE, sys::clock::processor_time().as_secs_f64());
-        samples.add_known(MetricFamily::ProcessMemory, NONE, sys::own_process::resident_bytes().ok());
-        samples.add_known(MetricFamily::ProcessStart, NONE, seconds_since_1970(self.started));
+        samples.add(MetricFamily::DumpRepeats, NO_LABELS, self.repeats);
+        samples.add(MetricFamily::DumpRecovered, NO_LABELS, self.recovered);
+        samples.add(MetricFamily::ProcessCpu, NO_LABELS, sys::clock::processor_time().as_secs_f64());
+        samples.add_known(MetricFamily::ProcessMemory, NO_LABELS, sys::own_process::resident_bytes().ok());
+        samples.add_known(MetricFamily::ProcessStart, NO_LABELS, seconds_since_1970(self.started));
     }
 }

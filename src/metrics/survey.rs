@@ -78,14 +78,14 @@ pub fn collect(collected: &CollectedSurveys, bounds: SampleLimits) -> Samples {
         Namespace { samples: &mut samples, netns, survey, most, silent, closes }.add();
     }
     if let Some(closes) = &collected.closes {
-        samples.add(MetricFamily::TraceLost, NONE, closes.lost);
-        samples.add(MetricFamily::TraceSkipped, NONE, closes.skipped);
+        samples.add(MetricFamily::TraceLost, NO_LABELS, closes.lost);
+        samples.add(MetricFamily::TraceSkipped, NO_LABELS, closes.skipped);
     }
-    samples.add(MetricFamily::CollectionComplete, NONE, collected.answer.complete);
-    samples.add(MetricFamily::Namespaces, NONE, namespaces.len());
-    samples.add(MetricFamily::NamespacesOmitted, NONE, namespaces.len().saturating_sub(bounds.namespaces));
+    samples.add(MetricFamily::CollectionComplete, NO_LABELS, collected.answer.complete);
+    samples.add(MetricFamily::Namespaces, NO_LABELS, namespaces.len());
+    samples.add(MetricFamily::NamespacesOmitted, NO_LABELS, namespaces.len().saturating_sub(bounds.namespaces));
     let taken_at = namespaces.iter().map(|survey| survey.checkup.health.facts.taken_at).min();
-    samples.add_known(MetricFamily::CollectionTime, NONE, taken_at.and_then(seconds_since_1970));
+    samples.add_known(MetricFamily::CollectionTime, NO_LABELS, taken_at.and_then(seconds_since_1970));
     let sum = |part: fn(&Survey) -> Duration| namespaces.iter().map(part).sum::<Duration>().as_secs_f64();
     samples.add(MetricFamily::CollectorDuration, ["settings"], sum(|survey| survey.settings_took));
     samples.add(MetricFamily::CollectorDuration, ["sockets"], sum(|survey| survey.sockets_took));
@@ -94,7 +94,7 @@ pub fn collect(collected: &CollectedSurveys, bounds: SampleLimits) -> Samples {
 }
 
 /// The labels of a family without labels.
-pub const NONE: [&str; 0] = [];
+pub const NO_LABELS: [&str; 0] = [];
 
 /// A time in seconds since 1970, as Prometheus expects it.
 #[must_use]

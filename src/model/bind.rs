@@ -231,7 +231,7 @@ impl Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReuseportNote {
     /// Binds have the same result as without the test.
-    Kept,
+    Unchanged,
     /// A bind with SO_REUSEPORT worked because of the note of a server on the port. The test cleared that note, and the same
     /// bind fails now.
     Lost,
@@ -245,7 +245,7 @@ impl ReuseportNote {
     #[must_use]
     pub const fn warning(self) -> Option<&'static str> {
         match self {
-            Self::Kept => None,
+            Self::Unchanged => None,
             Self::Lost => Some(
                 "the test cleared the kernel's note of an earlier SO_REUSEPORT bind on this port (fastreuseport). \
                  While the kernel had the note, it did not check further SO_REUSEPORT binds for conflicts. A server \

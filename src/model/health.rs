@@ -13,7 +13,7 @@ use super::user::User;
 
 /// The result of reading a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum SettingValue {
     /// The text of the setting, without surrounding white space.
     Value(String),
     /// The file does not exist: this kernel, or this network namespace, does not have the setting.
@@ -24,7 +24,7 @@ pub enum Reading {
 
 /// Settings below /proc/sys/net by their names there, for example `ipv4.tcp_tw_reuse`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings(pub BTreeMap<&'static str, Reading>);
+pub struct Settings(pub BTreeMap<&'static str, SettingValue>);
 
 impl Settings {
     /// The keys of the settings that are numbers. The settings of ports are in [`Facts`].
@@ -34,16 +34,16 @@ impl Settings {
 
     /// The result of reading a setting. A setting that was not read counts as absent.
     #[must_use]
-    pub fn reading(&self, name: &str) -> &Reading {
-        self.0.get(name).unwrap_or(&Reading::Absent)
+    pub fn value(&self, name: &str) -> &SettingValue {
+        self.0.get(name).unwrap_or(&SettingValue::Absent)
     }
 
     /// The number in a setting; `None` if the setting has no number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<i64> {
-        match self.reading(name) {
-            Reading::Value(text) => text.parse().ok(),
-            Reading::Absent | Reading::Unreadable(_) => None,
+        match self.value(name) {
+            SettingValue::Value(text) => text.parse().ok(),
+            SettingValue::Absent | SettingValue::Unreadable(_) => None,
         }
     }
 }
@@ -62,7 +62,7 @@ pub enum Capability {
 
 impl Capability {
     /// The capabilities that `doctor` reports, in the order of their numbers.
-    pub const ALL: [Self; 5] =
+    pub const REPORTED: [Self; 5] =
         [Self::DacReadSearch, Self::NetBindService, Self::NetAdmin, Self::SysPtrace, Self::SysAdmin];
 
     /// The kernel's name of the capability.
@@ -168,7 +168,7 @@ pub(crate) mod tests {
         let known: Vec<_> = Settings::keys().collect();
         let reading = |(name, value): (&'static str, &str)| {
             assert!(known.contains(&name), "{name} is not a setting");
-            (name, Reading::Value(value.into()))
+            (name, SettingValue::Value(value.into()))
         };
         let counters = ["TCPTimeWaitOverflow", "TWRecycled"].map(|name| (name.to_owned(), 0));
         Health {
@@ -188,7 +188,7 @@ pub(crate) mod tests {
     #[test]
     fn a_capability_is_a_bit_of_the_set() {
         let set = Capabilities(1 << 12 | 1 << 21);
-        let held: Vec<_> = Capability::ALL.into_iter().filter(|one| set.has(*one)).map(Capability::name).collect();
+        let held: Vec<_> = Capability::REPORTED.into_iter().filter(|one| set.has(*one)).map(Capability::name).collect();
         assert_eq!(held, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
     }
 
@@ -197,7 +197,7 @@ pub(crate) mod tests {
         let mut settings = healthy().settings;
         assert_eq!(settings.number("ipv4.tcp_ehash_entries"), Some(-262_144));
         assert_eq!(settings.number("ipv4.tcp_tw_recycle"), None);
-        settings.0.insert("ipv4.tcp_rfc1337", Reading::Unreadable("Permission denied".into()));
+        settings.0.insert("ipv4.tcp_rfc1337", SettingValue::Unreadable("Permission denied".into()));
         assert_eq!(settings.number("ipv4.tcp_rfc1337"), None);
     }
 }

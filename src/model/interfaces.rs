@@ -28,7 +28,7 @@ pub trait KernelInterfaces: fmt::Debug + Send + Sync {
 pub struct Interfaces {
     listed: BTreeMap<NonZeroU32, String>,
     kernel: Option<Arc<dyn KernelInterfaces>>,
-    /// Why names are missing, once [`Self::keep`] has dropped the access to the kernel.
+    /// Why names are missing, once [`Self::store_names`] has dropped the access to the kernel.
     failure: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Interfaces {
 
     /// Stores the names of these interfaces and drops the access to the kernel. So the facts of many namespaces do not keep a socket
     /// open for each namespace.
-    pub fn keep(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
+    pub fn store_names(&mut self, indices: impl IntoIterator<Item = NonZeroU32>) {
         for index in indices {
             if let Some(name) = self.name(index) {
                 self.listed.insert(index, name);

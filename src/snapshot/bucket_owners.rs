@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recent_closes::{self, RecentClose};
 use super::{Answer, CountedBuckets, Namespaces, PassOn, Snapshot, SnapshotError, SourceChoice};
-use crate::analysis::doctor::MadeBuckets;
+use crate::analysis::doctor::BucketsByMaker;
 use crate::analysis::groups::{GroupBy, StateCounts};
 use crate::analysis::makers;
 use crate::analysis::owner_counts::{OwnerCounts, OwnerGroup};
@@ -74,7 +74,7 @@ pub struct TracedOwners {
     /// The facts of each process, which all its buckets share.
     shared: HashMap<SharedKey, Arc<[MakerFacts]>, RandomState>,
     /// Whether a tracer has answered.
-    of_a_tracer: bool,
+    tracer_has_answered: bool,
 }
 
 /// The pid, whether it belongs to the pid namespace of the tracer, and the name and the cgroup of the process.
@@ -98,7 +98,7 @@ impl TracedOwners {
     }
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
-        let mut traced = Self { of_a_tracer: true, ..Self::default() };
+        let mut traced = Self { tracer_has_answered: true, ..Self::default() };
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let TracedLine { number, cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
                 serde_json::from_slice(line)?;
@@ -142,10 +142,10 @@ impl TracedOwners {
         }
     }
 
-    /// Removes the closes that are older than [`recent_closes::KEPT`]. If there are more than [`recent_closes::MAX_CLOSES`], removes the
-    /// oldest ones, too. `now` is the time of CLOCK_MONOTONIC.
+    /// Removes the closes that are older than [`recent_closes::KEEP_FOR`]. If there are more than [`recent_closes::MAX_CLOSES`], removes
+    /// the oldest ones, too. `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&mut self, now: Duration) {
-        let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEPT));
+        let oldest = recent_closes::nanoseconds(now.saturating_sub(recent_closes::KEEP_FOR));
         let old = self.order.partition_point(|(number, _)| *number < oldest);
         let old = old.max(self.order.len().saturating_sub(recent_closes::MAX_CLOSES));
         for (_, cookie) in self.order.drain(..old) {
@@ -162,8 +162,8 @@ impl TracedOwners {
 
     /// Whether a tracer has answered.
     #[must_use]
-    pub const fn of_a_tracer(&self) -> bool {
-        self.of_a_tracer
+    pub const fn tracer_has_answered(&self) -> bool {
+        self.tracer_has_answered
     }
 
     /// Whether no close is recorded, for example because no tracer runs.
@@ -360,9 +360,9 @@ impl Snapshot {
         &self,
         ipv4: Option<bool>,
         traced: &TracedOwners,
-    ) -> Result<Answer<MadeBuckets>, SnapshotError> {
+    ) -> Result<Answer<BucketsByMaker>, SnapshotError> {
         let answer = self.summary(&[GroupBy::Owner], ipv4)?;
-        let mut made = MadeBuckets::default();
+        let mut made = BucketsByMaker::default();
         for row in answer.value.rows().into_iter().filter(|row| !row.bucket.fin_wait_2) {
             made.add(traced.maker(row), row.bucket.tuple.remote_addr());
         }
@@ -408,9 +408,9 @@ mod tests {
         traced.append(TracedOwners::parse(line(9 * second, 3).as_bytes()).expect("a line"));
         assert_eq!((traced.newest(), traced.owners.len(), traced.shared.len()), (9 * second, 3, 1));
         assert!(traced.has_foreign_pids());
-        traced.forget(recent_closes::KEPT + Duration::from_secs(2));
+        traced.forget(recent_closes::KEEP_FOR + Duration::from_secs(2));
         assert_eq!((traced.owners.len(), traced.order.len()), (2, 2), "only the first close is older than 120 s");
-        traced.forget(recent_closes::KEPT + Duration::from_secs(99));
+        traced.forget(recent_closes::KEEP_FOR + Duration::from_secs(99));
         assert!(traced.is_empty() && traced.shared.is_empty() && !traced.has_foreign_pids());
         assert_eq!(traced.newest(), 0);
     }

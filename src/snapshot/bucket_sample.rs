@@ -31,7 +31,7 @@ use crate::sys::clock::Stopwatch;
 use crate::sys::interrupt::{Interrupts, Signal};
 
 /// Sampling uses at most a quarter of a core: the shortest interval is the processor time of a sample times this number.
-pub const SHARE: u32 = 4;
+pub const MIN_INTERVAL_PER_CPU_TIME: u32 = 4;
 
 /// The maximum number of missing buckets that a sample looks up. Each look-up takes about 4 µs.
 const MAX_ASKED: usize = 20_000;
@@ -204,7 +204,7 @@ impl SampleSource {
     ///
     /// # Errors
     /// See [`SnapshotError`]. The next sample may succeed.
-    pub fn take<T: Send>(
+    pub fn take_sample<T: Send>(
         &mut self,
         selection: &Selection,
         interval: Duration,
@@ -243,7 +243,7 @@ impl SampleSource {
             ControlFlow::Continue(())
         });
         let processor_time = sys::clock::processor_time().saturating_sub(processor_before);
-        let interval = interval.max(processor_time * SHARE);
+        let interval = interval.max(processor_time * MIN_INTERVAL_PER_CPU_TIME);
         let took = clock.elapsed().saturating_sub(elapsed);
         if let Some((mut file, sample)) = series.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let sample = answer.is_ok().then_some(RecordedSample { elapsed, took, processor_time, interval, ..sample });

@@ -109,7 +109,7 @@ impl Snapshot {
                 if several {
                     // Keep the names of the interfaces instead of an open descriptor for each namespace, because there
                     // may be many namespaces.
-                    buckets.facts[0].interfaces.keep(interfaces(buckets.rows.iter()));
+                    buckets.facts[0].interfaces.store_names(interfaces(buckets.rows.iter()));
                 }
                 let _ = pass_on((buckets, observer));
                 Ok(answer)

@@ -94,7 +94,7 @@ impl Closes {
         let own = source::kernel_facts();
         let (filter, filter_warnings) = selection.resolve(&own)?;
         if filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
-            return Err(SnapshotError::Unjudged("a close has no remaining time, so expires has no meaning"));
+            return Err(SnapshotError::FilterNotEvaluable("a close has no remaining time, so expires has no meaning"));
         }
         let interrupts = Interrupts::block().map_err(SnapshotError::Io)?;
         let (tracer, refusal) = match how {

@@ -23,7 +23,7 @@ pub enum SnapshotError {
     Filter(#[from] FilterError),
     /// A filter tests something that the source does not report.
     #[error("the filter cannot be evaluated: {0}")]
-    Unjudged(&'static str),
+    FilterNotEvaluable(&'static str),
     /// The sockets could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -107,7 +107,7 @@ impl SnapshotError {
     /// Whether the selection caused the error, so that another selection can succeed.
     #[must_use]
     pub const fn is_about_the_selection(&self) -> bool {
-        matches!(self, Self::Value(_) | Self::Filter(_) | Self::Unjudged(_))
+        matches!(self, Self::Value(_) | Self::Filter(_) | Self::FilterNotEvaluable(_))
     }
 
     /// Whether the kernel reported that no connection is possible. A lack of memory is not such a report.

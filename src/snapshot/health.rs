@@ -6,11 +6,11 @@ use std::io;
 
 use super::capacity::{Capacity, CapacityQuestion, capacity_here};
 use super::{Answer, Snapshot, SnapshotError, interrupted};
-use crate::analysis::doctor::{self, Check, LeakThreshold, MadeBuckets, OutboundConnections};
+use crate::analysis::doctor::{self, BucketsByMaker, Check, LeakThreshold, OutboundConnections};
 use crate::filter::Filter;
 use crate::model::command::Shell;
 use crate::model::facts::{Facts, Setting, UnreadFacts};
-use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, Reading, Settings};
+use crate::model::health::{CloseWait, Health, OpenListener, OpenSockets, SettingValue, Settings};
 use crate::model::process::Owners;
 use crate::model::socket::{FullSocket, Socket, StateSet, TcpState};
 use crate::source::{Source, SourceChoice, SourceError, kernel_bucket_facts, kernel_facts, read_fact};
@@ -24,7 +24,7 @@ pub struct Checkup {
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,
     /// The TIME_WAIT buckets by the program that closed their connections; `None` if no tracer runs.
-    pub made: Option<MadeBuckets>,
+    pub made: Option<BucketsByMaker>,
 }
 
 impl Checkup {
@@ -106,11 +106,11 @@ pub(super) fn settings() -> Settings {
     Settings(Settings::keys().map(|name| (name, setting(name))).collect())
 }
 
-fn setting(name: &str) -> Reading {
+fn setting(name: &str) -> SettingValue {
     match sys::sysctl::read(name) {
-        Ok(value) => Reading::Value(value),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Reading::Absent,
-        Err(error) => Reading::Unreadable(error.to_string()),
+        Ok(value) => SettingValue::Value(value),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => SettingValue::Absent,
+        Err(error) => SettingValue::Unreadable(error.to_string()),
     }
 }
 

@@ -354,7 +354,7 @@ impl Watch {
             complete: true,
             reuseaddr: None,
             extra_binds: 0,
-            note: ReuseportNote::Kept,
+            note: ReuseportNote::Unchanged,
             unread: None,
         })
     }

@@ -239,12 +239,12 @@ impl Query {
             return Ok(());
         }
         if facts.local_port_range.is_none() {
-            return Err(SnapshotError::Unjudged(
+            return Err(SnapshotError::FilterNotEvaluable(
                 "direction depends on net.ipv4.ip_local_port_range, which could not be read",
             ));
         }
         if self.of_unknown_direction.load(Ordering::Relaxed) {
-            return Err(SnapshotError::Unjudged(NO_V6ONLY));
+            return Err(SnapshotError::FilterNotEvaluable(NO_V6ONLY));
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Query {
         if !self.unjudged.load(Ordering::Relaxed) {
             return Ok(());
         }
-        Err(SnapshotError::Unjudged(if self.needs.mark {
+        Err(SnapshotError::FilterNotEvaluable(if self.needs.mark {
             "the kernel reports the mark of a socket (fwmark) only through sock_diag, and only to a caller with \
              CAP_NET_ADMIN; Linux 5.10 never reports the mark of a TIME_WAIT socket"
         } else {

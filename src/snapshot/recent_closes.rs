@@ -13,7 +13,7 @@ use crate::model::socket::Cookie;
 pub const MAX_CLOSES: usize = 256 * 1024;
 
 /// How long a close is kept: twice as long as TIME_WAIT lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.
-pub const KEPT: Duration = Duration::from_secs(120);
+pub const KEEP_FOR: Duration = Duration::from_secs(120);
 
 /// A close whose process is known.
 #[derive(Clone, Debug)]
@@ -49,9 +49,9 @@ impl RecentCloses {
         closes.push_back(RecentClose { number, cookie, facts, method, role });
     }
 
-    /// Removes the closes that are older than [`KEPT`]. `now` is the time of CLOCK_MONOTONIC.
+    /// Removes the closes that are older than [`KEEP_FOR`]. `now` is the time of CLOCK_MONOTONIC.
     pub fn forget(&self, now: Duration) {
-        let oldest = nanoseconds(now.saturating_sub(KEPT));
+        let oldest = nanoseconds(now.saturating_sub(KEEP_FOR));
         let mut closes = self.lock();
         let old = closes.partition_point(|close| close.number < oldest);
         closes.drain(..old);
@@ -116,9 +116,9 @@ mod tests {
         let first = closes.since(0)[0].number;
         assert_eq!(first, 1_000_000_000);
         assert_eq!((cookies(first), cookies(first + 2), cookies(u64::MAX)), (vec![2, 3, 5], vec![5], vec![]));
-        closes.forget(KEPT + second);
+        closes.forget(KEEP_FOR + second);
         assert_eq!(cookies(0).len(), 4);
-        closes.forget(KEPT + 2 * second);
+        closes.forget(KEEP_FOR + 2 * second);
         assert_eq!(cookies(0), [5]);
     }
 }

@@ -128,7 +128,7 @@ fn count(
     warnings.extend(source.warnings());
     let limits = counts.at_maximum(&kernel, facts.negative_maximum_is_none()).into_iter().collect();
     // This closes the descriptor for interface names, because there may be many namespaces.
-    facts.interfaces.keep([]);
+    facts.interfaces.store_names([]);
     let origin = source.origin();
     let of_one_family = ipv4.is_some();
     let counted =

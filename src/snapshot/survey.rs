@@ -198,7 +198,7 @@ fn bound_inactive() -> StateSet {
 
 /// Closes the descriptor for interface names, because there may be many namespaces.
 fn without_descriptor(mut facts: Facts) -> Facts {
-    facts.interfaces.keep([]);
+    facts.interfaces.store_names([]);
     facts
 }
 

@@ -103,7 +103,7 @@ pub fn attempts(
             attempts.push(attempt);
         }
     }
-    let mut note = ReuseportNote::Kept;
+    let mut note = ReuseportNote::Unchanged;
     // If every attempt succeeded, even those without options, no socket on the port conflicts with these addresses. Then no result depends
     // on a note.
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
@@ -144,7 +144,7 @@ pub fn attempts(
 /// sockets on the note's address share the port with SO_REUSEPORT anyway. A successful bind with only SO_REUSEPORT on that address
 /// proves this. For a wildcard address, such a bind must also have succeeded on a dual-stack `::`, because the kernel treats all
 /// wildcards as equal.
-fn admits_others(noted: &Attempt, attempts: &[Attempt]) -> bool {
+fn admits_refused_server(noted: &Attempt, attempts: &[Attempt]) -> bool {
     let works = |fits: &dyn Fn(&Attempt) -> bool| {
         let shares = |one: &&Attempt| one.options == ReuseOptions::REUSEPORT && one.bind == CallResult::Ok;
         attempts.iter().filter(shares).any(fits)
@@ -166,14 +166,14 @@ pub fn attempt_alone(
     let _blocked = BlockedSignals::block_all();
     let (first, cleared) = prober.attempt_and_clear(at, options)?;
     if !options.reuseport || first.bind != CallResult::Ok {
-        return Ok((first, ReuseportNote::Kept));
+        return Ok((first, ReuseportNote::Unchanged));
     }
     if !cleared {
         let left = prober.leaves_note(&[first], &[first])?;
-        return Ok((first, if left { ReuseportNote::Left } else { ReuseportNote::Kept }));
+        return Ok((first, if left { ReuseportNote::Left } else { ReuseportNote::Unchanged }));
     }
     let (again, _) = prober.attempt_and_clear(at, options)?;
-    Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Kept } else { ReuseportNote::Lost }))
+    Ok((again, if again.bind == CallResult::Ok { ReuseportNote::Unchanged } else { ReuseportNote::Lost }))
 }
 
 /// Binds once, without SO_REUSEPORT, so that no note is left.
@@ -198,7 +198,7 @@ pub fn attempt_together(
     for attempt in &mut attempts {
         attempt.blocked_by_own_socket = attempt.outcome() == CallResult::Failed(Errno::AddrInUse);
     }
-    Ok((attempts, if left { ReuseportNote::Left } else { ReuseportNote::Kept }))
+    Ok((attempts, if left { ReuseportNote::Left } else { ReuseportNote::Unchanged }))
 }
 
 /// Makes attempts on one port, as one server would.
@@ -235,8 +235,9 @@ impl Prober<'_> {
     /// IPV6_V6ONLY, they do not show whether a dual-stack `::` can be bound, so this function also tries that bind.
     fn leaves_note(&self, noted: &[Attempt], attempts: &[Attempt]) -> Result<bool, AttemptError> {
         let leaves = |one: &Attempt| one.options.reuseport && one.bind == CallResult::Ok;
-        let admits =
-            |attempts: &[Attempt]| noted.iter().filter(|one| leaves(one)).any(|one| admits_others(one, attempts));
+        let admits = |attempts: &[Attempt]| {
+            noted.iter().filter(|one| leaves(one)).any(|one| admits_refused_server(one, attempts))
+        };
         if !admits(attempts) || self.setup.v6only != Some(true) {
             return Ok(admits(attempts));
         }

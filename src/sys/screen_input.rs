@@ -91,8 +91,8 @@ impl ScreenInput {
 
     /// Whether the output has read a signal that [`Self::wait`] has not reported yet. If a write has failed, this signal is the reason.
     #[must_use]
-    pub fn has_interrupted_the_output(&self) -> bool {
-        self.signals.are_waiting()
+    pub fn has_unreported_signal(&self) -> bool {
+        self.signals.has_unreported_signal()
     }
 
     /// Waits for an event that the screen must react to, at most for `time`.
@@ -103,7 +103,7 @@ impl ScreenInput {
         let end = time.map(|time| Instant::now() + time);
         let stdin = io::stdin();
         loop {
-            if self.signals.are_waiting()
+            if self.signals.has_unreported_signal()
                 && let Some(wakeup) = self.signal()?
             {
                 return Ok(wakeup);

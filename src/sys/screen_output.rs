@@ -28,7 +28,7 @@ impl ScreenOutput {
 
     /// Waits until the terminal accepts text.
     fn wait(&self) -> io::Result<()> {
-        while !self.signals.end_the_program()? {
+        while !self.signals.has_ending_signal()? {
             let mut descriptors = [
                 PollFd::new(self.terminal.as_fd(), PollFlags::POLLOUT),
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),

@@ -56,7 +56,7 @@ impl ScreenSignals {
     }
 
     /// Whether the output has read a signal that the input has not reported.
-    pub(super) fn are_waiting(&self) -> bool {
+    pub(super) fn has_unreported_signal(&self) -> bool {
         !self.came.borrow().is_empty()
     }
 
@@ -87,7 +87,7 @@ impl ScreenSignals {
     }
 
     /// Whether one of the signals that have arrived ends or stops the program. [`Self::next`] still returns all of them.
-    pub(super) fn end_the_program(&self) -> io::Result<bool> {
+    pub(super) fn has_ending_signal(&self) -> io::Result<bool> {
         self.read_all()?;
         Ok(self.came.borrow().iter().any(|signal| !matches!(signal, Signal::SIGCONT | Signal::SIGWINCH)))
     }

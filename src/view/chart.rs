@@ -10,7 +10,7 @@ use super::style::{Meaning, TextStyle};
 pub const HEIGHT: usize = 6;
 
 /// The assumed width in columns if the width is unknown.
-const USUAL_WIDTH: usize = 80;
+const ASSUMED_WIDTH: usize = 80;
 
 /// The maximum width of a bar in columns.
 const WIDEST: usize = 2;
@@ -48,7 +48,7 @@ impl Chart<'_> {
     fn layout(&self, style: TextStyle) -> BarLayout {
         let most = self.seconds.iter().flatten().max().copied().unwrap_or(0);
         let label = human::with_separators(most).len();
-        let room = style.width.unwrap_or(USUAL_WIDTH).saturating_sub(label + 2).max(1);
+        let room = style.width.unwrap_or(ASSUMED_WIDTH).saturating_sub(label + 2).max(1);
         let count = self.seconds.len().max(1);
         let divides = |per_bar: &usize| count.is_multiple_of(*per_bar) && count / per_bar <= room;
         let per_bar = (1..=count).find(divides).unwrap_or(count);

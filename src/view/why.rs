@@ -47,7 +47,7 @@ pub struct ProgramReport<'a> {
     /// The calls that the program made.
     pub call_counts: &'a CallCounts,
     /// How long twtool watched the program.
-    pub at: Duration,
+    pub watched_for: Duration,
 }
 
 /// Formats the address of a call: `0.0.0.0:80`, `[fe80::1%2]:80`, `0.0.0.0%eth0:80`.
@@ -188,9 +188,9 @@ fn ended(end: ProgramEnd) -> String {
 
 /// Writes the report at the end: what listens, and which calls failed.
 pub fn report(out: &mut dyn Write, report: &ProgramReport, style: TextStyle) -> io::Result<()> {
-    let ProgramReport { program, end, call_counts, at } = *report;
+    let ProgramReport { program, end, call_counts, watched_for } = *report;
     let how = end.map_or_else(|| "is no longer watched".into(), |end| format!("ended with {}", ended(end)));
-    let first = format!("twtool: {program} {how} after {}", human::duration(at));
+    let first = format!("twtool: {program} {how} after {}", human::duration(watched_for));
     writeln!(out, "{}", style.paint(Meaning::Heading, human::escape(&first)))?;
     if call_counts.calls == 0 {
         return writeln!(out, "  It made no bind(), listen() or connect() on an Internet socket.");
@@ -389,7 +389,7 @@ pub fn report_record(out: &mut dyn Write, report: &ProgramReport) -> io::Result<
     }
     let record = ProgramEndRecord {
         r#type: "end",
-        at_ms: milliseconds(report.at),
+        at_ms: milliseconds(report.watched_for),
         status: report.end.map(ProgramEnd::code),
         signal: match report.end {
             Some(ProgramEnd::Signaled(signal)) => Some(signal),

@@ -36,17 +36,17 @@ struct TrackedNamespace {
 
 /// How long the buckets of a namespace are kept if later samples cannot read the namespace. On mainline kernels, no bucket lasts that
 /// long without a restart of its timer.
-const KEPT: Duration = Duration::from_secs(120);
+const KEEP_FOR: Duration = Duration::from_secs(120);
 
 /// Records which namespaces a sample has read, and drops the buckets of other namespaces. If the sample was complete, the other
 /// namespaces have ended, so this function drops their buckets at once. Otherwise the other namespaces may be unreadable for now, so it
-/// drops their buckets after [`KEPT`]. Without this limit, memory would grow with each namespace that ends while some namespace is
+/// drops their buckets after [`KEEP_FOR`]. Without this limit, memory would grow with each namespace that ends while some namespace is
 /// unreadable.
 fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
     for netns in read {
         trackers.entry(netns).or_default().seen = now;
     }
-    trackers.retain(|_, tracked| tracked.seen == now || (!complete && now.saturating_sub(tracked.seen) < KEPT));
+    trackers.retain(|_, tracked| tracked.seen == now || (!complete && now.saturating_sub(tracked.seen) < KEEP_FOR));
 }
 
 impl Sampler {
@@ -130,7 +130,7 @@ impl Sampler {
             lock().insert(key, tracked);
             sample
         };
-        let taken = self.samples.take(&self.selection, self.interval, &follow);
+        let taken = self.samples.take_sample(&self.selection, self.interval, &follow);
         self.trackers = trackers.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Some(TakenSample { elapsed, took, processor_time, interval, answer }) = taken? else { return Ok(None) };
         self.closes_begin = false;
@@ -174,7 +174,7 @@ mod tests {
         // Namespaces come and go, and no sample is complete, because one namespace can never be read.
         for second in 2..10_000 {
             forget(&mut trackers, [Some(1), Some(second)].into_iter(), seconds(second), false);
-            assert!(trackers.len() as u64 <= 1 + KEPT.as_secs(), "{} trackers", trackers.len());
+            assert!(trackers.len() as u64 <= 1 + KEEP_FOR.as_secs(), "{} trackers", trackers.len());
         }
         forget(&mut trackers, [Some(1)].into_iter(), seconds(10_000), true);
         assert_eq!(kept(&trackers), [1], "a complete sample shows that the others have ended");

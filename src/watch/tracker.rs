@@ -199,7 +199,7 @@ impl Tracker {
             sample;
         // This closes the descriptor for interface names.
         let shown = rows.iter().chain(found.iter().map(|event| &event.row));
-        facts.interfaces.keep(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
+        facts.interfaces.store_names(shown.filter_map(|row| row.bucket.interface).collect::<BTreeSet<_>>());
         let (at, facts) = (facts.taken_at, Arc::new(facts));
         let counters = match self.last.take() {
             Some(last) if !whole => last.counters,

@@ -194,7 +194,7 @@ fn in_use(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
     let sockets = holders.iter().map(|holder| &holder.socket);
     let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
     let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
-    let held_by_itself = are_of(&blocking, failed.watched);
+    let held_by_itself = are_held_by(&blocking, failed.watched);
     let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
     let evidence = BindEvidence {
         facts,
@@ -253,17 +253,17 @@ fn options_text(socket: &CalledSocket) -> String {
 
 /// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process can have open (a
 /// bucket, or a connection that is not accepted yet) do not count.
-fn are_of(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
+fn are_held_by(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =
         |holder: &&&Holder| matches!(holder.owners, Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_));
     if blocking.is_empty() || owned.iter().any(unknown) {
         return None;
     }
-    Some(!owned.is_empty() && owned.iter().all(|holder| is_of(holder, watched)))
+    Some(!owned.is_empty() && owned.iter().all(|holder| is_held_by(holder, watched)))
 }
 
-fn is_of(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
+fn is_held_by(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
     matches!(&holder.owners, Owners::Found(processes) if processes.iter().any(|process| watched.contains(&process.pid)))
 }
 
@@ -464,7 +464,8 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
 fn next_steps(called: &FailedTcpCall, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.
-    let holders: Vec<Holder> = failed.holders.iter().filter(|holder| !is_of(holder, failed.watched)).cloned().collect();
+    let holders: Vec<Holder> =
+        failed.holders.iter().filter(|holder| !is_held_by(holder, failed.watched)).cloned().collect();
     let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };
     let mut steps = next::steps(&Failure {
         shell: failed.shell,

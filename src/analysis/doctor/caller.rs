@@ -58,7 +58,7 @@ fn capabilities(health: &Health) -> Check {
         let finding = "/proc/thread-self/status does not show the effective set of capabilities.";
         return Check::ok(subject, Datum::Unknown, Datum::Unknown).found(Status::Unknown, finding);
     };
-    let (has, lacks): (Vec<Capability>, Vec<_>) = Capability::ALL.into_iter().partition(|one| held.has(*one));
+    let (has, lacks): (Vec<Capability>, Vec<_>) = Capability::REPORTED.into_iter().partition(|one| held.has(*one));
     let names = |list: &[Capability]| list.iter().map(|one| Datum::Text(one.name().into())).collect();
     let check =
         Check::ok(subject, Datum::List(names(&has)), Datum::Unknown).with("missing", Datum::List(names(&lacks)));

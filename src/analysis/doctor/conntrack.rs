@@ -1,7 +1,7 @@
 //! The check of connection tracking. On a machine that does NAT, the conntrack table can be full although ports are left.
 
 use super::{Check, Datum, Status, Subject};
-use crate::model::health::{Health, Reading};
+use crate::model::health::{Health, SettingValue};
 use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 
 /// The share of nf_conntrack_max, in percent, at which the check warns.
@@ -16,7 +16,7 @@ pub(super) fn check(health: &Health) -> Check {
                    TIME_WAIT socket and holds no port of this machine.",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_count and nf_conntrack_max"],
     };
-    if *health.settings.reading(NF_CONNTRACK_COUNT.key()) == Reading::Absent {
+    if *health.settings.value(NF_CONNTRACK_COUNT.key()) == SettingValue::Absent {
         return Check::ok(subject, Datum::Unknown, Datum::Unknown)
             .found(Status::Ok, "The kernel does not track connections here.");
     }

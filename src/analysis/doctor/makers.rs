@@ -23,7 +23,7 @@ const MANY: u64 = 10;
 
 /// The TIME_WAIT buckets of a network namespace, by the container, systemd unit or process that closed the connection.
 #[derive(Clone, Debug, Default)]
-pub struct MadeBuckets {
+pub struct BucketsByMaker {
     all: u64,
     /// The buckets of each program and role, by remote address.
     made: HashMap<(MakerGroupKey, Role), HashMap<IpAddr, u64>>,
@@ -38,7 +38,7 @@ struct ProgramBuckets<'a> {
     remote: (IpAddr, u64),
 }
 
-impl MadeBuckets {
+impl BucketsByMaker {
     /// Adds a bucket. `maker` is the process that closed the connection, and its role, if a tracer recorded them.
     pub fn add(&mut self, maker: Option<(&MakerFacts, Role)>, remote: IpAddr) {
         self.all += 1;
@@ -72,7 +72,7 @@ impl MadeBuckets {
 }
 
 /// Makes the check. The result is at most a note, because a TIME_WAIT bucket is not a fault.
-pub(super) fn check(made: &MadeBuckets) -> Check {
+pub(super) fn check(made: &BucketsByMaker) -> Check {
     let subject = Subject {
         id: "time_wait_makers",
         does: "Names the programs that made the most TIME_WAIT sockets, and whether they accepted or opened the connections. The end \
@@ -190,8 +190,8 @@ mod tests {
     }
 
     /// Buckets of the workers of a unit, buckets of a process without a unit, and a bucket without a recorded maker.
-    fn made() -> MadeBuckets {
-        let mut made = MadeBuckets::default();
+    fn made() -> BucketsByMaker {
+        let mut made = BucketsByMaker::default();
         for pid in 0..20 {
             let worker = facts(pid, Some("/system.slice/web.service"));
             made.add(Some((&worker, Role::Accepted)), addr(if pid == 0 { 2 } else { 1 }));
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_advice_depends_on_the_roles_in_the_finding() {
         let of = |role, buckets: u8| {
-            let mut made = MadeBuckets::default();
+            let mut made = BucketsByMaker::default();
             (0..buckets).for_each(|_| made.add(Some((&facts(7, None), role)), addr(1)));
             check(&made).help.advice
         };
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_finding_has_only_a_sum_for_programs_after_the_first_three() {
-        let mut made = MadeBuckets::default();
+        let mut made = BucketsByMaker::default();
         for pid in 1..=5_u32 {
             (0..pid).for_each(|_| made.add(Some((&facts(pid, None), Role::Unknown)), addr(1)));
         }
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn without_a_recorded_maker_there_is_no_finding() {
-        let mut made = MadeBuckets::default();
+        let mut made = BucketsByMaker::default();
         assert_eq!((check(&made).status, check(&made).value), (Status::Ok, Datum::Unknown));
         made.add(None, addr(1));
         assert_eq!((check(&made).status, check(&made).finding), (Status::Ok, None));

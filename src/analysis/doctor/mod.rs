@@ -20,7 +20,7 @@ use crate::model::health::Health;
 use crate::model::setting::Sysctl;
 
 pub use destinations::OutboundConnections;
-pub use makers::MadeBuckets;
+pub use makers::BucketsByMaker;
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,7 +178,7 @@ impl LeakThreshold {
 pub fn examine(
     health: &Health,
     outbound: Result<OutboundConnections, &str>,
-    made: Option<&MadeBuckets>,
+    made: Option<&BucketsByMaker>,
     leak: LeakThreshold,
     shell: &Shell,
 ) -> Vec<Check> {

@@ -2,7 +2,7 @@
 
 use super::{Check, Datum, Status, Subject, ports, timewait};
 use crate::model::command::Shell;
-use crate::model::health::{Health, Reading};
+use crate::model::health::{Health, SettingValue};
 use crate::model::setting::{DefaultValue, Form, SETTINGS, Sysctl, TCP_EHASH_ENTRIES};
 
 /// The checks of all settings that have a check, in the order of [`SETTINGS`].
@@ -67,12 +67,12 @@ fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> C
         let default = if setting.absent.is_some() && status == Status::Ok { Datum::Unknown } else { default.into() };
         Check::ok(subject, Datum::Unknown, default).found(status, finding)
     };
-    match health.settings.reading(setting.key()) {
-        Reading::Value(text) => match text.parse::<i64>() {
+    match health.settings.value(setting.key()) {
+        SettingValue::Value(text) => match text.parse::<i64>() {
             Ok(number) => judge(Check::ok(subject, Datum::Number(number.into()), default.into()), number),
             Err(_) => nothing(Status::Unknown, format!("{file} holds '{text}', which is not a number.")),
         },
-        Reading::Absent => match setting.absent {
+        SettingValue::Absent => match setting.absent {
             Some(then) => nothing(Status::Ok, then.to_owned()),
             None => nothing(
                 Status::Unknown,
@@ -82,6 +82,6 @@ fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> C
                 ),
             ),
         },
-        Reading::Unreadable(why) => nothing(Status::Unknown, format!("Reading {file} failed: {why}.")),
+        SettingValue::Unreadable(why) => nothing(Status::Unknown, format!("Reading {file} failed: {why}.")),
     }
 }

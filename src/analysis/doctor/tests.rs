@@ -10,7 +10,7 @@ use crate::analysis::history::Length;
 use crate::model::command::{Caller, RootPower};
 use crate::model::facts::Facts;
 use crate::model::health::tests::healthy;
-use crate::model::health::{Capabilities, CloseWait, OpenListener, Reading};
+use crate::model::health::{Capabilities, CloseWait, OpenListener, SettingValue};
 use crate::model::kernel_counts::TcpSockstat;
 use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
 use crate::model::port_set::PortSet;
@@ -145,7 +145,7 @@ fn a_change_affects_only_the_checks_that_depend_on_it() {
 fn every_setting_with_a_check_is_explained_and_has_its_number_and_default() {
     let mut health = healthy();
     for setting in SETTINGS.iter().filter(|setting| setting.form == Form::Number) {
-        health.settings.0.insert(setting.key(), Reading::Value("7".into()));
+        health.settings.0.insert(setting.key(), SettingValue::Value("7".into()));
     }
     for setting in SETTINGS {
         let Some(id) = setting.check else { continue };
@@ -235,21 +235,21 @@ fn every_source_is_a_man_page_an_rfc_or_a_file_of_the_kernel() {
 
 #[test]
 fn the_default_of_the_bucket_limit_follows_the_kernels_hash_table() {
-    let check_of = |entries: Reading| {
+    let check_of = |entries: SettingValue| {
         let mut health = healthy();
         health.settings.0.insert("ipv4.tcp_ehash_entries", entries);
         check(&health, "tcp_max_tw_buckets")
     };
-    assert_eq!(check_of(Reading::Value("-8192".into())).default, Datum::Number(4096));
-    assert_eq!(check_of(Reading::Value("8192".into())).default, Datum::Number(4096));
-    let unknown = check_of(Reading::Absent);
+    assert_eq!(check_of(SettingValue::Value("-8192".into())).default, Datum::Number(4096));
+    assert_eq!(check_of(SettingValue::Value("8192".into())).default, Datum::Number(4096));
+    let unknown = check_of(SettingValue::Absent);
     assert_eq!((unknown.default, unknown.status), (Datum::Unknown, Status::Ok));
-    let unreadable = check_of(Reading::Unreadable("Input/output error".into()));
+    let unreadable = check_of(SettingValue::Unreadable("Input/output error".into()));
     assert_eq!((unreadable.default, unreadable.status), (Datum::Unknown, Status::Unknown));
     // The default is unknown and the limit is 0, so twtool has no number to suggest, and prints no command.
     let mut health = healthy();
-    health.settings.0.insert("ipv4.tcp_ehash_entries", Reading::Absent);
-    health.settings.0.insert("ipv4.tcp_max_tw_buckets", Reading::Value("0".into()));
+    health.settings.0.insert("ipv4.tcp_ehash_entries", SettingValue::Absent);
+    health.settings.0.insert("ipv4.tcp_max_tw_buckets", SettingValue::Value("0".into()));
     assert_eq!(check(&health, "tcp_max_tw_buckets").help.commands, []);
 }
 

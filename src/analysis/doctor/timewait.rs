@@ -2,7 +2,7 @@
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::command::Shell;
-use crate::model::health::{Health, Reading};
+use crate::model::health::{Health, SettingValue};
 use crate::model::setting;
 
 /// The share of tcp_max_tw_buckets, in percent, at which the check warns.
@@ -86,7 +86,7 @@ pub(super) fn max_tw_buckets(check: Check, most: i64, health: &Health, shell: &S
         )
     } else if default.is_some_and(|default| most < default) {
         check.found(Status::Note, format!("{most} is less than the kernel's default {}.", default.unwrap_or_default()))
-    } else if let Reading::Unreadable(why) = health.settings.reading(setting::TCP_EHASH_ENTRIES.key()) {
+    } else if let SettingValue::Unreadable(why) = health.settings.value(setting::TCP_EHASH_ENTRIES.key()) {
         let finding = format!(
             "It is unknown whether {most} is less than the kernel's default: reading /proc/sys/net/ipv4/tcp_ehash_entries \
              failed: {why}."

@@ -147,7 +147,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
             ends_orphans: ends_orphans(&waited.target.facts, &waited.state.blocked_by),
         })
     };
-    let note_lost = waited.note != ReuseportNote::Kept;
+    let note_lost = waited.note != ReuseportNote::Unchanged;
     let shown = WaitReport { note_lost, next: &next, ..wait_report(&waited.target, &waited.state) };
     // If the port was free at once, only the command writes output.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;

@@ -11,7 +11,7 @@ use crate::view;
 use crate::view::wait::StatusLine;
 
 /// The assumed width in columns of a terminal whose width is unknown.
-const USUAL_WIDTH: usize = 80;
+const ASSUMED_WIDTH: usize = 80;
 
 /// After a record with more blocking sockets than this, the next record comes after [`BETWEEN_CROWDS`] at the earliest.
 /// Otherwise, thousands of buckets that expire one by one would each cause a record with thousands of sockets.
@@ -65,7 +65,7 @@ impl Observer for ProgressReporter<'_, '_> {
 
     fn observe(&mut self, target: &WaitTarget, state: &WaitState) -> io::Result<()> {
         if self.observes == ObservedEvents::Everything {
-            let width = (self.context.machine.stderr_width)().unwrap_or(USUAL_WIDTH);
+            let width = (self.context.machine.stderr_width)().unwrap_or(ASSUMED_WIDTH);
             // A write error on the status line does not end the wait.
             let _ = self.line.draw(self.context.err, &wait_report(target, state), target.timeout, width);
             return Ok(());

@@ -26,7 +26,7 @@ use record::{COUNTERS, SPANS, payload};
 const CLOSES: &str = "closes per second over the last minute";
 
 /// The assumed width in columns if the width is unknown.
-const USUAL_WIDTH: usize = 80;
+const ASSUMED_WIDTH: usize = 80;
 
 /// The number of spaces between two tables side by side.
 const GAP: usize = 3;
@@ -195,7 +195,7 @@ struct Block {
 impl Block {
     fn new(title: &'static str, more: &[Heading], rows: &[Vec<String>], style: TextStyle) -> io::Result<Self> {
         let mut text = vec![];
-        let plain = TextStyle { color: false, width: Some(style.width.unwrap_or(USUAL_WIDTH)), ..style };
+        let plain = TextStyle { color: false, width: Some(style.width.unwrap_or(ASSUMED_WIDTH)), ..style };
         let headings = [&[Heading::new(title), Heading::new("COUNT").right()], more].concat();
         table::write(&mut text, &headings, true, rows, plain)?;
         let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
@@ -297,7 +297,7 @@ pub fn label(key: &GroupKey, facts: &Facts, namespaces: &[Facts]) -> String {
 
 /// Writes tables side by side, as many as fit into the width, with an empty line above each row of tables.
 fn side_by_side(out: &mut dyn Write, blocks: &[Block], style: TextStyle) -> io::Result<()> {
-    let room = style.width.unwrap_or(USUAL_WIDTH);
+    let room = style.width.unwrap_or(ASSUMED_WIDTH);
     let mut left = blocks;
     while !left.is_empty() {
         let mut used = 0;
@@ -360,7 +360,7 @@ mod tests {
             tcp_ext: Some(TcpExt([("TW".to_owned(), 12_345), ("TCPTimeWaitOverflow".to_owned(), 7)].into())),
             ..BucketFacts::default()
         };
-        let mut counts = SummaryCounts::new(&GroupBy::USUAL, &kernel);
+        let mut counts = SummaryCounts::new(&GroupBy::DEFAULT, &kernel);
         for i in 0_u16..500 {
             let mut row = if i % 5 == 0 {
                 row("2001:db8:1:2:3:4:5:6", 40_000 + i, "2001:db8:1111:2222:3333:4444:5555:6666", 443)

@@ -13,7 +13,7 @@ use std::sync::{PoisonError, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::counted::{SampleCounts, SampleStep};
+use super::counted::{SampleCounts, SampleWithInterval};
 use crate::snapshot::bucket_owners::TracedOwners;
 use crate::snapshot::owner_feed::{OwnerFeed, SharedOwners, Tracing};
 use crate::snapshot::{Answer, Capacity, CapacityQuestion, Namespaces, Selection, Snapshot, SnapshotError};
@@ -178,7 +178,8 @@ impl Work {
         let tracing = feed.as_mut().map(OwnerFeed::update);
         let counted = |sample: Sample| {
             let last = last.replace(sample.elapsed).filter(|_| !sample.closes_begin);
-            let since = last.map(|last| SampleStep { sample: &sample, time: sample.elapsed.saturating_sub(last) });
+            let since =
+                last.map(|last| SampleWithInterval { sample: &sample, time: sample.elapsed.saturating_sub(last) });
             let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
             let counted = SampleCounts::of(rows()).with_makers(&lock_owners(owners), rows(), since);
             (sample, counted)

@@ -29,12 +29,12 @@ pub(super) struct MakerCount {
 
 /// A sample, and the time since the previous sample.
 #[derive(Clone, Copy)]
-pub(super) struct SampleStep<'a> {
+pub(super) struct SampleWithInterval<'a> {
     pub(super) sample: &'a Sample,
     pub(super) time: Duration,
 }
 
-impl SampleStep<'_> {
+impl SampleWithInterval<'_> {
     /// How many buckets of each process entered TIME_WAIT per second; `None` if the sample may have missed some.
     fn rates(self, owners: &TracedOwners) -> Option<BTreeMap<makers::MakerGroupKey, f64>> {
         let seconds = self.time.as_secs_f64();
@@ -64,19 +64,19 @@ impl SampleCounts {
         counted
     }
 
-    /// Also counts the rows by the process that made them, if a tracer has recorded any owner. Without `step`, the closes per second
+    /// Also counts the rows by the process that made them, if a tracer has recorded any owner. Without `sample`, the closes per second
     /// are unknown.
     #[must_use]
     pub(super) fn with_makers<'a>(
         self,
         owners: &TracedOwners,
         namespaces: impl Iterator<Item = &'a [Row]>,
-        step: Option<SampleStep>,
+        sample: Option<SampleWithInterval>,
     ) -> Self {
         if owners.is_empty() {
             return self;
         }
-        let rates = step.and_then(|step| step.rates(owners));
+        let rates = sample.and_then(|sample| sample.rates(owners));
         let rate = |key: &makers::MakerGroupKey| rates.as_ref().map(|rates| rates.get(key).copied().unwrap_or(0.0));
         let groups = owners.groups(namespaces.flatten());
         let mut makers: Vec<MakerCount> =

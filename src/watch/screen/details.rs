@@ -7,7 +7,7 @@ use super::counted::MakerCount;
 use super::latest::{LatestSample, name_of};
 use super::tables::SelectedRow;
 use crate::analysis::capacity::advice;
-use crate::analysis::doctor::MadeBuckets;
+use crate::analysis::doctor::BucketsByMaker;
 use crate::analysis::groups::{GroupBy, GroupKey, StateCounts};
 use crate::analysis::makers;
 use crate::filter::Filter;
@@ -267,7 +267,7 @@ fn about_maker(key: &makers::MakerGroupKey, latest: &LatestSample) -> Vec<String
     // Compare the pid first. It differs for most rows, and then no key is built.
     let is_it = |facts: &MakerFacts| facts.pid == process.pid && makers::MakerGroupKey::of_process(facts) == *key;
     let is_its = |row: &&Row| !row.bucket.fin_wait_2 && owners.owner(row).is_some_and(|owner| is_it(owner.process()));
-    let mut made = MadeBuckets::default();
+    let mut made = BucketsByMaker::default();
     for row in latest.namespaces().iter().flat_map(|netns| netns.rows.iter()).filter(is_its) {
         made.add(owners.maker(row), row.bucket.tuple.remote_addr());
     }

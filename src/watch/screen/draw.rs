@@ -279,7 +279,7 @@ fn rows(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameConte
         put(buffer, area, at, line(&|column| cells[column].clone()).trim_end(), Style::new());
     }
     if lines.is_empty() {
-        put(buffer, area, 1, listing.none(!state.filter.is_empty(), latest), style_of(Meaning::Aside, style));
+        put(buffer, area, 1, listing.empty_text(!state.filter.is_empty(), latest), style_of(Meaning::Aside, style));
     }
     let selected = position.selected.as_ref().and_then(|(row, _)| row.checked_sub(position.top));
     if let Some(at) = selected.filter(|at| *at < count).and_then(|at| u16::try_from(at).ok()) {

@@ -47,7 +47,7 @@ use self::terminal::{ScreenTerminal, TerminalGuard};
 use self::widths::Widths;
 use super::{CloseHistory, Sample, Sampler};
 use crate::model::command::{Shell, quoted};
-use crate::snapshot::bucket_sample::SHARE;
+use crate::snapshot::bucket_sample::MIN_INTERVAL_PER_CPU_TIME;
 use crate::snapshot::owner_feed::OwnerFeed;
 use crate::snapshot::{Selection, SnapshotError};
 use crate::sys::clock::{self, Stopwatch};
@@ -349,7 +349,7 @@ impl Screen {
     fn interval(&self) -> Duration {
         let Sample { interval, processor_time, .. } = self.latest.sample;
         // A recording has its own interval.
-        let least = if self.can_ask_kernel { processor_time * SHARE } else { interval };
+        let least = if self.can_ask_kernel { processor_time * MIN_INTERVAL_PER_CPU_TIME } else { interval };
         least.max(self.state.interval)
     }
 
@@ -481,7 +481,7 @@ impl Screen {
 
     /// Ignores an error of output that a signal interrupted. [`Self::turn`] handles that signal next.
     fn unless_interrupted(&self, result: io::Result<()>) -> io::Result<()> {
-        if self.input.has_interrupted_the_output() { Ok(()) } else { result }
+        if self.input.has_unreported_signal() { Ok(()) } else { result }
     }
 
     fn draw(&mut self) -> io::Result<()> {

@@ -417,7 +417,7 @@ impl Listing {
 
     /// The sentence that an empty table shows.
     #[must_use]
-    pub(super) fn none(&self, filtered: bool, latest: &LatestSample) -> &'static str {
+    pub(super) fn empty_text(&self, filtered: bool, latest: &LatestSample) -> &'static str {
         match &self.0 {
             Items::Destinations(_) if latest.capacity.is_empty() => {
                 "free ports are unknown: not read yet, screen paused, or a recording"

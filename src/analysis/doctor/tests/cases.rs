@@ -29,7 +29,7 @@ impl Case {
 
 /// Gives a setting this value.
 pub(super) fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Health) {
-    move |health| drop(health.settings.0.insert(name, Reading::Value(value.into())))
+    move |health| drop(health.settings.0.insert(name, SettingValue::Value(value.into())))
 }
 
 /// Makes two changes.
@@ -42,7 +42,7 @@ pub(super) fn both(a: impl Fn(&mut Health), b: impl Fn(&mut Health)) -> impl Fn(
 
 /// Removes a setting, as on a kernel that does not have it.
 pub(super) fn gone(name: &'static str) -> impl Fn(&mut Health) {
-    move |health| drop(health.settings.0.insert(name, Reading::Absent))
+    move |health| drop(health.settings.0.insert(name, SettingValue::Absent))
 }
 
 pub(super) fn counter(name: &'static str, value: u64) -> impl Fn(&mut Health) {
@@ -133,7 +133,7 @@ pub(super) fn timewait_cases() -> Vec<Case> {
         case(
             "tcp_max_tw_buckets",
             |health| {
-                let why = Reading::Unreadable("Permission denied".into());
+                let why = SettingValue::Unreadable("Permission denied".into());
                 health.settings.0.insert("ipv4.tcp_max_tw_buckets", why);
             },
             Unknown,
@@ -185,7 +185,7 @@ pub(super) fn timewait_cases() -> Vec<Case> {
         case(
             "tcp_max_tw_buckets",
             |health| {
-                let why = Reading::Unreadable("Input/output error".into());
+                let why = SettingValue::Unreadable("Input/output error".into());
                 health.settings.0.insert("ipv4.tcp_ehash_entries", why);
             },
             Unknown,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use ratatui::crossterm::event::KeyCode;
 
-use super::super::counted::{SampleCounts, SampleStep};
+use super::super::counted::{SampleCounts, SampleWithInterval};
 use super::super::state::Action;
 use super::super::tables::RowIdentity;
 use super::{Screen, client, clients};
@@ -46,8 +46,8 @@ fn traced() -> Screen {
     screen.latest.sample.namespaces[0].events.push(event);
     let sample = &screen.latest.sample;
     let rows = || sample.namespaces.iter().map(|netns| netns.rows.as_slice());
-    let step = SampleStep { sample, time: Duration::from_secs(2) };
-    let counted = SampleCounts::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(step));
+    let sample = SampleWithInterval { sample, time: Duration::from_secs(2) };
+    let counted = SampleCounts::of(rows()).with_makers(&screen.latest.owners(), rows(), Some(sample));
     screen.latest.counted = counted;
     screen.list();
     screen
