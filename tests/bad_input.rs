@@ -30,7 +30,7 @@ suite! {
 }
 
 fn a_service_name_of_65536_letters_causes_no_panic() {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     // Rust stores the width of a format string in 16 bits, so twtool must not pad a longer name with such a width.
@@ -48,10 +48,10 @@ fn a_service_name_of_65536_letters_causes_no_panic() {
 }
 
 fn a_fifo_instead_of_the_services_file_does_not_block() {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     fs::remove_file("/etc/services").expect("it was there");
     fs::create_dir("/etc/netns/web").expect("a folder");
-    private_proc::name("web");
+    private_proc::name_this_namespace("web");
     for fifo in ["/etc/services", "/etc/netns/web/services"] {
         mkfifo(fifo, Mode::S_IRWXU).expect("a FIFO");
         for args in

@@ -87,7 +87,7 @@ fn dump_under_churn() {
         }
         // Continue until some short-lived buckets have ended, too.
         let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
-        while !enough(done) && kernel::lasts(born) {
+        while !enough(done) && kernel::is_young(born) {
             // Every other dump includes the buckets in FIN_WAIT_2.
             let found = cookies(if done % 2 == 0 { &[] } else { &["--fin-wait-2"] });
             let mut times: HashMap<u64, usize> = HashMap::new();
@@ -158,7 +158,7 @@ fn removals_during_a_pause_of_the_reader_hide_no_other_bucket() {
             }
         }
         let mut output = child.wait_with_output().expect("it ends");
-        kernel::needs_life(born);
+        kernel::needs_young_buckets(born);
         output.stdout = text;
         let run = Run::ended(&command, &output);
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{PAUSE:?}");
@@ -224,7 +224,7 @@ fn a_slow_reader_gets_every_row_and_twtool_needs_little_memory() {
     let born = Instant::now();
     gather(MANY);
     let expected: HashSet<u64> = cookies(&[]).into_iter().collect();
-    kernel::needs_life(born);
+    kernel::needs_young_buckets(born);
     assert_eq!(expected.len(), MANY);
     for format in ["ndjson", "csv"] {
         let mut command = command(["list", "-o", format]);
@@ -245,7 +245,7 @@ fn a_slow_reader_gets_every_row_and_twtool_needs_little_memory() {
             }
         }
         let mut output = child.wait_with_output().expect("it ends");
-        if !kernel::lasts(born) {
+        if !kernel::is_young(born) {
             return not_checked(format!("a slow reader of {format}: this machine is too slow for a bucket's life"));
         }
         output.stdout = text;

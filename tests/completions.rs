@@ -11,7 +11,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::support::commands::needs_program;
-use crate::support::private_proc::{folders, in_new_namespace, name};
+use crate::support::private_proc::{in_new_namespace, mount_private_folders, name_this_namespace};
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::{PATH, Run, subcommands, twtool};
 use crate::support::{measured, suite};
@@ -135,9 +135,9 @@ const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", 
 /// Makes network namespaces with the names of [`FOREIGN`], and a folder with a script `twtool`. For completions, the script runs the
 /// binary. Otherwise it prints its arguments.
 fn stage() -> TempDir {
-    folders();
+    mount_private_folders();
     for foreign in FOREIGN.into_iter().chain(["web"]) {
-        in_new_namespace(|| name(foreign));
+        in_new_namespace(|| name_this_namespace(foreign));
     }
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("twtool");
@@ -162,11 +162,11 @@ fn shell(program: &str, options: &[&str], script: &str, stage: &TempDir) -> Stri
 }
 
 fn namespaces_are_offered_except_names_with_control_characters_or_invalid_utf8() {
-    folders();
+    mount_private_folders();
     for foreign in FOREIGN.into_iter().chain(["web", "new\nline", "esc\u{1b}[31m", "tab\tb"]) {
-        in_new_namespace(|| name(foreign));
+        in_new_namespace(|| name_this_namespace(foreign));
     }
-    in_new_namespace(|| name(std::ffi::OsStr::from_bytes(b"\xff")));
+    in_new_namespace(|| name_this_namespace(std::ffi::OsStr::from_bytes(b"\xff")));
     let mut expected = FOREIGN.map(str::to_owned).to_vec();
     expected.push("web".into());
     expected.sort();
@@ -193,10 +193,10 @@ fn ports_in_use_and_names_of_services_are_offered() {
 }
 
 fn values_come_from_the_namespace_that_the_line_selects() {
-    folders();
+    mount_private_folders();
     let mut kept = vec![];
     in_new_namespace(|| {
-        name("web");
+        name_this_namespace("web");
         kept.push(listen("127.0.0.1:7777"));
     });
     let _here = listen("127.0.0.1:8888");

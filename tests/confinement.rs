@@ -302,8 +302,8 @@ fn a_drop_in_lets_the_exporter_name_owners() {
 
 fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
     needs_units_and_users(&[CALLER, OTHER]);
-    private_proc::folders();
-    private_proc::in_new_namespace(|| private_proc::name("other"));
+    private_proc::mount_private_folders();
+    private_proc::in_new_namespace(|| private_proc::name_this_namespace("other"));
     let (block, user) = drop_in("RestrictNamespaces=net");
     let (line, body) = scrape(&block, &user, &["--all-netns"]);
     assert!(line.contains("capabilities=CAP_SYS_PTRACE,CAP_SYS_ADMIN"), "{line}");

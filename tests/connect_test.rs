@@ -123,7 +123,7 @@ fn a_bucket_of_a_socket_without_reuseaddr_blocks_bind() {
         let document = document(&[to, "--from", FROM, "--with", with], 1);
         assert_eq!(answer(&document), ["blocked", "time-wait", "bind", "EADDRINUSE"], "{to} {with}");
         assert!((40_000..=60_000).contains(&number(&document, "free_in_ms")), "{document}");
-        let failure = client(Some(FROM), to, with == "reuseaddr").fails();
+        let failure = client(Some(FROM), to, with == "reuseaddr").connect_failure();
         assert_eq!(failure, Some(("bind", "EADDRINUSE".into())));
     }
     let page = ask(&[TO, "--from", FROM], 1);
@@ -161,7 +161,7 @@ fn if_the_bucket_and_the_client_have_reuseaddr_the_verdict_is_unknown_and_the_bu
             ask(&["127.0.0.1:444", "--from", FROM, "--with", "reuseaddr"], 0);
             assert_eq!(bucket_cookies(), cookies, "twtool leaves the bucket alone");
             assert_eq!(cookies.len(), 1);
-            let failure = client(Some(FROM), TO, true).fails();
+            let failure = client(Some(FROM), TO, true).connect_failure();
             let expected = (timestamps == 0).then(|| ("connect", "EADDRNOTAVAIL".to_owned()));
             assert_eq!(failure, expected, "timestamps {timestamps}");
         });
@@ -196,7 +196,7 @@ fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
                 (TO, (timestamps == 0).then_some(("connect", "EADDRNOTAVAIL"))),
             ] {
                 let expected = expected.map(|(call, errno): (_, &str)| (call, errno.to_owned()));
-                assert_eq!(client(Some(FROM), to, true).fails(), expected, "{to}, timestamps {timestamps}");
+                assert_eq!(client(Some(FROM), to, true).connect_failure(), expected, "{to}, timestamps {timestamps}");
             }
         });
     }
@@ -204,7 +204,7 @@ fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
     let _server = serve(TO);
     let _open = client(Some(FROM), TO, true).connect().expect("a connection");
     assert_eq!(purpose(TO), None);
-    assert_eq!(client(Some(FROM), TO, true).fails(), Some(("connect", "EADDRNOTAVAIL".into())));
+    assert_eq!(client(Some(FROM), TO, true).connect_failure(), Some(("connect", "EADDRNOTAVAIL".into())));
 }
 
 fn an_open_connection_blocks_the_connect() {
@@ -213,7 +213,7 @@ fn an_open_connection_blocks_the_connect() {
     let args = [TO, "--from", FROM, "--with", "reuseaddr"];
     let blocked = document(&args, 1);
     assert_eq!(answer(&blocked), ["blocked", "address-in-use", "connect", "EADDRNOTAVAIL"]);
-    assert_eq!(client(Some(FROM), TO, true).fails(), Some(("connect", "EADDRNOTAVAIL".into())));
+    assert_eq!(client(Some(FROM), TO, true).connect_failure(), Some(("connect", "EADDRNOTAVAIL".into())));
     ask(&args, 1).prints("because this connection exists already (a connection (established): ");
     let plain = document(&[TO, "--from", FROM], 1);
     assert_eq!(answer(&plain), ["blocked", "address-in-use", "bind", "EADDRINUSE"]);
@@ -280,7 +280,7 @@ fn bind_chooses_the_port_of_a_client_that_binds_only_an_address() {
     // Each port has a connection to one server. For another server, connect() may choose these ports again, but bind() may not.
     let one = Client { to: addr(TO), no_port: true, ..address_only };
     let open: Vec<Socket> = (0..8).map(|_| one.connect().expect("a connection")).collect();
-    assert_eq!(address_only.fails(), Some(("bind", "EADDRINUSE".into())));
+    assert_eq!(address_only.connect_failure(), Some(("bind", "EADDRINUSE".into())));
     let blocked = document(&other, 1);
     assert_eq!(answer(&blocked), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert_eq!((&blocked["with"], &blocked["attempts"][0]["bind"]), (&json!("none"), &json!("EADDRINUSE")));
@@ -291,7 +291,7 @@ fn bind_chooses_the_port_of_a_client_that_binds_only_an_address() {
         .code(0)
         .prints("free, 8 of 8 ports are left")
         .prints("Without IP_BIND_ADDRESS");
-    assert_eq!(Client { no_port: true, ..address_only }.fails(), None);
+    assert_eq!(Client { no_port: true, ..address_only }.connect_failure(), None);
     // For the server of these connections, bind() and connect() both fail.
     assert_eq!(answer(&document(&args, 1)), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert!(!steps(&args).iter().any(|step| step.contains("no-port")), "connect() finds no port either");
@@ -304,12 +304,12 @@ fn bind_chooses_the_port_of_a_client_that_binds_only_an_address() {
     ask(&args, 0)
         .prints(": free, bind() finds a port")
         .prints("With IP_BIND_ADDRESS_NO_PORT, connect() would fail with EADDRNOTAVAIL");
-    assert_eq!(Client { to: addr(TO), ..address_only }.fails(), None, "bind() finds a port");
+    assert_eq!(Client { to: addr(TO), ..address_only }.connect_failure(), None, "bind() finds a port");
     let no_port = [args.as_slice(), &["--with", "bind-address-no-port"]].concat();
     assert_eq!(answer(&document(&no_port, 1)), ["blocked", "exhausted", "connect", "EADDRNOTAVAIL"]);
     ask(&no_port, 1).prints("without IP_BIND_ADDRESS_NO_PORT still gets a port");
     assert_eq!(
-        Client { no_port: true, to: addr(TO), ..address_only }.fails(),
+        Client { no_port: true, to: addr(TO), ..address_only }.connect_failure(),
         Some(("connect", "EADDRNOTAVAIL".into()))
     );
 }
@@ -347,15 +347,15 @@ fn buckets_that_may_be_reusable_make_the_verdict_unknown() {
     ask(&[TO], 2).prints(": unknown, probably free (inferred): every port is in use");
     assert_eq!(bucket_cookies(), cookies);
     assert_eq!(cookies.len(), 4);
-    assert_eq!(client(None, TO, false).fails(), None);
+    assert_eq!(client(None, TO, false).connect_failure(), None);
 }
 
 /// Checks that the verdict is `denied` (the failure is not about ports), and that twtool names the call and the errno with which
 /// the kernel refuses this client.
 #[track_caller]
 fn is_denied(client: &Client, cause: &str) {
-    let failure = client.fails();
-    let words = client.words();
+    let failure = client.connect_failure();
+    let words = client.arguments();
     let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
     let document = document(&args, 1);
     let (call, errno) = failure.unwrap_or_else(|| panic!("{client:?} works"));
@@ -419,7 +419,7 @@ fn forbidden_routes_have_the_errno_of_the_kernel() {
     ] {
         let client = client(None, to, false);
         // connect() may succeed over some of these routes. twtool must agree with the kernel in both cases.
-        if client.fails().is_some() {
+        if client.connect_failure().is_some() {
             is_denied(&client, "no-route");
         } else {
             ask(&[to], 0);
@@ -436,7 +436,7 @@ fn the_scope_of_an_address_names_the_interface() {
         |port: Value, service: Value| json!({"addr": "fe80::1", "port": port, "service": service, "interface": "lo"});
     assert_eq!(document["to"], end(json!(443), json!("https")));
     assert_eq!(document["from"], end(Value::Null, Value::Null));
-    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1%1]:443", false).fails(), None);
+    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1%1]:443", false).connect_failure(), None);
     is_denied(&client(None, "[fe80::1]:443", false), "no-route");
     let fixed = ask(&["[fe80::1%lo]:443", "--from", "[fe80::1%lo]:15060"], 0);
     fixed.prints("connect() from [fe80::1%lo]:15060 to [fe80::1%lo]:443: free");
@@ -444,7 +444,7 @@ fn the_scope_of_an_address_names_the_interface() {
     let blocked = self::document(&["[fe80::1%lo]:443", "--from", "[fe80::1%lo]:15060", "--with", "reuseaddr"], 1);
     assert_eq!(answer(&blocked), ["blocked", "address-in-use", "connect", "EADDRNOTAVAIL"]);
     assert_eq!(
-        client(Some("[fe80::1%1]:15060"), "[fe80::1%1]:443", true).fails(),
+        client(Some("[fe80::1%1]:15060"), "[fe80::1%1]:443", true).connect_failure(),
         Some(("connect", "EADDRNOTAVAIL".into()))
     );
     drop(open);
@@ -463,7 +463,7 @@ fn a_link_local_address_without_its_scope_is_named_as_the_reason() {
     ] {
         let client = client(from, to, false);
         is_denied(&client, cause);
-        let words = client.words();
+        let words = client.arguments();
         let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
         ask(&args, 1)
             .prints(&format!(
@@ -477,7 +477,7 @@ fn a_link_local_address_without_its_scope_is_named_as_the_reason() {
         }
     }
     // bind() to an address with a scope sets the interface of the socket. So the destination needs no scope.
-    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1]:443", false).fails(), None);
+    assert_eq!(client(Some("[fe80::1%1]:0"), "[fe80::1]:443", false).connect_failure(), None);
     ask(&["[fe80::1]:443", "--from", "fe80::1%lo"], 0);
     // Other commands also name a missing scope.
     let bind = twtool(["bind-test", "0", "--addr", "fe80::1", "--json"]).code(1).json();
@@ -536,7 +536,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
     assert!(again.stdout.contains("127.0.0.1:15060 to 127.0.0.1:443: unknown"), "{again}");
     let other = step(&["127.0.0.1:444", "--from", FROM], "--with reuseaddr");
     succeeds(&other);
-    assert_eq!(client(Some(FROM), "127.0.0.1:444", true).fails(), None);
+    assert_eq!(client(Some(FROM), "127.0.0.1:444", true).connect_failure(), None);
     let wait = step(&plain, " wait ");
     let waiting = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| run(&wait));
@@ -547,7 +547,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
         waiting.join().expect("a run")
     });
     waiting.code(0);
-    assert_eq!(client(Some(FROM), TO, false).fails(), None);
+    assert_eq!(client(Some(FROM), TO, false).connect_failure(), None);
 
     // If connections use all ports of the range, one command shows what uses them, and another one widens the range.
     narrow_range(2);
@@ -557,7 +557,7 @@ fn each_printed_command_has_the_effect_that_its_purpose_names() {
         run(&step(args, " capacity ")).code(0).prints("0 of 2");
     }
     run(&step(&[TO], "ip_local_port_range")).code(0);
-    assert_eq!(client(None, TO, false).fails(), None, "the wider range helps");
+    assert_eq!(client(None, TO, false).connect_failure(), None, "the wider range helps");
     drop(open);
 
     if !has("ip") {

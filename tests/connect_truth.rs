@@ -239,13 +239,13 @@ fn compare(client: &Client, run: &Run) -> Result<String, String> {
     let [verdict, cause, call, errno, inferred] = ["verdict", "cause", "call", "errno", "inferred"].map(word);
     let binds_alone = client.from.is_some_and(|from| from.port() == 0);
     if binds_alone {
-        let plain = client.binds().map_or("ok".into(), |(_, errno)| errno);
+        let plain = client.bind_failure().map_or("ok".into(), |(_, errno)| errno);
         if document["attempts"][0]["bind"] != plain {
             return Err(format!("bind() of the address alone is {plain}"));
         }
     }
     let (free, uncertain) = (document["free"].as_u64(), document["uncertain"].as_u64());
-    let failure = client.fails();
+    let failure = client.connect_failure();
     let expected = match verdict.as_str() {
         "free" => failure.is_none(),
         "blocked" | "denied" => failure == Some((call_name(&call), errno)),
@@ -296,7 +296,7 @@ fn the_verdict_predicts_the_result_of_a_later_connect() {
             let began = Instant::now();
             let client = client(&mut random, &world);
             let before = bucket_cookies();
-            let line = client.words();
+            let line = client.arguments();
             let run = twtool(line.iter().map(String::as_str).chain(["--json"]));
             let after = bucket_cookies();
             buckets += before.len();
@@ -304,7 +304,7 @@ fn the_verdict_predicts_the_result_of_a_later_connect() {
             if before != after {
                 answer = Err(format!("buckets before {before:?}, after {after:?}"));
             }
-            kernel::needs_life(began);
+            kernel::needs_young_buckets(began);
             match answer {
                 Ok(answer) => *words.entry(answer).or_default() += 1,
                 Err(why) => {
@@ -366,6 +366,6 @@ fn capacity_and_connect_test_change_no_bucket() {
         reuseaddr: true,
         no_port: false,
     };
-    assert_eq!(taken.fails(), None);
+    assert_eq!(taken.connect_failure(), None);
     assert_eq!(before.len() - bucket_cookies().len(), 1);
 }

@@ -71,7 +71,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     assert!(all.len() > BUCKETS + CONNECTIONS);
 
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
-    kernel::needs_life(born);
+    kernel::needs_young_buckets(born);
     assert_eq!(on_the_port(), all, "no timer has ended during the run");
     let document = run.json();
     assert_eq!(document["complete"], true, "{}", document["warnings"]);
@@ -87,7 +87,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     assert_eq!(owned.len(), 1 + CONNECTIONS, "buckets have no process");
     assert!(owned.iter().all(|holder| holder["processes"].to_string().contains(&format!("\"pid\":{pid}"))));
 
-    kernel::needs_life(born);
+    kernel::needs_young_buckets(born);
     // The table does not show every socket, but it must show the listener, which decides the verdict.
     let page = twtool(["bind-test", "8080"]).code(1);
     let table = page.stdout.split("STATE ").nth(1).unwrap_or_else(|| panic!("no table{page}"));
@@ -114,7 +114,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     while on_the_port().len() > all.len() - CONNECTIONS {
         std::thread::yield_now();
     }
-    kernel::needs_life(born);
+    kernel::needs_young_buckets(born);
     let left = on_the_port();
     let of_the_server = |entry: &procfs::Entry| entry.local.1 == 8080;
     let longest = || {
@@ -124,7 +124,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     let before = longest();
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
     let after = longest();
-    kernel::needs_life(born);
+    kernel::needs_young_buckets(born);
     let document = run.json();
     assert_eq!((text(&document, "cause"), &document["complete"]), ("time-wait-without-reuseaddr", &true.into()));
     assert_eq!(holders(&run).iter().map(ends).collect::<BTreeSet<_>>(), left);

@@ -127,7 +127,7 @@ fn only_time_wait_recovers_from_a_lost_last_ack() {
     let part = "The last ACK is lost, with TIME_WAIT";
     sent(&story, part, &[to_last_ack.as_slice(), &["client FIN ACK", "server ACK"]].concat());
     assert_eq!(story.lost(part), ["server ACK", "client FIN ACK", "client FIN ACK"]);
-    let look = story.one(part, "look");
+    let look = story.only_event(part, "look");
     let again = &story.carried(part)[6];
     assert_eq!((text(&look["states"], "client"), text(&look["states"], "server")), ("last-ack", "time-wait"));
     // Since the bucket was made, two retransmission timers of at least 200 ms each have run out.
@@ -144,14 +144,14 @@ fn only_time_wait_recovers_from_a_lost_last_ack() {
 fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
     let story = DemoRun::of("stale-segment");
     let part = "The old data meets TIME_WAIT";
-    let late = story.one(part, "late");
+    let late = story.only_event(part, "late");
     assert_eq!((number(&late["segment"], "raw_seq"), text(&late["segment"], "data")), (1001, "old-bytes!"));
     assert_eq!(late["states"], json!({ "client": null, "server": "time-wait" }));
     assert_eq!(story.lost(part), ["server ACK"], "the response of the bucket");
     assert_eq!(story.read(part), "old-bytes!", "read once, before the connection ended");
 
     let part = "The old data meets a new connection";
-    let late = story.one(part, "late");
+    let late = story.only_event(part, "late");
     assert_eq!(late["states"], json!({ "client": "established", "server": "established" }));
     let syns: Vec<u64> = story
         .carried(part)
@@ -219,9 +219,9 @@ fn one_destination_uses_up_eight_ports_and_connect_works_again_with_tcp_tw_reuse
     assert_eq!(ports, expected.iter().map(String::as_str).collect(), "eight ports, each once");
     assert_eq!((connects.len(), &connects[8]["errno"]), (9, &json!("EADDRNOTAVAIL")));
     for other in ["connect() to 127.0.0.1:8081", "connect() to 127.0.0.2:8080"] {
-        assert_eq!(story.call(part, other)["errno"], json!(null), "{other}");
+        assert_eq!(story.only_call(part, other)["errno"], json!(null), "{other}");
     }
-    assert_eq!(story.call(part, "bind(0)")["errno"], "EADDRINUSE");
+    assert_eq!(story.only_call(part, "bind(0)")["errno"], "EADDRINUSE");
 
     let part = "How long until connect() works again";
     let tried: Vec<_> = story.calls(part, "connect() to 127.0.0.1:8080").iter().map(|e| e["errno"].clone()).collect();
@@ -232,7 +232,7 @@ fn one_destination_uses_up_eight_ports_and_connect_works_again_with_tcp_tw_reuse
 fn bind_begins_with_odd_ports_and_connect_with_even_ports() {
     let story = DemoRun::of("port-zero");
     let ports = |part: &str, call: &str| -> Vec<u16> {
-        text(story.call(part, call), "data").split(' ').map(|port| port.parse().expect("a port")).collect()
+        text(story.only_call(part, call), "data").split(' ').map(|port| port.parse().expect("a port")).collect()
     };
     for (part, call, first, errno) in [
         ("bind(0) until sixteen ports are used up", "bind(0)", 1, "EADDRINUSE"),
@@ -242,12 +242,12 @@ fn bind_begins_with_odd_ports_and_connect_with_even_ports() {
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 16, "{ports:?}");
         assert!(ports[..8].iter().all(|port| port % 2 == first), "{call} begins with {ports:?}");
         assert!(ports[8..].iter().all(|port| port % 2 != first), "{call} goes on with {ports:?}");
-        assert_eq!(story.call(part, &format!("{call} once more"))["errno"], errno);
+        assert_eq!(story.only_call(part, &format!("{call} once more"))["errno"], errno);
     }
     let part = "Reserved ports";
     let chosen = ports(part, "bind(0), 12 times");
     assert!(chosen.iter().all(|port| !(40_002..=40_005).contains(port)), "{chosen:?}");
-    assert_eq!(story.call(part, "bind(40002)")["errno"], json!(null));
+    assert_eq!(story.only_call(part, "bind(40002)")["errno"], json!(null));
 }
 
 fn time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout() {

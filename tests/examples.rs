@@ -20,7 +20,9 @@ use crate::support::bind::OpenSockets;
 use crate::support::bucket_namespaces::show_only_own_processes;
 use crate::support::commands::has;
 use crate::support::dialogue::Dialogue;
-use crate::support::private_proc::{OwnPidNamespace, Resident, folders, in_new_namespace, name};
+use crate::support::private_proc::{
+    OwnPidNamespace, Resident, in_new_namespace, mount_private_folders, name_this_namespace,
+};
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect_from, half_closed, listen};
 use crate::support::twtool::{PATH, Run, command, subcommands, twtool};
 use crate::support::{kernel, measured, not_checked, suite};
@@ -152,7 +154,7 @@ impl Stage {
         let mut resident = None;
         for netns in ["app", "cache", "db", "web"] {
             in_new_namespace(|| {
-                name(netns);
+                name_this_namespace(netns);
                 kept.push(make());
                 resident = Some(Resident::start());
             });
@@ -307,7 +309,7 @@ fn is_demo(line: &str) -> bool {
 }
 
 fn run_all(chosen: fn(&str) -> bool) {
-    folders();
+    mount_private_folders();
     let stage = Stage::set(free);
     let lines: Vec<Line> = lines().into_iter().filter(|line| chosen(&line.text)).collect();
     let mut wrong = vec![];
@@ -336,7 +338,7 @@ fn every_written_command_line_over_all_namespaces_runs() {
 }
 
 fn a_wrong_option_in_a_line_is_found() {
-    folders();
+    mount_private_folders();
     let stage = Stage::set(free);
     let line = |text: &str| Line { text: text.into(), fails: false, place: "here".into() };
     assert_eq!(stage.run(&line("twtool list | cat")), Ok(()));

@@ -22,7 +22,7 @@ use seccompiler::SeccompCmpOp;
 use serde_json::Value;
 use twtool::sys::sandbox;
 
-use crate::support::answers::{Answer, COMMANDS, MixedSituation};
+use crate::support::answers::{COMMANDS, MixedSituation, RunAnswer};
 use crate::support::bucket_namespaces::{BucketNamespace, show_only_own_processes};
 use crate::support::limits::refuse;
 use crate::support::netns::in_another_namespace;
@@ -325,7 +325,7 @@ fn a_call_that_fails_once_changes_no_answer_silently() {
                     if !findings.takes_next() {
                         continue;
                     }
-                    if !world.situation.lasts() {
+                    if !world.situation.is_young() {
                         world.renew();
                         usual = answer(&subject, &mut world);
                     }
@@ -343,9 +343,9 @@ fn a_call_that_fails_once_changes_no_answer_silently() {
 }
 
 /// The answer of a run without a fault.
-fn answer(subject: &Subject, world: &mut World) -> Answer {
+fn answer(subject: &Subject, world: &mut World) -> RunAnswer {
     subject.prepare(world);
-    Answer::of(&twtool(subject.args(world)))
+    RunAnswer::of(&twtool(subject.args(world)))
 }
 
 /// Tests `--all-netns` in a pid namespace (see support/private_proc.rs). The test cannot make its network namespaces again when their
@@ -364,7 +364,7 @@ fn a_call_that_fails_once_hides_no_namespace() {
     if !show_only_own_processes(&pid_namespace) {
         return;
     }
-    let usual = Answer::now(&ARGS);
+    let usual = RunAnswer::now(&ARGS);
     let made = counted(&folder.path().join("trace"), &ARGS);
     let mut findings = Findings::default();
     for (call, errors) in CALLS {
@@ -438,8 +438,8 @@ const ACCEPTED_ENDS: [&str; 5] = [
 ];
 
 /// How a run with one failed call ended.
-fn judge(run: &Run, usual: &Answer, error: &str) -> &'static str {
-    let answer = Answer::of(run);
+fn judge(run: &Run, usual: &RunAnswer, error: &str) -> &'static str {
+    let answer = RunAnswer::of(run);
     match run.code {
         Some(NOT_LOADED) => "not loaded",
         None => "ended by a signal",

@@ -361,7 +361,7 @@ fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
         assert_eq!([lo, veth].map(|index| here.name(index)), [Some("lo".to_owned()), None]);
     }
     let mut kept = there.clone();
-    kept.keep([veth]);
+    kept.store_names([veth]);
     assert_eq!([lo, veth].map(|index| kept.name(index)), [None, Some("there1".to_owned())]);
 }
 

@@ -15,7 +15,7 @@ use twtool::sys::sysctl;
 
 use crate::support::commands::needs_program;
 use crate::support::netns::has_user;
-use crate::support::private_proc::{folders, in_new_namespace, name};
+use crate::support::private_proc::{in_new_namespace, mount_private_folders, name_this_namespace};
 use crate::support::procfs::tcp_ext;
 use crate::support::situations::{Mixed, bucket_of_client, bucket_of_server, listen};
 use crate::support::tracer::until;
@@ -318,11 +318,11 @@ fn the_user_nobody_gets_the_same_series_except_those_about_owners_and_capabiliti
 }
 
 fn every_namespace_has_its_label() {
-    folders();
+    mount_private_folders();
     let mut kept = vec![];
     for netns in ["web", "db"] {
         in_new_namespace(|| {
-            name(netns);
+            name_this_namespace(netns);
             let server = listen("127.0.0.1:443");
             bucket_of_client(&server, "127.0.0.1:443");
             kept.push(server);

@@ -109,11 +109,11 @@ fn each_namespace_has_its_own_settings_and_listeners() {
 }
 
 fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     let (place, other) = (
         in_new_namespace(|| {
-            private_proc::name("web");
-            BucketNamespace::here(42_001)
+            private_proc::name_this_namespace("web");
+            BucketNamespace::make_here(42_001)
         }),
         BucketNamespace::make(42_002),
     );
@@ -142,13 +142,13 @@ fn hop_into<T>(place: &BucketNamespace, run: impl FnOnce() -> T) -> T {
 }
 
 fn a_namespace_that_ip_netns_names_has_its_own_services() {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     fs::write("/etc/services", "everywhere 8080/tcp\n").expect("written");
     fs::create_dir("/etc/netns/web").expect("a folder");
     fs::write("/etc/netns/web/services", "inside 8080/tcp\n").expect("written");
     let place = in_new_namespace(|| {
-        private_proc::name("web");
-        BucketNamespace::here(42_001)
+        private_proc::name_this_namespace("web");
+        BucketNamespace::make_here(42_001)
     });
     let other = BucketNamespace::make(42_002);
     let service = |word: &str| list(&["--netns", word, "-o", "ndjson"]).ok().ndjson()[0]["local_service"].clone();
@@ -244,7 +244,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     // Each namespace has its own maximum. If a namespace has reached its maximum, an entry of `limits` names the namespace.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
-        BucketNamespace::here(42_004)
+        BucketNamespace::make_here(42_004)
     });
     let run = twtool(["summary", "--json", "--netns", &pids[0], "--netns", &full.resident.pid()]).ok().json();
     let limit = &run["limits"][0];
@@ -344,13 +344,13 @@ fn every_namespace_is_found_once_with_its_name() {
     let own = inode();
     bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
     let with_process = in_new_namespace(|| {
-        private_proc::name("web");
-        BucketNamespace::here(42_001)
+        private_proc::name_this_namespace("web");
+        BucketNamespace::make_here(42_001)
     });
     let without = in_new_namespace(|| {
         // Two names, and no process.
-        private_proc::name("db");
-        private_proc::name("attic");
+        private_proc::name_this_namespace("db");
+        private_proc::name_this_namespace("attic");
         bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         inode()
     });
@@ -409,7 +409,7 @@ fn namespaces_and_processes_that_end_are_skipped() {
         drop(residents.pop());
         let run = Run::ended(&command, &child.wait_with_output().expect("it ends")).ok();
         let records = if format == "json" { run.records("sockets") } else { run.ndjson() };
-        if !kernel::lasts(born) {
+        if !kernel::is_young(born) {
             return not_checked(format!(
                 "{} of {ROUNDS} lists while namespaces end: on this slow machine, the bucket may have ended",
                 ROUNDS - round
@@ -467,7 +467,7 @@ fn a_low_limit_of_descriptors_hides_no_namespace() {
     let names: Vec<String> = (10..40).map(|i| format!("box{i}")).collect();
     for name in &names {
         in_new_namespace(|| {
-            private_proc::name(name);
+            private_proc::name_this_namespace(name);
             bucket_of_server(&listen("127.0.0.1:8080"), "127.0.0.1:8080");
         });
     }
@@ -561,7 +561,7 @@ fn names_that_are_not_utf8_are_found_and_stay_different() {
     let named: Vec<(u64, String)> = [(b"web\xff", 42_001), (b"web\xfe", 42_002)]
         .map(|(name, client)| {
             in_new_namespace(|| {
-                private_proc::name(bytes(name));
+                private_proc::name_this_namespace(bytes(name));
                 make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", client);
                 (inode(), format!(r"web\x{:02x}", name[3]))
             })

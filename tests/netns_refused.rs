@@ -55,7 +55,7 @@ fn a_process_that_has_ended_is_refused() {
 }
 
 fn a_name_without_its_mount_is_refused() {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     fs::write("/run/netns/stale", "").expect("written");
     list(&["--netns", "stale"]).refused("stale").says("gone").says("hint:");
     list(&["--netns", "nosuch"]).refused("nosuch").says("stale");
@@ -68,8 +68,8 @@ fn without_privilege_readable_namespaces_are_listed_and_a_warning_names_the_unre
     let own = inode();
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
-        private_proc::name("web");
-        BucketNamespace::here(42_001)
+        private_proc::name_this_namespace("web");
+        BucketNamespace::make_here(42_001)
     });
     let unnamed = BucketNamespace::make(42_002);
     let pid = unnamed.resident.inner_pid().to_string();

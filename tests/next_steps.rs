@@ -307,9 +307,9 @@ fn the_wait_comes_before_ending_the_process_that_names_its_namespace() {
 
 fn a_server_in_a_named_namespace_is_started_there() {
     needs_program("ip");
-    private_proc::folders();
+    private_proc::mount_private_folders();
     in_new_namespace(|| {
-        private_proc::name("web");
+        private_proc::name_this_namespace("web");
         bucket(ReuseOptions::NONE)
     });
     let (wait, kill) = wait_and_kill(steps(&["bind-test", "8080", "--netns", "web"]));

@@ -21,7 +21,7 @@ use twtool::sys::{sandbox, sysctl};
 use crate::support::bind::{OpenSockets, bind};
 use crate::support::dialogue::Dialogue;
 use crate::support::outbound::{LOW, buckets, connect, narrow_range, serve, set};
-use crate::support::private_proc::{folders, inode, name, show_its_processes};
+use crate::support::private_proc::{inode, mount_private_folders, name_this_namespace, show_its_processes};
 use crate::support::records::text;
 use crate::support::settings::{read, reserved};
 use crate::support::situations::{addr, connect as connect_client};
@@ -424,7 +424,7 @@ fn commands_help_in_the_selected_namespace() {
     if missing_program() {
         return;
     }
-    folders();
+    mount_private_folders();
     let home = File::open(OWN).expect("a namespace");
     for (i, case) in CASES.iter().filter(|case| case.applies()).enumerate() {
         // First, the caller's own namespace has the problem, and twtool gets no --netns. Second, another namespace has the same problem,
@@ -433,7 +433,7 @@ fn commands_help_in_the_selected_namespace() {
             let mut kept = vec![];
             let mut make = |netns: Option<&String>| {
                 sandbox::enter_network_namespace().expect("a namespace");
-                netns.inspect(|netns| name(netns));
+                netns.inspect(|netns| name_this_namespace(netns));
                 kept.push((case.make)());
                 File::open(OWN).expect("a namespace")
             };
@@ -522,10 +522,10 @@ fn commands_help_an_ordinary_user_who_has_sudo() {
 }
 
 fn the_commands_of_summary_read_the_same_namespace() {
-    folders();
+    mount_private_folders();
     let home = File::open(OWN).expect("a namespace");
     sandbox::enter_network_namespace().expect("a namespace");
-    name("web");
+    name_this_namespace("web");
     let there = inode();
     set("ipv4.tcp_max_tw_buckets", 1);
     let server = serve("127.0.0.1:7000");
@@ -594,7 +594,7 @@ fn listening() -> Socket {
 
 /// In this test, `systemctl stop` is a script that does what systemd does: it ends the process if its cgroup is that of the unit.
 fn the_unit_of_the_process_is_stopped() {
-    folders();
+    mount_private_folders();
     let folder = CommandFolder::new();
     let mut owner = Owner::of(listening());
     let pid = owner.0.id();
@@ -620,7 +620,7 @@ fn the_unit_of_the_process_is_stopped() {
 
 /// In this test, process 1 of a new pid namespace is a copy of sleep(1) with the name `systemd`.
 fn the_sockets_of_systemd_are_listed() {
-    folders();
+    mount_private_folders();
     let (Some(sleep), folder) = (program("sleep"), CommandFolder::new()) else {
         return not_checked("the command for a socket of systemd: sleep(1) is not installed");
     };
@@ -642,7 +642,7 @@ fn the_sockets_of_systemd_are_listed() {
 /// In this test, `docker` is a script: `docker stop` ends the process of the container, and `docker ps` succeeds.
 fn containers_are_stopped_and_found_by_their_own_tool() {
     const ID: &str = "4f5a1c0de0123456789abcdef0123456789abcdef0123456789abcdef0123456";
-    folders();
+    mount_private_folders();
     let folder = CommandFolder::new();
     let mut owner = Owner::of(listening());
     let pid = owner.0.id();
@@ -677,7 +677,7 @@ fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
     if missing_program() {
         return;
     }
-    folders();
+    mount_private_folders();
     // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, so its namespace does not exist any more.
     File::create_new("/run/netns/gone").expect("a file");
     let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");

@@ -178,8 +178,8 @@ fn shows(feature: &str) -> Option<Trial> {
             Box::new(move |means| answer(means, "bind-test 8084 --addr 192.0.2.1 --transparent").code == Some(0))
         }
         "`--netns NAME`, `--all-netns`" => {
-            private_proc::folders();
-            in_new_namespace(|| private_proc::name("other"));
+            private_proc::mount_private_folders();
+            in_new_namespace(|| private_proc::name_this_namespace("other"));
             Box::new(move |means| answer(means, "list --netns other").code == Some(0))
         }
         "`--netns PID`, `--container`, and `--all-netns` for namespaces without a name: processes of other users" => {

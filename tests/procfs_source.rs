@@ -10,7 +10,7 @@ use crate::support::records::{LIST_KEYS, identity, number, text};
 use crate::support::situations::{bucket_of_server, connect_from, listen};
 use crate::support::suite;
 use crate::support::twtool::{Keys, Run, twtool};
-use crate::support::varied::{BUCKETS, HALVES, Varied};
+use crate::support::varied::{BUCKETS, FIN_WAIT_2_BUCKETS, Varied};
 
 suite! {
     pure: [],
@@ -50,7 +50,7 @@ fn both_sources_give_the_same_rows() {
     let before = rows("sock_diag", &["--fin-wait-2"]);
     let from_procfs = rows("procfs", &["--fin-wait-2"]);
     let after = rows("sock_diag", &["--fin-wait-2"]);
-    assert_eq!(from_procfs.len(), BUCKETS.len() + HALVES.len());
+    assert_eq!(from_procfs.len(), BUCKETS.len() + FIN_WAIT_2_BUCKETS.len());
     assert_eq!((before.len(), after.len()), (from_procfs.len(), from_procfs.len()));
     for ((before, row), after) in before.iter().zip(&from_procfs).zip(&after) {
         for key in LIST_KEYS {

@@ -23,7 +23,7 @@ use crate::support::commands::needs_program;
 use crate::support::exporter::ask;
 use crate::support::private_proc::in_new_namespace;
 use crate::support::situations::{bucket_of_server, listen};
-use crate::support::tracer::{Outside, own_netns, refusal};
+use crate::support::tracer::{Outside, own_netns, why_bpf_cannot_trace};
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{kernel, not_checked, suite};
 
@@ -279,7 +279,7 @@ impl ExporterThatTraces {
 
     /// Starts the exporter. Returns `None` if BPF cannot trace here.
     fn start() -> Option<Self> {
-        if let Some(why) = refusal() {
+        if let Some(why) = why_bpf_cannot_trace() {
             not_checked(format!("the panels about traced closes: {why}"));
             return None;
         }

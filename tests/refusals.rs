@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use seccompiler::SeccompCmpOp::{self, Eq, Gt};
 use socket2::{Domain, Socket, Type};
 
-use crate::support::answers::{Answer, COMMANDS, MixedSituation};
+use crate::support::answers::{COMMANDS, MixedSituation, RunAnswer};
 use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
 use crate::support::private_proc::{self, OwnPidNamespace};
 use crate::support::situations::{addr, listen};
@@ -176,7 +176,7 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
     let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
-        let usual = Answer::now(args);
+        let usual = RunAnswer::now(args);
         for limit in [4, 5, 6, 7, 8, 12] {
             let run = with_limit("-n", limit, args);
             // With such a low limit, the program cannot be loaded.
@@ -187,7 +187,7 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
                 assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: the reason{run}");
                 assert!(!run.stderr.contains("seccomp"), "a limit of {limit} is not a sandbox{run}");
             } else {
-                let answer = Answer::of(&run);
+                let answer = RunAnswer::of(&run);
                 assert_eq!(answer, usual, "a limit of {limit}{run}");
             }
         }
@@ -204,8 +204,8 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
     let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
-        let usual = Answer::now(args);
-        assert_eq!(Answer::of(&with_limit("-Sn", 5, args)), usual, "{args:?}");
+        let usual = RunAnswer::now(args);
+        assert_eq!(RunAnswer::of(&with_limit("-Sn", 5, args)), usual, "{args:?}");
     }
     // The command that `wait` starts gets the limit with which twtool was started.
     let wait = ["wait", "7101", "--timeout", "0", "-q", "--", "sh", "-c", "ulimit -Sn"];
@@ -215,7 +215,7 @@ fn a_soft_limit_of_descriptors_changes_no_answer() {
 
 /// Covers a folder with an empty filesystem, for the calling thread and its children.
 fn cover(folder: &str) {
-    private_proc::folders();
+    private_proc::mount_private_folders();
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
 }
 
@@ -389,7 +389,7 @@ fn without_proc_sys_answers_that_need_settings_are_incomplete() {
 
 fn an_unreadable_services_file_is_reported_and_an_absent_one_is_not() {
     let situation = MixedSituation::make();
-    private_proc::folders();
+    private_proc::mount_private_folders();
     fs::remove_file("/etc/services").expect("removed");
     let usual = twtool(["list", "--json"]).ok();
     assert!(usual.records("sockets")[0]["remote_service"].is_null(), "{usual}");
@@ -424,10 +424,10 @@ fn signals_change_no_answer() {
     let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
-        let usual = Answer::now(args);
+        let usual = RunAnswer::now(args);
         for _ in 0..3 {
             let run = under_signals(args);
-            assert_eq!(Answer::of(&run), usual, "{run}");
+            assert_eq!(RunAnswer::of(&run), usual, "{run}");
         }
     }
     under_signals(&["wait", "7100", "--timeout", "200ms"]).code(1);
@@ -438,14 +438,14 @@ fn with_little_memory_the_answer_is_the_same_or_an_error() {
     let mut situation = MixedSituation::make();
     for (_, args) in COMMANDS {
         situation.refresh();
-        let usual = Answer::now(args);
+        let usual = RunAnswer::now(args);
         for kib in [4_000, 6_000, 8_000, 12_000, 20_000, 50_000] {
             let run = with_limit("-v", kib, args);
             match run.code {
                 // The loader or an allocation of the program failed, so there is no answer.
                 Some(126 | 127) | None => assert!(run.stdout.is_empty() || run.stderr.contains("alloc"), "{run}"),
                 Some(2) => assert!(!run.stderr.is_empty(), "{run}"),
-                _ => assert_eq!(Answer::of(&run), usual, "{kib} KiB{run}"),
+                _ => assert_eq!(RunAnswer::of(&run), usual, "{kib} KiB{run}"),
             }
         }
     }

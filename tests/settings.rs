@@ -18,7 +18,7 @@ use crate::faults::missing_strace;
 use crate::support::answers::{COMMANDS, MixedSituation};
 use crate::support::commands;
 use crate::support::outbound::{LOW, connect, narrow_range, serve};
-use crate::support::private_proc::{Resident, folders, in_new_namespace, name};
+use crate::support::private_proc::{Resident, in_new_namespace, mount_private_folders, name_this_namespace};
 use crate::support::records::{number, text};
 use crate::support::settings::{every_second, read, reserve, reserved};
 use crate::support::twtool::{PATH, Run, twtool};
@@ -154,10 +154,10 @@ fn the_command_that_reserves_a_port_keeps_lists_of_any_length_in_every_shell() {
 }
 
 fn printed_commands_change_the_namespace_that_was_asked_about_and_no_other() {
-    folders();
+    mount_private_folders();
     let home = File::open(OWN).expect("a namespace");
     let (there, _server, resident) = in_new_namespace(|| {
-        name("web");
+        name_this_namespace("web");
         let server = TcpListener::bind("127.0.0.1:50003").expect("a server");
         (File::open(OWN).expect("a namespace"), server, Resident::start())
     });
@@ -230,7 +230,7 @@ fn no_sysctl_file_is_printed_outside_the_initial_namespace() {
 }
 
 fn systemd_sysctl_and_sysctl_accept_the_printed_line_for_a_file() {
-    folders();
+    mount_private_folders();
     fs::create_dir("/etc/sysctl.d").expect("a folder");
     sysctl::write("ipv4.ip_local_port_range", "60000 60999").expect("the namespace is ours");
     let _server = TcpListener::bind("127.0.0.1:60001").expect("a server");

@@ -213,9 +213,9 @@ fn names_with_escape_sequences_do_not_control_the_terminal() {
     const NETNS: &str = "n\u{9b}2J\u{202e}\x1b]0;x\x07,\"\n\u{2029}";
     const COMM: &str = "c\u{9b}\u{202e}\x1b[m\n";
     const INTERFACE: &str = "i\u{9b}\u{202e}\x1b[m\"";
-    private_proc::folders();
+    private_proc::mount_private_folders();
     let server = listen("127.0.0.1:8080");
-    private_proc::name(NETNS);
+    private_proc::name_this_namespace(NETNS);
     let rename = Command::new("ip").args(["link", "set", "lo", "down"]).status().is_ok_and(|status| status.success())
         && Command::new("ip")
             .args(["link", "set", "lo", "name", INTERFACE])

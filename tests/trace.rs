@@ -257,7 +257,7 @@ while True:
 ";
 
 /// The ids of the BPF programs of twtool that the kernel has loaded.
-pub(crate) fn loaded() -> BTreeSet<u32> {
+pub(crate) fn loaded_bpf_programs() -> BTreeSet<u32> {
     let line = format!("python3 -c \"$(echo '{}' | base64 -d)\"", base64(LOADED.as_bytes()));
     let run = Outside::start(&line).expect("a shell").end().code(0);
     run.stdout.lines().map(|line| line.parse().expect("an id")).collect()
@@ -276,14 +276,14 @@ fn base64(bytes: &[u8]) -> String {
 
 fn no_bpf_program_stays_loaded_after_sigkill() {
     needs_bpf();
-    let before = loaded();
+    let before = loaded_bpf_programs();
     let tracer = Tracer::start("");
-    let own: Vec<u32> = loaded().difference(&before).copied().collect();
+    let own: Vec<u32> = loaded_bpf_programs().difference(&before).copied().collect();
     assert!(!own.is_empty(), "the tracer has a program");
     tracer.stop(Signal::SIGKILL);
     // `own` may also have programs of the tracer of another test. So the test waits until one of the programs is gone.
     until("the program is gone", || {
-        (loaded().intersection(&own.iter().copied().collect()).count() < own.len()).then_some(())
+        (loaded_bpf_programs().intersection(&own.iter().copied().collect()).count() < own.len()).then_some(())
     });
 }
 

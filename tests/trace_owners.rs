@@ -131,7 +131,7 @@ fn a_bucket_without_evidence_has_no_owner() {
 fn the_hint_names_the_tracer_that_records_owners() {
     const START: &str = "no tracer runs. To record the owners of later sockets, run: ";
     // The default socket of this test is in a private /run.
-    private_proc::folders();
+    private_proc::mount_private_folders();
     let server = listen("127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");

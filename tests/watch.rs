@@ -114,7 +114,7 @@ fn a_sample_and_an_event_have_the_documented_keys() {
     bucket_of_server(&server, "127.0.0.1:8080");
     let mut watcher = Watcher::start("10ms", &[]);
     bucket_of_server(&server, "127.0.0.1:8080");
-    watcher.settle(2, 0);
+    watcher.wait_for_buckets(2, 0);
     // A sample may show the bucket while it is still in FIN_WAIT_2.
     let entered = &watcher.events[0];
     assert_eq!((text(entered, "event"), entered["certain"].as_bool()), ("entered", Some(true)));
@@ -154,7 +154,7 @@ fn the_filter_selects_rows_and_events() {
     let mut watcher = Watcher::start("10ms", &["sport = :8080"]);
     bucket_of_server(&other, "127.0.0.1:8081");
     bucket_of_server(&server, "127.0.0.1:8080");
-    watcher.settle(1, 0);
+    watcher.wait_for_buckets(1, 0);
     assert!(!watcher.events.is_empty());
     assert!(watcher.events.iter().all(|event| event["local_port"] == 8080), "{:?}", watcher.events);
     let samples = succeeds(twtool(watch(&["--count", "1", "--local-port", "8081"]))).ndjson();

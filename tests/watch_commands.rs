@@ -124,8 +124,8 @@ fn commands_name_the_namespace_of_their_row() {
     let server = listen("127.0.0.1:8080");
     make_bucket(&server, "127.0.0.1:8080", 42_000);
     let named = in_new_namespace(|| {
-        private_proc::name("web");
-        BucketNamespace::here(42_001)
+        private_proc::name_this_namespace("web");
+        BucketNamespace::make_here(42_001)
     });
     let unnamed = BucketNamespace::make(42_002);
     let (own_inode, inner_pid) = (inode(), unnamed.resident.inner_pid());

@@ -116,11 +116,11 @@ struct Watched {
 impl Watched {
     /// Waits for these numbers of buckets. Returns [`TooSlow`] if buckets may have expired before the test caused their events.
     #[track_caller]
-    fn settle(&mut self, time_wait: usize, fin_wait_2: usize) -> Result<(), TooSlow> {
+    fn wait_for_buckets(&mut self, time_wait: usize, fin_wait_2: usize) -> Result<(), TooSlow> {
         let left = kernel::SAFE_AGE.saturating_sub(self.made.elapsed());
         let patience = kernel::patience(Duration::from_secs(20)).min(left);
-        let settled = self.watcher.try_to_settle(time_wait, fin_wait_2, patience);
-        if !kernel::lasts(self.made) {
+        let settled = self.watcher.try_to_wait_for_buckets(time_wait, fin_wait_2, patience);
+        if !kernel::is_young(self.made) {
             return Err(TooSlow);
         }
         settled.unwrap_or_else(|why| panic!("{why}"));
@@ -171,43 +171,43 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
             }
         }
     }
-    run.settle(6 * count, 3 * count)?;
+    run.wait_for_buckets(6 * count, 3 * count)?;
 
     // Groups 0 and 6: SOCK_DESTROY.
     let mut killer = Killer::new();
     for number in [0, 6] {
         group(number).for_each(|port| killer.destroy((SERVER.into(), client_addr(port).into())));
-        run.settle(5 * count, if number == 0 { 3 } else { 2 } * count)?;
+        run.wait_for_buckets(5 * count, if number == 0 { 3 } else { 2 } * count)?;
     }
 
     // Groups 1 and 7: a RST, to buckets in TIME_WAIT and in FIN_WAIT_2.
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).expect("CAP_NET_RAW");
     group(1).for_each(|port| forge(&raw, port, NEXT, FLAG_RST));
-    run.settle(4 * count, 2 * count)?;
+    run.wait_for_buckets(4 * count, 2 * count)?;
     group(7).for_each(|port| peers.remove(&port).into_iter().for_each(|peer| reset(peer.into())));
-    run.settle(4 * count, count)?;
+    run.wait_for_buckets(4 * count, count)?;
 
     // Groups 2 and 3: the client sends its FIN again, as if the last ACK of the server was lost. The bucket answers with an ACK. The
     // real client has no socket any more, so the kernel answers this ACK with a RST. tcp_rfc1337=1 protects the bucket against this RST.
     sysctl::write("ipv4.tcp_rfc1337", "1").expect("the namespace is ours");
     group(2).chain(group(3)).for_each(|port| forge(&raw, port, FIN, FLAG_FIN_ACK));
-    run.settle(4 * count, count)?;
+    run.wait_for_buckets(4 * count, count)?;
 
     // Groups 4 and 5: new connections with the same addresses and ports. In group 4, the SYN reaches a bucket of the server. In
     // group 5, connect() takes over a bucket of the client.
     let new: Vec<_> = group(4).chain(group(5)).map(|port| connect_again(&server, port)).collect();
-    run.settle(2 * count, count)?;
+    run.wait_for_buckets(2 * count, count)?;
 
     // Group 8: the peers close. Group 9: orphans in FIN_WAIT_2 expire.
     group(8).for_each(|port| drop(peers.remove(&port)));
-    run.settle(3 * count, 0)?;
+    run.wait_for_buckets(3 * count, 0)?;
     // The timer of group 9 must be longer than a slow machine needs to make all its buckets and to sample them.
     let timeout = if kernel::slowness() > 1 { "15" } else { "3" };
     sysctl::write("ipv4.tcp_fin_timeout", timeout).expect("the namespace is ours");
     let open: Vec<_> = group(9).map(|port| connect(&server, port)).collect();
     let open: Vec<_> = open.into_iter().map(|(client, accepted)| (client, orphan(accepted))).collect();
-    run.settle(3 * count, count)?;
-    run.settle(3 * count, 0)?;
+    run.wait_for_buckets(3 * count, count)?;
+    run.wait_for_buckets(3 * count, 0)?;
     drop((new, open));
     Ok(std::mem::take(&mut run.watcher.events))
 }

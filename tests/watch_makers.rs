@@ -14,7 +14,7 @@ use crate::support::situations::{bucket_of_server, connect, listen};
 use crate::support::tracer::{Tracer, close, needs_bpf, own_netns, until};
 use crate::support::twtool::{command, twtool};
 use crate::support::{not_checked, suite};
-use crate::trace::loaded;
+use crate::trace::loaded_bpf_programs;
 
 suite! {
     pure: [
@@ -95,7 +95,7 @@ fn a_tracer_with_a_socket_names_owners_and_makers() {
 
 fn a_tracer_that_starts_later_is_found() {
     needs_bpf();
-    crate::support::private_proc::folders();
+    crate::support::private_proc::mount_private_folders();
     let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), WIDE);
     screen.types("7");
     screen.until_shown("no tracer runs; press t to start one");
@@ -128,7 +128,7 @@ fn without_permission_the_key_t_shows_the_reason() {
 
 fn with_permission_the_key_t_starts_and_ends_a_tracer() {
     needs_bpf();
-    let before = loaded();
+    let before = loaded_bpf_programs();
     let Some(mut screen) = Screen::outside(&format!("watch --interval 200ms --netns {}", own_netns()), WIDE) else {
         return not_checked("the key that starts a tracer: the terminal has no path");
     };
@@ -137,7 +137,7 @@ fn with_permission_the_key_t_starts_and_ends_a_tracer() {
     screen.until_shown("a tracer records who closes connections from now on; t ends it");
     screen.types("r");
     screen.until_shown("TRACING");
-    let own: Vec<u32> = loaded().difference(&before).copied().collect();
+    let own: Vec<u32> = loaded_bpf_programs().difference(&before).copied().collect();
     assert!(!own.is_empty(), "a program is loaded");
     let expected = close(&["close", "accepted"]);
     let closed: Vec<&Value> = expected.iter().filter(|close| close["absent"] != true).collect();
@@ -154,7 +154,7 @@ fn with_permission_the_key_t_starts_and_ends_a_tracer() {
     screen.types("xt");
     screen.until_shown("the tracer has ended");
     // `own` may also have programs of the tracer of another test. So the test waits until one of the programs is gone.
-    until("the program is gone", || (!own.iter().all(|id| loaded().contains(id))).then_some(()));
+    until("the program is gone", || (!own.iter().all(|id| loaded_bpf_programs().contains(id))).then_some(()));
     assert!(row(&screen, &maker).is_some(), "the recorded makers stay: {}", screen.text());
     quits(screen);
 }

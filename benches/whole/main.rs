@@ -231,7 +231,7 @@ impl Supply {
         if self.now.as_ref().is_none_or(|population| !population.outlives(next)) {
             let begun = Instant::now();
             self.now = Some(Population::make(self.buckets as usize)?);
-            let (made, seen) = (begun.elapsed(), Population::seen()?);
+            let (made, seen) = (begun.elapsed(), Population::count_buckets()?);
             writeln!(io::stderr(), "{seen} of {} buckets made in {made:.1?}", self.buckets)?;
         }
         self.sample()
@@ -247,7 +247,7 @@ impl Supply {
     }
 
     fn sample(&mut self) -> Result<(), Box<dyn Error>> {
-        self.seen.push(Population::seen()?);
+        self.seen.push(Population::count_buckets()?);
         Ok(())
     }
 }

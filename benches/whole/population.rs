@@ -56,7 +56,7 @@ impl Population {
     }
 
     /// The current number of buckets, as the kernel counts them for the namespace.
-    pub(crate) fn seen() -> Result<u32, Box<dyn Error>> {
+    pub(crate) fn count_buckets() -> Result<u32, Box<dyn Error>> {
         let sockstat = fs::read_to_string("/proc/thread-self/net/sockstat")?;
         let count = sockstat.lines().find(|line| line.starts_with("TCP:")).and_then(|line| line.split(" tw ").nth(1));
         let count = count.and_then(|rest| rest.split(' ').next()).ok_or("no 'tw' in /proc/net/sockstat")?;
@@ -69,7 +69,7 @@ pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     sysctl::write("ipv4.ip_local_port_range", "1024 65535")?;
     sysctl::write("ipv4.tcp_tw_reuse", "0")?;
     Lane::open(0)?.make(buckets)?;
-    Population::seen()
+    Population::count_buckets()
 }
 
 /// The listeners of one thread. Threads do not share listeners, because each must accept its own connections.

@@ -79,13 +79,13 @@ impl MixedSituation {
     }
 
     /// Whether the bucket is younger than 40 s. Then it exists for almost 20 s more.
-    pub(crate) fn lasts(&self) -> bool {
+    pub(crate) fn is_young(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
     }
 
     /// Makes the situation again in a new namespace if the bucket is older than 40 s.
     pub(crate) fn refresh(&mut self) {
-        if !self.lasts() {
+        if !self.is_young() {
             sandbox::enter_network_namespace().expect("another namespace");
             *self = Self::make();
         }
@@ -94,12 +94,12 @@ impl MixedSituation {
 
 /// The exit code of a run, and its standard output without the values that differ between runs.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Answer {
+pub(crate) struct RunAnswer {
     pub(crate) code: Option<i32>,
     pub(crate) content: Value,
 }
 
-impl Answer {
+impl RunAnswer {
     /// Reads the answer of a run: a JSON document, csv, or the output of the command that `wait` starts.
     pub(crate) fn of(run: &Run) -> Self {
         let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), comparable);

@@ -32,11 +32,11 @@ pub(crate) struct BucketNamespace {
 impl BucketNamespace {
     /// Makes a new namespace. The client's port identifies it in the output.
     pub(crate) fn make(client: u16) -> Self {
-        in_new_namespace(|| Self::here(client))
+        in_new_namespace(|| Self::make_here(client))
     }
 
     /// Makes the bucket and the process in the namespace of the calling thread.
-    pub(crate) fn here(client: u16) -> Self {
+    pub(crate) fn make_here(client: u16) -> Self {
         let server = listen("127.0.0.1:8080");
         make_bucket(&server, "127.0.0.1:8080", client);
         Self { inode: inode(), resident: Resident::start(), server }

@@ -53,7 +53,7 @@ impl Client {
     }
 
     /// Calls only bind(), and returns its failure.
-    pub(crate) fn binds(&self) -> Option<Failure> {
+    pub(crate) fn bind_failure(&self) -> Option<Failure> {
         let at = self.from.expect("an address to bind");
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(self.reuseaddr).expect("SO_REUSEADDR");
@@ -61,21 +61,21 @@ impl Client {
     }
 
     /// Connects, and returns the failure. A connection, if there is one, is reset at once.
-    pub(crate) fn fails(&self) -> Option<Failure> {
+    pub(crate) fn connect_failure(&self) -> Option<Failure> {
         self.connect().err()
     }
 
     /// The arguments of `twtool connect-test` for this client.
-    pub(crate) fn words(&self) -> Vec<String> {
-        let mut words = vec!["connect-test".to_owned(), self.to.to_string()];
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["connect-test".to_owned(), self.to.to_string()];
         if let Some(from) = self.from {
             let typed = if from.port() == 0 { without_port(from) } else { from.to_string() };
-            words.extend(["--from".into(), typed]);
+            arguments.extend(["--from".into(), typed]);
         }
         let options = [(self.reuseaddr, "reuseaddr"), (self.no_port, "bind-address-no-port")];
         let options = options.into_iter().filter_map(|(set, name)| set.then_some(name));
-        words.extend(options.flat_map(|name| ["--with".into(), name.into()]));
-        words
+        arguments.extend(options.flat_map(|name| ["--with".into(), name.into()]));
+        arguments
     }
 }
 

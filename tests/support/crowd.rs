@@ -49,14 +49,14 @@ pub(crate) fn gather(count: usize) {
     let server = TcpListener::bind(("127.0.0.1", 1499)).expect("a server");
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while procfs::bucket_count() < wanted {
-        kernel::needs_life(began);
+        kernel::needs_young_buckets(began);
         assert!(Instant::now() < deadline, "{} of {count} buckets are missing", wanted - procfs::bucket_count());
         thread::sleep(Duration::from_millis(500));
         if !procfs::any_closing() {
             (procfs::bucket_count()..wanted).for_each(|_| leave_bucket(&server));
         }
     }
-    kernel::needs_life(began);
+    kernel::needs_young_buckets(began);
 }
 
 /// Makes one bucket. The server waits for the client's FIN before it closes, because both ends would get a bucket if they closed at the

@@ -94,7 +94,7 @@ impl DemoRun {
 
     /// The only event of this kind in this part.
     #[track_caller]
-    pub(crate) fn one<'a>(&'a self, part: &'a str, kind: &str) -> &'a Value {
+    pub(crate) fn only_event<'a>(&'a self, part: &'a str, kind: &str) -> &'a Value {
         let events: Vec<_> = self.of_part(part).filter(|event| event["event"] == kind).collect();
         let [event] = events.as_slice() else { panic!("one {kind} in {part:?}: {events:?}") };
         event
@@ -108,7 +108,7 @@ impl DemoRun {
 
     /// The only system call of this part whose `what` is this text.
     #[track_caller]
-    pub(crate) fn call<'a>(&'a self, part: &'a str, what: &str) -> &'a Value {
+    pub(crate) fn only_call<'a>(&'a self, part: &'a str, what: &str) -> &'a Value {
         let calls = self.calls(part, what);
         let [call] = calls.as_slice() else { panic!("one {what:?} in {part:?}: {calls:?}") };
         call

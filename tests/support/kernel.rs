@@ -29,13 +29,13 @@ pub(crate) fn needs(can: bool, what: &str) {
 pub(crate) const SAFE_AGE: Duration = Duration::from_secs(50);
 
 /// Whether buckets that were made at this time certainly still exist.
-pub(crate) fn lasts(made: Instant) -> bool {
+pub(crate) fn is_young(made: Instant) -> bool {
     made.elapsed() < SAFE_AGE
 }
 
 /// Ends the test as not checked if buckets that were made at this time may have expired.
-pub(crate) fn needs_life(made: Instant) {
-    needs_time(lasts(made));
+pub(crate) fn needs_young_buckets(made: Instant) {
+    needs_time(is_young(made));
 }
 
 /// Ends the test as not checked if the machine was too slow for the 60 s of a bucket.

@@ -82,7 +82,7 @@ pub(crate) struct OwnPidNamespace {
 impl OwnPidNamespace {
     /// Gives the calling thread the private folders, and its future children the new pid namespace.
     pub(crate) fn enter() -> Self {
-        folders();
+        mount_private_folders();
         unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
         let init = Resident::start();
         assert_eq!(init.inner_pid(), 1);
@@ -113,7 +113,7 @@ fn mount_proc(option: &str) -> bool {
 
 /// Mounts a private /run and /etc for the calling thread and its children. They contain only the folders of ip-netns(8) and a copy
 /// of /etc/services.
-pub(crate) fn folders() {
+pub(crate) fn mount_private_folders() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
@@ -127,7 +127,7 @@ pub(crate) fn folders() {
 }
 
 /// Gives the calling thread's network namespace a name, as `ip netns add` does.
-pub(crate) fn name(name: impl AsRef<Path>) {
+pub(crate) fn name_this_namespace(name: impl AsRef<Path>) {
     let file = Path::new("/run/netns").join(name);
     File::create_new(&file).expect("a file");
     mount(Some(OWN), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a name");

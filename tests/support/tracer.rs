@@ -99,8 +99,8 @@ pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The reason why BPF cannot trace here. `None` if it can trace.
-pub(crate) fn refusal() -> Option<String> {
-    static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
+pub(crate) fn why_bpf_cannot_trace() -> Option<String> {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
     let ask = || {
         let Some(run) = Outside::start(&format!("'{PATH}' trace --method bpf --duration 0s")) else {
             return Some("BPF: the tests do not run as root".into());
@@ -108,12 +108,12 @@ pub(crate) fn refusal() -> Option<String> {
         let run = run.end();
         (run.code != Some(0)).then(|| run.stderr.lines().next().unwrap_or("no reason").to_owned())
     };
-    REFUSAL.get_or_init(ask).clone()
+    REASON.get_or_init(ask).clone()
 }
 
 /// Ends the test as not checked if BPF cannot trace here.
 pub(crate) fn needs_bpf() {
-    if let Some(why) = refusal() {
+    if let Some(why) = why_bpf_cannot_trace() {
         std::panic::resume_unwind(Box::new(NotChecked(why)));
     }
     if program("python3").is_none() {

@@ -39,7 +39,7 @@ pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
 ];
 
 /// The buckets in FIN_WAIT_2, each with its letter and local end. They stay in FIN_WAIT_2 as long as [`Varied`] exists.
-pub(crate) const HALVES: [(char, &str); 2] = [('u', "127.0.0.1:443"), ('v', "[2001:db8::1]:8080")];
+pub(crate) const FIN_WAIT_2_BUCKETS: [(char, &str); 2] = [('u', "127.0.0.1:443"), ('v', "[2001:db8::1]:8080")];
 
 /// The sockets that are still open: listeners, and the peers of the FIN_WAIT_2 buckets. The listeners of `g`, `i`, `j` and `t` are
 /// closed.
@@ -82,12 +82,12 @@ impl Varied {
         drop(bound);
         drop(gone);
         let halves = vec![
-            half_closed(&web, HALVES[0].1, ActiveCloser::Server),
-            half_closed(&dual, HALVES[1].1, ActiveCloser::Server),
+            half_closed(&web, FIN_WAIT_2_BUCKETS[0].1, ActiveCloser::Server),
+            half_closed(&dual, FIN_WAIT_2_BUCKETS[1].1, ActiveCloser::Server),
         ];
         let this = Self { servers: vec![web, web6, dual, database, marked], halves };
         assert_eq!(procfs::time_wait().len(), BUCKETS.len());
-        assert_eq!(procfs::buckets().len(), BUCKETS.len() + HALVES.len());
+        assert_eq!(procfs::buckets().len(), BUCKETS.len() + FIN_WAIT_2_BUCKETS.len());
         this
     }
 
@@ -103,7 +103,7 @@ impl Varied {
 pub(crate) fn letters<'a>(rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let letter = |(local, remote): (&str, &str)| {
         let whole = BUCKETS.iter().find(|bucket| (bucket.1, bucket.2) == (local, remote)).map(|bucket| bucket.0);
-        let half = || HALVES.iter().find(|bucket| bucket.1 == local).map(|bucket| bucket.0);
+        let half = || FIN_WAIT_2_BUCKETS.iter().find(|bucket| bucket.1 == local).map(|bucket| bucket.0);
         whole.or_else(half).unwrap_or_else(|| panic!("no bucket was made from {local} to {remote}"))
     };
     let mut letters: Vec<char> = rows.into_iter().map(letter).collect();

@@ -54,14 +54,14 @@ impl Watcher {
     /// Waits for a sample with these numbers of buckets, and then for two more samples. The last sample began after all changes that
     /// led to these numbers, so `events` then has the events of all these changes.
     #[track_caller]
-    pub(crate) fn settle(&mut self, time_wait: usize, fin_wait_2: usize) {
+    pub(crate) fn wait_for_buckets(&mut self, time_wait: usize, fin_wait_2: usize) {
         let patience = kernel::patience(Duration::from_secs(20));
-        self.try_to_settle(time_wait, fin_wait_2, patience).unwrap_or_else(|why| panic!("{why}"));
+        self.try_to_wait_for_buckets(time_wait, fin_wait_2, patience).unwrap_or_else(|why| panic!("{why}"));
     }
 
-    /// Like [`Self::settle`], but returns an error after this time. The error has the numbers of buckets in the last sample.
+    /// Like [`Self::wait_for_buckets`], but returns an error after this time. The error has the numbers of buckets in the last sample.
     #[track_caller]
-    pub(crate) fn try_to_settle(
+    pub(crate) fn try_to_wait_for_buckets(
         &mut self,
         time_wait: usize,
         fin_wait_2: usize,
