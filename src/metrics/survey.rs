@@ -105,7 +105,7 @@ pub fn seconds_since_1970(time: SystemTime) -> Option<f64> {
 /// The label of a network namespace: its name in ip-netns(8), or `net:[INODE]`. A name like `PID:COMM` is not used, because the pid
 /// changes with every restart, and each new value of a label makes a new series.
 fn label(facts: &Facts) -> String {
-    facts.netns_name.clone().filter(|name| first_process(name).is_none()).unwrap_or_else(|| inode(facts))
+    facts.netns_name.clone().filter(|name| comm_of_lowest_process(name).is_none()).unwrap_or_else(|| inode(facts))
 }
 
 fn inode(facts: &Facts) -> String {
@@ -113,7 +113,7 @@ fn inode(facts: &Facts) -> String {
 }
 
 /// The command name in a name like `PID:COMM`, which stands for the process with the lowest pid of a namespace. `None` for other names.
-fn first_process(name: &str) -> Option<&str> {
+fn comm_of_lowest_process(name: &str) -> Option<&str> {
     let (pid, comm) = name.split_once(':')?;
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(comm)
 }
@@ -137,7 +137,7 @@ impl<'a> Namespace<'a> {
         let netns = || self.netns.clone();
         let facts = &self.health().facts;
         let inode = facts.netns.map(|inode| inode.to_string()).unwrap_or_default();
-        let process = facts.netns_name.as_deref().and_then(first_process).unwrap_or_default().to_owned();
+        let process = facts.netns_name.as_deref().and_then(comm_of_lowest_process).unwrap_or_default().to_owned();
         let complete = self.survey.complete;
         self.samples.add(MetricFamily::NetnsInfo, [netns(), inode, process], true);
         self.samples.add(MetricFamily::Complete, [netns()], complete);

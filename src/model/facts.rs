@@ -22,7 +22,7 @@ pub struct Facts {
     pub kernel: String,
     /// Inode number of the network namespace.
     pub netns: Option<u64>,
-    /// The name of the namespace: its name in ip-netns(8), or `PID:COMM` of its first process.
+    /// The name of the namespace: its name in ip-netns(8), or `PID:COMM` of its process with the lowest pid.
     pub netns_name: Option<String>,
     /// `net.ipv4.ip_local_port_range`.
     pub local_port_range: Option<LocalPortRange>,

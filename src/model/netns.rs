@@ -97,7 +97,7 @@ pub enum NetnsName {
     /// The name in ip-netns(8).
     FromIpNetns(OsString),
     /// The process with the lowest pid that was found in the namespace. The process chooses its comm, so escape it for a terminal.
-    FirstProcess {
+    LowestPid {
         /// Its pid in the pid namespace of twtool.
         pid: u32,
         /// Its command name.
@@ -109,7 +109,7 @@ impl fmt::Display for NetnsName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FromIpNetns(name) => f.write_str(&text_of(name.as_bytes())),
-            Self::FirstProcess { pid, comm } => write!(f, "{pid}:{comm}"),
+            Self::LowestPid { pid, comm } => write!(f, "{pid}:{comm}"),
         }
     }
 }
@@ -129,7 +129,7 @@ impl Netns {
     pub fn ip_netns_name(&self) -> Option<&OsStr> {
         match &self.name {
             Some(NetnsName::FromIpNetns(name)) => Some(name),
-            Some(NetnsName::FirstProcess { .. }) | None => None,
+            Some(NetnsName::LowestPid { .. }) | None => None,
         }
     }
 }
@@ -177,7 +177,7 @@ mod tests {
         let id = NetnsId { device: 4, inode: 4_026_531_840 };
         let text = |name| Netns { id, name }.to_string();
         assert_eq!(text(Some(NetnsName::FromIpNetns("web".into()))), "web");
-        assert_eq!(text(Some(NetnsName::FirstProcess { pid: 1, comm: "init".into() })), "1:init");
+        assert_eq!(text(Some(NetnsName::LowestPid { pid: 1, comm: "init".into() })), "1:init");
         assert_eq!(text(None), "net:[4026531840]");
         assert_eq!(text(Some(NetnsName::FromIpNetns(OsString::from_vec(b"a\xff".to_vec())))), r"a\xff");
     }

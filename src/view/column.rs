@@ -115,7 +115,7 @@ columns! {
     };
     "netns_name" => Column {
         title: "NETNS",
-        help: "Name of the network namespace, or PID:COMM of its first process",
+        help: "Name of the network namespace, or PID:COMM of its process with the lowest pid",
         in_table: InTable::SeveralNamespaces,
         value: |r| text(r.facts.netns_name.as_deref()),
         cell: CellForm::Netns,

@@ -10,7 +10,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::error::{NetnsError, NetnsErrorKind, is_absent};
 use super::names::{id, ip_netns_name, ip_netns_names, path_of_name};
-use super::processes::{first_process, path_of};
+use super::processes::{lowest_process_name, path_of};
 use crate::model::netns::{Netns, NetnsArg, NetnsName};
 use crate::sys::errno::retry;
 use crate::sys::folder::{metadata, proc_gap};
@@ -78,7 +78,7 @@ fn is_file(path: &Path) -> bool {
 
 fn add_name(mut opened: OpenNetns) -> Result<OpenNetns, NetnsErrorKind> {
     let name = || match ip_netns_name(opened.netns.id)? {
-        None => first_process(opened.netns.id),
+        None => lowest_process_name(opened.netns.id),
         given => Ok(given),
     };
     opened.netns.name = name().map_err(NetnsErrorKind::Unnamed)?;

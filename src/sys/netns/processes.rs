@@ -34,7 +34,7 @@ pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsN
     if pid == std::process::id() || !is_in(pid, netns)? {
         return Ok(None);
     }
-    Ok(if_visible(comm(pid))?.map(|comm| NetnsName::FirstProcess { pid, comm }))
+    Ok(if_visible(comm(pid))?.map(|comm| NetnsName::LowestPid { pid, comm }))
 }
 
 fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
@@ -42,7 +42,7 @@ fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
 }
 
 /// Names a namespace after its process with the lowest pid.
-pub(super) fn first_process(netns: NetnsId) -> io::Result<Option<NetnsName>> {
+pub(super) fn lowest_process_name(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     for pid in pids()? {
         if let Some(name) = process_name(pid, netns)? {
             return Ok(Some(name));
