@@ -25,24 +25,25 @@ const TICK_MS: u32 = 10;
 /// longer, but are much shorter than this limit.
 const LINE: u64 = 4096;
 
-/// Passes every socket of both files to `each`, first the listeners of both files, then all other sockets.
+/// Passes every socket of both files to `each`, first the listeners of both files, then all other sockets. Ends when `each` breaks.
 pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
-    // Listeners come first in each file, so the first pass reads little more than the listeners.
     let is_listener = |socket: &Socket| socket.state() == TcpState::Listen;
-    let mut listeners = |socket: &Socket| if is_listener(socket) { each(socket) } else { ControlFlow::Break(()) };
-    read("tcp", &mut listeners)?;
-    read("tcp6", &mut listeners)?;
     let mut stopped = false;
-    let mut others = |socket: &Socket| {
-        let flow = if is_listener(socket) { ControlFlow::Continue(()) } else { each(socket) };
-        stopped |= flow.is_break();
-        flow
-    };
-    read("tcp", &mut others)?;
-    if stopped {
-        return Ok(());
+    for (file, listeners) in [("tcp", true), ("tcp6", true), ("tcp", false), ("tcp6", false)] {
+        read(file, &mut |socket| {
+            if is_listener(socket) == listeners {
+                let flow = each(socket);
+                stopped = flow.is_break();
+                return flow;
+            }
+            // Listeners come first in each file, so the passes for the listeners read little more than the listeners.
+            if listeners { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if stopped {
+            break;
+        }
     }
-    read("tcp6", &mut |socket| if is_listener(socket) { ControlFlow::Continue(()) } else { each(socket) })
+    Ok(())
 }
 
 /// Passes the sockets of one file to `each` until it breaks.
@@ -147,6 +148,8 @@ fn end(text: &str) -> Option<(IpAddr, Port)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
     use proptest::prelude::*;
 
@@ -180,6 +183,19 @@ mod tests {
         for (local, remote, uid) in [(v4, v6, "0"), (v6, v4, "0"), (v4, v4, "+0"), (v4, "0100007F:+F90", "0")] {
             assert_eq!(parse(&line(local, remote, uid)), None, "{local} {remote} {uid}");
         }
+    }
+
+    #[test]
+    fn a_break_at_a_listener_ends_the_walk() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a server");
+        let _client = TcpStream::connect(server.local_addr().expect("a name")).expect("a connection");
+        let mut states = vec![];
+        walk(&mut |socket| {
+            states.push(socket.state());
+            ControlFlow::Break(())
+        })
+        .expect("the files can be read");
+        assert_eq!(states, [TcpState::Listen]);
     }
 
     proptest! {
