@@ -79,9 +79,13 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
         Errno::Other("ENODEV") => {
             format!("bind() to {on} fails with ENODEV: the interface no longer exists (ipv6(7)).")
         }
-        other => format!(
+        Errno::Access | Errno::Other("EPERM") if facts.privileged(port) == Some(false) => format!(
             "bind() to {on} fails with {}, although the port needs no privilege. A security module or a sandbox refuses it \
              (bind(2)).",
+            errno.name()
+        ),
+        other => format!(
+            "bind() to {on} fails with {}. A security module or a sandbox probably refuses it (bind(2)).",
             other.name()
         ),
     }
@@ -98,5 +102,39 @@ fn invalid(attempt: &Attempt) -> &'static str {
             "a link-local address needs its interface as scope, like fe80::1%eth0 (ipv6(7))."
         }
         _ => "the kernel considers this address invalid (bind(2)).",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::bind::BindAddr;
+    use crate::model::facts::tests::facts;
+
+    #[test]
+    fn only_eacces_and_eperm_certainly_come_from_a_security_module() {
+        let attempt = Attempt {
+            at: BindAddr { addr: IpAddr::from([0, 0, 0, 0]), scope: None },
+            options: ReuseOptions::NONE,
+            v6only: false,
+            device: None,
+            blocked_by_own_socket: false,
+            bind: CallResult::Ok,
+            listen: None,
+            bound: None,
+        };
+        let facts = Facts { unprivileged_port_start: Some(1024), ..facts() };
+        let unread = Facts { unprivileged_port_start: None, ..facts.clone() };
+        let is_probable = |facts: &Facts, port, errno| {
+            let text = denial(facts, Port(port), &attempt, errno);
+            assert!(text.contains("A security module or a sandbox "), "{text}");
+            assert_ne!(text.contains("probably"), text.contains("needs no privilege"), "{text}");
+            text.contains("probably")
+        };
+        assert!(!is_probable(&facts, 8080, Errno::Access));
+        assert!(!is_probable(&facts, 8080, Errno::Other("EPERM")));
+        assert!(is_probable(&facts, 80, Errno::Other("EPERM")));
+        assert!(is_probable(&facts, 8080, Errno::Other("ENOMEM")));
+        assert!(is_probable(&unread, 8080, Errno::Access));
     }
 }
