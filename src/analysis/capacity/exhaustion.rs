@@ -5,7 +5,9 @@
 //! 2. Each new connection takes a free port. After a close, a bucket holds the port for a fixed time, the *hold*: until the bucket
 //!    ends, or until connect() may take it over.
 //! 3. During the first hold, ports become free only when the present buckets release them. Their remaining times are known.
-//! 4. After the first hold, as many ports become free as are taken. So if ports are left then, this rate never exhausts them.
+//! 4. After the first hold, as many ports become free as are taken. So if the ports last for the first hold, this rate never exhausts
+//!    them. At exactly the sustainable rate, the last port is taken at the end of the hold, and the next connection gets the port of
+//!    the first one.
 
 use std::time::Duration;
 
@@ -64,7 +66,9 @@ impl Load {
         let mut free = f64::from(self.free);
         for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
             let ms = free / self.per_s * 1000.0;
-            if ms <= as_f64(until) + ROUNDING_MS {
+            let taken_before =
+                if until == hold_ms { ms + ROUNDING_MS < as_f64(until) } else { ms <= as_f64(until) + ROUNDING_MS };
+            if taken_before {
                 return Some(Duration::from_secs_f64(ms / 1000.0));
             }
             free += 1.0;
@@ -118,8 +122,8 @@ mod tests {
     fn a_rate_above_the_sustainable_rate_exhausts_the_ports_within_the_hold() {
         assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
         assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first port is released before the sixteenth is taken");
-        assert_eq!(exhausted_ms(60, 1.0, &[]), Some(60_000));
-        assert_eq!(exhausted_ms(61, 1.0, &[]), None);
+        assert_eq!(exhausted_ms(59, 1.0, &[]), Some(59_000));
+        assert_eq!(exhausted_ms(60, 1.0, &[]), None, "exactly the sustainable rate");
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
             let model = load.exhausted_in();
             // After n connections, at n * gap, no port is left.
             let taken_at = |n: u64| n * gap_ms;
-            let first = (0..=60_000).take_while(|n| taken_at(*n) <= 60_000).find(|n| {
+            let first = (0..=60_000).take_while(|n| taken_at(*n) < 60_000).find(|n| {
                 let back = released_ms.iter().filter(|ms| **ms < taken_at(*n)).count() as u64;
                 *n >= u64::from(free) + back
             });
