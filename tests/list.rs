@@ -104,6 +104,11 @@ fn a_namespace_without_buckets_gives_an_empty_list_in_every_format() {
     assert_eq!(procfs::buckets(), [], "there is no bucket");
     let table = twtool(["list"]).ok();
     assert_eq!(table.stdout, "no TIME_WAIT sockets\n", "{table}");
+    assert_eq!(twtool(["list", "--owner"]).ok().stdout, table.stdout);
+    for owner in [&[][..], &["--owner"]] {
+        let bare = twtool(["list", "--no-header"].iter().chain(owner)).ok();
+        assert!(bare.stdout.is_empty(), "{bare}");
+    }
     assert_eq!(list(&[]), [] as [Value; 0]);
     let ndjson = twtool(["list", "-o", "ndjson"]).ok();
     assert!(ndjson.stdout.is_empty(), "{ndjson}");

@@ -282,14 +282,19 @@ impl<'l> Rows for ListTable<'l> {
 /// Writes the table with its last line.
 pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -> io::Result<()> {
     if list.rows.is_empty() && list.total == 0 {
-        let several = namespace_count(list.facts).map(|among| format!(" {among}")).unwrap_or_default();
-        return if list.header { writeln!(out, "no TIME_WAIT sockets{several}") } else { Ok(()) };
+        return if list.header { write_empty(out, list.facts) } else { Ok(()) };
     }
     let left_out = body(out, list, style)?;
     if !list.header {
         return Ok(());
     }
     writeln!(out, "{}", style.paint(Meaning::Aside, last_line(list, &left_out)))
+}
+
+/// Writes the line that stands for a table without rows.
+pub(super) fn write_empty(out: &mut dyn Write, facts: &[Facts]) -> io::Result<()> {
+    let several = namespace_count(facts).map(|among| format!(" {among}")).unwrap_or_default();
+    writeln!(out, "no TIME_WAIT sockets{several}")
 }
 
 /// Writes the table without its last line. Returns the titles of the columns that did not fit.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::column::Column;
 use super::human;
 use super::json::{self, Envelope};
+use super::list;
 use super::record::SocketRecord;
 use super::style::{Meaning, TextStyle};
 use super::table::{self, Heading};
@@ -130,8 +131,8 @@ impl OwnedRows<'_> {
         total: usize,
         style: TextStyle,
     ) -> io::Result<()> {
-        if self.rows.is_empty() {
-            return writeln!(out, "{}", style.paint(Meaning::Aside, "no TIME_WAIT sockets"));
+        if self.rows.is_empty() && total == 0 {
+            return if header { list::write_empty(out, self.facts) } else { Ok(()) };
         }
         let heading = |column: &&'static Column| Heading {
             title: column.title,
