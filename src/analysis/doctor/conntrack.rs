@@ -13,7 +13,7 @@ pub(super) fn check(health: &Health) -> Check {
         does: "Counts the connections that netfilter tracks in this network namespace, for NAT and stateful firewalls. At \
                nf_conntrack_max the kernel drops the packets of a new connection.",
         does_not: "An entry for a closed connection (nf_conntrack_tcp_timeout_time_wait, 120 s by default) is not a \
-                   TIME_WAIT socket and holds no port of this machine.",
+                   TIME_WAIT socket. It keeps no socket and blocks no bind().",
         sources: &["Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_count and nf_conntrack_max"],
     };
     if *health.settings.value(NF_CONNTRACK_COUNT.key()) == SettingValue::Absent {
