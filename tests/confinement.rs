@@ -49,7 +49,7 @@ pub(crate) fn is_active(what: &str) -> bool {
 /// The system calls of a command, one on each line; `None` if strace cannot be used here.
 fn calls(args: &[&str]) -> Option<(Run, String)> {
     let Some(strace) = program("strace") else {
-        not_checked("the calls of a replay: strace is not installed");
+        not_checked(format!("the system calls of twtool {args:?}: strace is not installed"));
         return None;
     };
     let folder = tempfile::tempdir().expect("a folder");
@@ -57,7 +57,7 @@ fn calls(args: &[&str]) -> Option<(Run, String)> {
     let run = Run::of(Command::new(strace).args(["-f", "-o"]).arg(&log).arg(PATH).args(args));
     let calls = fs::read_to_string(log).unwrap_or_default();
     if !calls.contains("execve(") {
-        not_checked(format!("the calls of a replay: strace cannot trace here{run}"));
+        not_checked(format!("the system calls of twtool {args:?}: strace cannot trace here{run}"));
         return None;
     }
     Some((run, calls))
