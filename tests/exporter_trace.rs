@@ -40,7 +40,7 @@ suite! {
         the_documented_unit_lines_for_trace_are_enough,
         a_signal_ends_an_exporter_that_traces,
         closes_that_the_exporter_did_not_read_in_time_are_counted_as_lost,
-        without_trace_nothing_about_closes_is_served,
+        without_trace_no_metric_of_the_tracer_is_served,
     ],
 }
 
@@ -318,7 +318,7 @@ fn closes_that_the_exporter_did_not_read_in_time_are_counted_as_lost() {
     });
 }
 
-fn without_trace_nothing_about_closes_is_served() {
+fn without_trace_no_metric_of_the_tracer_is_served() {
     let _exporter = Exporter::start(&[]);
     let text = get("/metrics").body;
     assert!(!text.contains("twtool_trace") && text.contains("twtool_complete"), "{text}");

@@ -1,5 +1,5 @@
-//! `twtool list` on responses that this kernel does not send: refusals, broken and interrupted dumps, malformed datagrams. The
-//! tests use recordings of hand-made datagrams, and a sandbox that refuses the netlink socket.
+//! `twtool list` on responses that are made by hand. Most of them are responses that this kernel does not send: refusals, broken and
+//! interrupted dumps, malformed datagrams. The responses are in recordings. One test uses a sandbox that refuses the netlink socket.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -30,7 +30,7 @@ suite! {
         a_replay_shows_every_field_as_the_kernel_sent_it,
         a_replay_prints_the_exact_bytes,
         if_the_dump_of_both_families_is_refused_each_family_is_dumped,
-        listeners_decide_directions_in_one_dump_of_both_families_and_in_two,
+        listeners_decide_directions_in_a_dump_of_both_families_and_in_a_dump_of_each,
         a_missing_tcp_diag_is_named_with_a_hint,
         other_refusals_are_named,
         a_dump_that_the_kernel_breaks_off_is_an_error_that_names_the_errno,
@@ -152,9 +152,9 @@ fn if_the_dump_of_both_families_is_refused_each_family_is_dumped() {
     }
 }
 
-fn listeners_decide_directions_in_one_dump_of_both_families_and_in_two() {
-    let nobody = |local: &str| if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-    let listener = |local: &str| Sock { state: LISTEN, timer: 0, ..Sock::bucket(local, nobody(local), 0, 9) };
+fn listeners_decide_directions_in_a_dump_of_both_families_and_in_a_dump_of_each() {
+    let wildcard_peer = |local: &str| if local.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let listener = |local: &str| Sock { state: LISTEN, timer: 0, ..Sock::bucket(local, wildcard_peer(local), 0, 9) };
     let out = Sock::bucket("127.0.0.1:40000", "192.0.2.1:443", 1000, 4);
     let (on_four, on_six) = (listener("0.0.0.0:80"), listener("[2001:db8::1]:443"));
     let whole =
@@ -295,7 +295,7 @@ fn malformed_datagrams_are_errors() {
         let events = dump_events(Walk::BothFamilies, [bucket_v6().message(), datagram, done(0)]);
         let run = fails(&events, "");
         let first = run.stderr.lines().next().unwrap_or_default();
-        assert!(first.len() > 20 && run.stderr.lines().count() <= 2, "{what}: one clear line{run}");
+        assert!(first.len() > 20 && run.stderr.lines().count() <= 2, "{what}: a clear line, and at most a hint{run}");
     }
 }
 
@@ -311,8 +311,10 @@ fn an_answer_without_an_end_is_an_error() {
 }
 
 fn full_sockets_do_not_count_as_buckets() {
-    let full = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..bucket_v4() };
-    let answer = [full(0, 11), full(2, 12), full(3, 13), bucket_v4()].map(|sock| sock.message()).concat();
+    // Timer 3 makes it a bucket.
+    let fin_wait_2 = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..bucket_v4() };
+    let answer =
+        [fin_wait_2(0, 11), fin_wait_2(2, 12), fin_wait_2(3, 13), bucket_v4()].map(|sock| sock.message()).concat();
     let events = dump_events(Walk::BothFamilies, [answer, done(0)]);
     let run = replay(&events, &["--json", "--fin-wait-2"]).ok();
     assert_eq!(sorted(cookies(&run.records("sockets"))), [1, 13]);

@@ -1,4 +1,5 @@
-//! The screen of `twtool watch` on terminals that accept no text, are small, are resized, or are shared with a shell.
+//! The screen of `twtool watch`: terminals that accept no text, are small, are resized, or are shared with a shell; and the pause, filters,
+//! warnings and recordings.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -115,8 +116,8 @@ fn a_shell_stops_and_continues_watch() {
     for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
-        // twtool has entered the alternate screen once before each stop. So it has left this screen only to stop, and the shell has
-        // noticed each stop.
+        // If a stop had failed, twtool would have entered the alternate screen again at once. So a count that is equal to the round proves
+        // that every stop worked.
         assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
         // A process in the background must not change the terminal, so the kernel stops twtool again (SIGTTOU).
         screen.types("clear; bg\n");
@@ -254,7 +255,8 @@ fn a_new_filter_also_applies_to_old_events() {
 }
 
 fn a_bucket_that_a_rst_ends_is_shown_as_gone() {
-    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets, so only a RST can end the bucket");
+    // On a kernel without it, only a RST can end the bucket, and the event is `reset`.
+    kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     let server = listen("127.0.0.1:8080");
     let mut screen = watch(&["--interval", "200ms"]);
     // A RST on an open connection leaves no bucket, so there is no event.
@@ -268,7 +270,7 @@ fn a_bucket_that_a_rst_ends_is_shown_as_gone() {
     screen.until_shown("0 TIME_WAIT, 0 FIN_WAIT_2");
     screen.until_shown("gone ");
     screen.types("\x1b[B\r");
-    screen.until_shown("A RST, a new connection or SOCK_DESTROY may have");
+    screen.until_shown("A RST, a new connection or SOCK_DESTROY");
     screen.types("x");
     quits(screen);
 }

@@ -7,7 +7,8 @@
 //! - `cargo bench --bench whole -- namespaces` measures 200 network namespaces of 100 buckets each.
 //! - `cargo bench --bench whole -- watch` measures a stream of samples, without the floor.
 //!
-//! The benchmark runs each command and the floor in turns. The ratio is the median of these pairs, because a busy machine slows both.
+//! The benchmark runs each command and the floor in turns. Each such pair gives one ratio: the wall time of the command divided by that of
+//! the floor. The benchmark reports the median of the ratios. A busy machine slows both runs of a pair, so it hardly changes the ratio.
 //! The benchmark prints the figures for docs/performance.md as Markdown tables, and never fails because of a time.
 
 mod floor;
@@ -30,8 +31,8 @@ use process::{Cost, Process, WATCH, on_one_core};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
-/// Copies of twtool and of this benchmark. An installation also makes a copy. A file that a linker wrote piece by piece would start
-/// more slowly, because the kernel maps it in smaller pieces: a short list takes 5 % longer.
+/// Copies of twtool and of this benchmark. The benchmark measures copies, because an installed program is a copy, too. The file that the
+/// linker wrote starts more slowly, because the kernel maps it in smaller pieces: a short list takes 5 % longer.
 const TWTOOL: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twtool");
 const THIS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/whole");
 
@@ -181,8 +182,9 @@ impl Case {
     }
 }
 
-/// Whether an uncounted pair, which fills the caches, runs before each counted pair. With a million buckets, no cache is large enough, and
-/// the buckets would expire after fewer pairs.
+/// Whether an uncounted pair, which fills the caches, runs before each counted pair of a case that keeps the buckets. With a million buckets
+/// there is no uncounted pair, because no cache is large enough, and because its time would leave room for fewer counted pairs before the
+/// buckets expire.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }
@@ -227,7 +229,7 @@ struct Supply {
 }
 
 impl Supply {
-    fn lasting(&mut self, next: Duration) -> Result<(), Box<dyn Error>> {
+    fn ensure_outlives(&mut self, next: Duration) -> Result<(), Box<dyn Error>> {
         if self.now.as_ref().is_none_or(|population| !population.outlives(next)) {
             let begun = Instant::now();
             self.now = Some(Population::make(self.buckets as usize)?);
@@ -260,7 +262,8 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     let mut longest = vec![Duration::ZERO; cases.len()];
     for round in 0..rounds(buckets) {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
-            supply.lasting(2 * *longest)?;
+            // Twice, because an uncounted pair runs before the counted pair.
+            supply.ensure_outlives(2 * *longest)?;
             // This pair loads into the caches what the counted pair needs. The previous case may have evicted it: after netstat, even
             // the file of the program is not cached.
             if warms_up(buckets) && !case.consumes {
@@ -273,11 +276,11 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         }
     }
     for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(longest) {
-        supply.lasting(longest)?;
+        supply.ensure_outlives(longest)?;
         measured.peak_kib = case.process.peak_kib()?;
         supply.after(case)?;
     }
-    supply.lasting(Duration::from_secs(2))?;
+    supply.ensure_outlives(Duration::from_secs(2))?;
     let floor_peak_kib = floor_process(Floor::All).peak_kib()?;
     let load = (load_before, report::load()?);
     Ok(Size { buckets, seen: supply.seen, load, floor_peak_kib, cases: cases.into_iter().zip(measured).collect() })

@@ -99,7 +99,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     let load_before = load()?;
     let mut seen: Vec<u32> = vec![];
     let mut until = Instant::now();
-    let mut lasting = |next: Duration| -> Result<(), Box<dyn Error>> {
+    let mut ensure_outlives = |next: Duration| -> Result<(), Box<dyn Error>> {
         if Instant::now() + next > until {
             let begun = Instant::now();
             seen.push(maker.answer()?.trim().parse()?);
@@ -112,7 +112,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     let mut longest = Duration::from_secs(5);
     for round in 0..ROUNDS {
         for ((_, process), measured) in cases.iter().zip(&mut measured) {
-            lasting(longest)?;
+            ensure_outlives(longest)?;
             let pair = if round % 2 == 0 {
                 (floor.run()?, process.run()?)
             } else {
@@ -124,7 +124,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
         }
     }
     for ((_, process), measured) in cases.iter().zip(&mut measured) {
-        lasting(longest)?;
+        ensure_outlives(longest)?;
         measured.peak_kib = process.peak_kib()?;
     }
     let floor_peak = floor.peak_kib()?;

@@ -39,8 +39,8 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// Checks a program as the kernel does (`inet_diag_bc_audit` and `valid_cc` in net/ipv4/inet_diag.c): every jump goes forward, to an
-/// instruction, to the end, or to 4 bytes beyond the end.
+/// Checks a program as the kernel does (`inet_diag_bc_audit` and `valid_cc` in net/ipv4/inet_diag.c): every jump goes forward. Its
+/// target is an instruction, the end (accept), or 4 bytes beyond the end (reject).
 fn audit(program: &[u8]) {
     let mut starts = vec![];
     let mut at = 0;

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::netns::NetnsArgs;
 use super::port_args::{SERVER_ARGS, ServerArgs, one_port};
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans, hide_refused};
 use crate::analysis::advice::{self, BindEvidence};
 use crate::analysis::next::{self, Failure};
 use crate::lab;
@@ -18,7 +18,7 @@ use crate::view::json::Envelope;
 
 /// Arguments of `twtool bind-test`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 Side effects: each attempt really binds the port, and closes the socket within microseconds. A server that starts at that \
 moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port as explicitly bound until the last socket on \
 it ends. Until then, connect() does not choose the port.
@@ -29,9 +29,9 @@ check later SO_REUSEPORT binds of the same user for conflicts, so a second serve
 one more bind, on an unused address. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool could not clear its own note. Second: \
-twtool has cleared the note of a real server. To notice this, twtool repeats each successful bind with SO_REUSEPORT after the note \
-is cleared. If the repeated bind fails, the first bind succeeded only because of the note of that server.
+In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool has cleared the note of a real server, so a \
+second server of that user can no longer bind. twtool detects this, because it repeats each successful bind with SO_REUSEPORT after \
+the note is cleared, and the repeated bind fails. Second: the note of twtool is still there, because twtool could not clear it.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

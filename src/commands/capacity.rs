@@ -38,16 +38,16 @@ to choose some of them. The JSON key `uncertain` contains the number by which FR
 
 The time to exhaustion is an inference from a model. The model makes two assumptions. First: connections are opened as fast as they \
 are closed, at the rate of the last 10 seconds. (If the destination has at least 10 TIME_WAIT sockets, and the oldest one is younger \
-than 10 s, the rate is measured since the oldest one closed. If connect() may reuse TIME_WAIT sockets, the rate covers \
-at most the last tcp_tw_reuse_delay.) \
+than 10 s, the rate is measured since the oldest one closed. If connect() may reuse TIME_WAIT sockets, the rate is measured over \
+at most the time of tcp_tw_reuse_delay, 1 s by default.) \
 Second: a TIME_WAIT socket releases its port when its timer ends.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
-In this model, a port that is taken now becomes free again after the hold time. If the free ports last for the hold time, \
+In this model, a port that is taken now becomes free again after the hold time. If the hold time ends before the free ports are used up, \
 they never run out at this rate, because from then on ports become free as fast as connections take them. CEILING is the \
 highest rate at which the ports never run out, in connections per second: the number of ports divided by the hold time.
 
-A destination is a combination of local address, remote address and remote port. Only connections that this machine opened count: \
+Each row is one local address with one destination (remote address and remote port). Only connections that this machine opened count: \
 twtool omits connections whose local port has a listener. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \
 Then twtool omits the IPv4 connections of that listener, a warning contains their number, and the exit code is 2.
 

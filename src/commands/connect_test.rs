@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::netns::NetnsArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans, hide_refused};
 use crate::analysis::connect::{ConnectVerdict, advice};
 use crate::model::addr::ScopedEnd;
 use crate::snapshot::Answer;
@@ -14,7 +14,7 @@ use crate::view::json::Envelope;
 
 /// Arguments of `twtool connect-test`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 The test sends nothing and leaves every socket as it is. It does not call connect() on a TCP socket towards the destination. \
 It tests whether the kernel finds a source address and port. It does not test whether a server answers, or whether a firewall \
 lets packets pass.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Prompt, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, Prompt, bad_value, hide_refused};
 use crate::lab::{self, CaptureFile, LabError};
 use crate::model::experiment::{Comparison, LabEvent, LabEventKind, Scenario};
 use crate::model::facts::Facts;
@@ -16,16 +16,10 @@ use crate::view::human;
 use crate::view::json::Envelope;
 use crate::view::ladder::Ladder;
 
-/// Hides the options that select an IP version from the help and the manual page, because every experiment uses IPv4.
-fn hide_ip_version(arg: clap::Arg) -> clap::Arg {
-    let selects = ["ipv4", "ipv6"].contains(&arg.get_id().as_str());
-    if selects { arg.hide(true) } else { arg }
-}
-
 /// Arguments of `twtool demo`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    mut_args(hide_ip_version),
+    mut_args(|arg| hide_refused(arg, &["ipv4", "ipv6"], &[Format::Csv])),
     after_long_help = "\
 Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
 sockets of the host, and leaves nothing behind except the file of --pcap, however it ends. In the first four scenarios, both \

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::netns::NetnsArgs;
 use super::tracer::TracerArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::analysis::doctor::{LeakThreshold, Status};
 use crate::filter::parser::parse_duration;
 use crate::view;
@@ -14,7 +14,7 @@ use crate::view::json::Envelope;
 
 /// Arguments of `twtool doctor`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 doctor only reads; it changes nothing. A warning means that something fails now, has failed, or will probably fail: \
 soon, or when a program starts again. Each warning comes with the numbers behind it. A note means that nothing fails, but \
 that you should know the finding. A setting that differs from the kernel's default is not a problem by itself. --verbose and \

@@ -26,7 +26,7 @@ use crate::view::owner::OwnedRows;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
 FILTER is an expression of ss. Tests: sport and dport, with = != < <= > >= (or eq ne lt le gt ge) and a port; src and dst with \
-an address, a prefix, :PORT or both; dev; fwmark with a mask; autobound. Combine tests with 'and', 'or', 'not' and \
+an address or prefix, with :PORT, or with both together; dev; fwmark with a mask; autobound. Combine tests with 'and', 'or', 'not' and \
 parentheses. Two tests without a word between them are combined with 'and'. As in ss, 'and' and 'or' have the same precedence \
 and are evaluated from left to right. Tests that ss does not have: expires < 10s, class = dynamic (of the local port; also \
 remote-class), direction = inbound, state = fin-wait-2, service = https, and mapped (an IPv4 connection of an IPv6 socket). \

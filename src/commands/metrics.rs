@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::exporter::StartTracing;
 use crate::filter::parser::parse_duration;
 use crate::metrics::{self, CollectedSurveys, SampleLimits, SelfCounts, encoding};
@@ -16,7 +16,7 @@ use crate::snapshot::{Selection, Snapshot};
 /// Arguments of `twtool metrics`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    mut_args(hide_refused),
+    mut_args(hide_formats),
     after_long_help = "\
 Every metric is listed in docs/metrics.md. The label netns is the name of the network namespace in `ip netns`, or net:[INODE].
 
@@ -122,10 +122,9 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Hides the global options that [`refuse_formats`] refuses from the help and the manual page.
-pub(super) fn hide_refused(arg: clap::Arg) -> clap::Arg {
-    let is_refused = ["output", "json", "ipv4", "ipv6"].contains(&arg.get_id().as_str());
-    if is_refused { arg.hide(true) } else { arg }
+/// Hides the global options that [`refuse_formats`] refuses.
+pub(super) fn hide_formats(arg: clap::Arg) -> clap::Arg {
+    hide_refused(arg, &["output", "json", "ipv4", "ipv6"], &[])
 }
 
 /// Refuses the global options that select a format or an IP version.

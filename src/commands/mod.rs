@@ -36,6 +36,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ValueEnum};
 
@@ -89,6 +90,20 @@ impl GlobalArgs {
             _ => None,
         }
     }
+}
+
+/// Hides the global options and the output formats that a command refuses from its help, its manual page and its completions. The
+/// command still accepts the words, so that it can explain why it refuses them.
+fn hide_refused(arg: clap::Arg, options: &[&str], formats: &[Format]) -> clap::Arg {
+    if options.contains(&arg.get_id().as_str()) {
+        return arg.hide(true);
+    }
+    if arg.get_id() != "output" {
+        return arg;
+    }
+    let value = |format: &Format| format.to_possible_value().map(|value| value.hide(formats.contains(format)));
+    let values = PossibleValuesParser::new(Format::value_variants().iter().filter_map(value));
+    arg.value_parser(values.try_map(|text| Format::from_str(&text, false)))
 }
 
 /// Whether SOCK_DESTROY ends an orphan on this kernel. Tests the kernel only if an orphan blocks the port. Returns `None` without a

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::tracer::TracerArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::analysis::groups::GroupBy;
 use crate::snapshot::{Answer, Snapshot, SourceChoice, bucket_owners};
 use crate::view;
@@ -21,7 +21,7 @@ const TOP: usize = 10;
 
 /// Arguments of `twtool summary`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 The history comes from a single read: TIME_WAIT lasts 60 s, so a socket with 12 s left entered TIME_WAIT 48 s ago. The summary \
 ends with a list of what a single read cannot show. In JSON, the key `limits` contains this list. FIN_WAIT_2 sockets are \
 counted, but they are not closes of the last minute. The counts of groups include both states.

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::netns::SomeNetnsArgs;
 use super::selection::SelectionArgs;
 use super::tracer::how_to_permit;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::analysis::makers::{MakerGroupBy, Makers};
 use crate::filter::parser::parse_duration;
 use crate::model::close::{Close, Method};
@@ -30,7 +30,7 @@ const MAX_NAMES: usize = 8192;
 
 /// Arguments of `twtool trace`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
 close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. Without \
 --netns and --container, twtool covers every network namespace of the machine. It prints the line of a close later, when the \
@@ -80,7 +80,7 @@ pub struct TraceArgs {
     #[arg(long, value_enum, default_value_t = MethodArg::Auto, value_name = "METHOD")]
     method: MethodArg,
     /// Listen on this Unix socket (mode 0600), and report which processes made the TIME_WAIT sockets of the last two minutes;
-    /// `twtool list --owner`, `summary --by owner` and `doctor` use it
+    /// `twtool list --owner`, `summary --by owner`, `doctor` and `watch` use it
     #[arg(long, value_name = "SOCKET")]
     serve: Option<PathBuf>,
     /// End after this time, like 30s or 10m

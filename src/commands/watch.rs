@@ -9,7 +9,7 @@ use super::netns::ManyNetnsArgs;
 use super::recording::RecordingArgs;
 use super::selection::SelectionArgs;
 use super::tracer::{TracerArgs, how_to_permit};
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::filter::parser::parse_duration;
 use crate::model::command::Shell;
 use crate::snapshot::Namespaces;
@@ -19,7 +19,7 @@ use crate::watch::{Sample, Sampler, stream};
 
 /// Arguments of `twtool watch`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
 On a terminal, twtool shows a screen: totals, a chart of the closes per second, and tables of sockets, destinations, local ports, \
 remote addresses, network namespaces, events, and makers (the processes that made the sockets). Press ? for the \
 keys: 1-7 choose the table, / filters, Enter shows a row with advice, k proposes `twtool kill` for the row, t traces the processes \

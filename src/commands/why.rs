@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value};
+use super::{ColorChoice, CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
 use crate::analysis::call::{self, Explanation, FailedCall, PortsLeft};
 use crate::analysis::call_counts::{CallCounts, FailureKind};
 use crate::filter::parser::parse_duration;
@@ -23,7 +23,7 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
 COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of its system \
 calls, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
 twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
@@ -63,7 +63,7 @@ pub struct WhyArgs {
     /// Append to this file instead of writing to standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Print only failures, and notes that failures can be missing or false
+    /// Print only failures, and warnings that reports of failures can be missing or wrong
     #[arg(short, long)]
     quiet: bool,
     /// With --pid or --detach: stop watching after this time, like 500ms, 10s or 5m; the program continues to run

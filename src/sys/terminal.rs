@@ -27,13 +27,13 @@ pub fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// The number of columns of the terminal on standard output; `None` if that is not a terminal.
+/// The number of columns of the terminal on standard output; `None` if that is not a terminal or its size is unknown.
 #[must_use]
 pub fn stdout_width() -> Option<usize> {
     width_of(std::io::stdout())
 }
 
-/// The number of columns of the terminal on standard error; `None` if that is not a terminal.
+/// The number of columns of the terminal on standard error; `None` if that is not a terminal or its size is unknown.
 #[must_use]
 pub fn stderr_width() -> Option<usize> {
     width_of(std::io::stderr())

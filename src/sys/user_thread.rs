@@ -32,7 +32,8 @@ pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + S
     let Some(user) = user else { return Ok(run()) };
     match (user.uid, effective_user()) {
         (0, 0) => return Ok(run()),
-        // CAP_SETUID lets a process become user 0, but not with the capabilities of root.
+        // CAP_SETUID lets a process become user 0, but not with the capabilities of root. A bind as such a user would not show what a
+        // server of root can do, so it is refused.
         (0, _) => return Err(("setresuid()", io::Error::from_raw_os_error(libc::EPERM))),
         _ => {}
     }

@@ -173,7 +173,11 @@ fn a_cause_is_named_only_if_no_other_cause_is_possible() {
         events([walk(0, vec![row]), second], Occupant::Nobody)
     };
     assert_eq!(on_kernel("5.10.0", outbound(1, 50_000)), [(1, Reset, true)]);
-    assert_eq!(on_kernel("5.10.0", bucket(1, 50_000)), [(1, Gone, false)], "a listener may have taken a SYN");
+    assert_eq!(
+        on_kernel("5.10.0", bucket(1, 50_000)),
+        [(1, Gone, false)],
+        "a SYN may have replaced it by a connection that has ended since"
+    );
     for version in ["5.11.0", "6.0.0"] {
         assert_eq!(on_kernel(version, outbound(1, 50_000)), [(1, Gone, false)], "SOCK_DESTROY may remove buckets");
     }
@@ -333,7 +337,7 @@ fn seconds_that_no_whole_sample_covers_are_unknown() {
 }
 
 #[test]
-fn a_new_selection_begins_the_closes_again() {
+fn a_new_selection_restarts_the_count_of_closes() {
     let (mut tracker, mut history) = (Tracker::default(), CloseHistory::default());
     let mut add = |walk: BucketSample, begins| {
         let elapsed_ms = u64::try_from(walk.walked.0.as_millis()).expect("short");
@@ -392,7 +396,7 @@ fn rows(cookies: impl IntoIterator<Item = u64>) -> Vec<Row> {
 
 #[test]
 fn rows_that_stay_are_paired_although_thousands_of_rows_beside_them_change() {
-    // Behind cookie 1000, 2,000 rows are gone and 3,000 are new. Behind cookie 4000, 100 rows are gone and 500 are new.
+    // After cookie 1000, 2,000 rows are gone and 3,000 are new. After cookie 4000, 100 rows are gone and 500 are new.
     let now = rows((1..=1000).chain(6001..=9000).chain(3001..=4000).chain(9001..=9500).chain(4101..=5000));
     assert_eq!(counts(&rows(1..=5000), &now), (2900, 2100, 3500));
 }
@@ -403,7 +407,8 @@ fn most_rows_are_paired_although_some_rows_change_their_place() {
     let to_the_front = rows((1..=100).chain([5000]).chain(101..=4999));
     let (paired, ended, new) = counts(&was, &to_the_front);
     assert!(paired >= 4999 && ended == new, "{paired} {ended} {new}");
-    // After a change of the selection, the selected rows of the old list come first. The kernel's order mixes them with the other rows.
+    // After a change of the filter, the old list has the rows of the previous filter first, then the others. The new list has the kernel's
+    // order, which mixes them.
     let selected_first = rows((1..=5000).filter(|n| n % 10 != 0).chain((1..=5000).filter(|n| n % 10 == 0)));
     let (paired, ended, new) = counts(&selected_first, &was);
     assert!(paired >= 4500 && ended == new, "{paired} {ended} {new}");

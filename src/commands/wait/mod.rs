@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::netns::NetnsArgs;
 use super::port_args::{ServerArgs, one_port};
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans, hide_refused};
 use crate::analysis::advice;
 use crate::analysis::next::{self, Failure};
 use crate::analysis::waiting::{ROUND, WaitEnd};
@@ -26,7 +26,7 @@ use reporter::ProgressReporter;
 
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+#[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
 address with the options of --with. (With --with none, one of these sockets is enough to block the bind, so twtool tries only when all \
 of them are gone.) The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \

@@ -56,7 +56,8 @@ impl Reader {
         }
     }
 
-    /// Reads one datagram. Returns the end of the dump if the datagram contains it.
+    /// Reads one datagram. Returns the end of the dump if the datagram contains it, or if `each` stops the dump. `length` is the result of
+    /// the receive call, with the true length: it is larger than the datagram if the buffer was too small.
     pub(super) fn read(
         &mut self,
         length: io::Result<usize>,

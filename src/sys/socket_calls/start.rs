@@ -85,8 +85,8 @@ fn await_stop(pid: i32) -> io::Result<()> {
 pub(super) fn process(pid: i32) -> Result<TracedProgram, WatchError> {
     let mut threads = BTreeSet::new();
     loop {
-        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. The next iteration of this loop finds
-        // the threads that a thread without a tracer has started.
+        // If a traced thread starts a thread meanwhile, the kernel attaches twtool to the new thread. A thread that is not traced yet can
+        // also start a thread. The next iteration finds it.
         let names = folder::names_in(&format!("/proc/{pid}/task")).map_err(|_| unlisted_threads_error(pid))?;
         let new: Vec<i32> =
             names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|tid| !threads.contains(tid)).collect();

@@ -38,8 +38,8 @@ impl Screen {
         Ok(None)
     }
 
-    /// Requests another filter. A paused screen applies it to the rows of the last sample, whose facts may lack the names of other
-    /// interfaces.
+    /// Requests another filter. If the screen is paused or the recording has ended, the filter applies to the rows of the last sample. The
+    /// facts of that sample may lack an interface that the new filter names, so such a filter is refused.
     fn filter(&mut self, expression: String) {
         let selection = Selection { expression, ..self.selection.clone() };
         if !self.is_sampling() && selection.may_name_an_interface() {

@@ -112,7 +112,7 @@ pub(super) struct FilterLine {
     pub(super) error: Option<String>,
 }
 
-/// Facts about the rows of the table that a key can need.
+/// What the handling of a key needs to know about the rows of the table and about the overlay.
 #[derive(Clone, Copy)]
 pub(super) struct RowFacts<'a> {
     /// The number of rows.
@@ -260,7 +260,7 @@ impl ScreenState {
             KeyCode::Home => overlay.top = 0,
             KeyCode::End => overlay.top = end,
             KeyCode::Char('y' | 'Y') if overlay.command.is_some() && overlay.top < end => {
-                self.message = Some("scroll to the end first: the command and its risk are not on the screen".into());
+                self.message = Some("scroll to the end first: the end of this text is not on the screen".into());
             }
             KeyCode::Char('y' | 'Y') if overlay.command.is_some() => {
                 return self.overlay.take().and_then(|overlay| overlay.command).map(Action::RunKill);
@@ -357,7 +357,7 @@ enum Typing {
 impl FilterLine {
     fn press(&mut self, key: KeyEvent) -> Typing {
         let before = self.text[..self.cursor].chars().next_back().map_or(0, char::len_utf8);
-        let behind = self.text[self.cursor..].chars().next().map_or(0, char::len_utf8);
+        let after = self.text[self.cursor..].chars().next().map_or(0, char::len_utf8);
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Enter => return Typing::Entered,
@@ -376,12 +376,12 @@ impl FilterLine {
                 self.text.remove(self.cursor);
                 self.error = None;
             }
-            KeyCode::Delete if behind > 0 => {
+            KeyCode::Delete if after > 0 => {
                 self.text.remove(self.cursor);
                 self.error = None;
             }
             KeyCode::Left => self.cursor -= before,
-            KeyCode::Right => self.cursor += behind,
+            KeyCode::Right => self.cursor += after,
             KeyCode::Home => self.cursor = 0,
             KeyCode::End => self.cursor = self.text.len(),
             _ => {}
