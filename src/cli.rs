@@ -69,7 +69,8 @@ to a destination.
 twtool covers TCP only. It reads the network namespace that it runs in (trace: every network namespace); --netns, --container \
 and --all-netns choose others. Most commands need no privileges. The exceptions are: removing sockets (kill), tracing closes \
 (trace), seeing the processes of other users, entering other network namespaces, reading the mark of a socket, testing a bind \
-to a port below ip_unprivileged_port_start, and the options --user and --transparent.";
+to a port below ip_unprivileged_port_start, watching a running process of another user (why --pid), and the options --user and \
+--transparent.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete. \

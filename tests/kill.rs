@@ -53,7 +53,7 @@ suite! {
         a_fin_wait_2_that_became_time_wait_during_the_question_is_removed,
         only_orphans_are_removed_and_no_socket_with_a_possible_owner,
         the_plan_for_orphans_shows_the_risk_and_asks,
-        if_nothing_matches_the_flag_that_would_select_a_socket_is_named,
+        a_warning_names_the_flag_that_would_select_a_socket,
         no_command_is_printed_for_sockets_that_this_kernel_cannot_remove,
         several_ports_may_be_separated_by_commas,
         orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them,
@@ -635,7 +635,7 @@ fn the_plan_for_orphans_shows_the_risk_and_asks() {
     assert_eq!(Orphans::there(), [4, 9, 11]);
 }
 
-fn if_nothing_matches_the_flag_that_would_select_a_socket_is_named() {
+fn a_warning_names_the_flag_that_would_select_a_socket() {
     kernel::needs(kernel::ends_orphans(), "SOCK_DESTROY that ends an orphan");
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let server = listen("127.0.0.1:8080");

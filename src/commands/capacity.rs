@@ -40,7 +40,7 @@ The time to exhaustion is an inference from a model. The model makes two assumpt
 are closed, at the rate of the last 10 seconds. (If the destination has at least 10 TIME_WAIT sockets, and the oldest one is younger \
 than 10 s, the rate is measured since the oldest one closed. If connect() may reuse TIME_WAIT sockets, the rate is measured over \
 at most the time of tcp_tw_reuse_delay, 1 s by default.) \
-Second: a TIME_WAIT socket releases its port when its timer ends.
+Second: a TIME_WAIT socket releases its port when its timer ends, or earlier, when connect() may reuse the socket.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
 In this model, a port that is taken now becomes free again after the hold time. If the hold time ends before the free ports are used up, \

@@ -22,7 +22,7 @@ use crate::view::ladder::Ladder;
     mut_args(|arg| hide_refused(arg, &["ipv4", "ipv6"], &[Format::Csv])),
     after_long_help = "\
 Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
-sockets of the host, and leaves nothing behind except the file of --pcap, however it ends. In the first four scenarios, both \
+sockets of the host. Even if a signal ends twtool, nothing is left behind except the file of --pcap. In the first four scenarios, both \
 ends use the TCP of the running kernel, each in its own network namespace. twtool carries the segments between them. It can \
 read the state of both ends while a segment is under way, drop a segment, or deliver an old segment late. In the other \
 scenarios, the connections run over lo. twtool measures all values while the scenario runs.
@@ -183,12 +183,13 @@ fn wait_for_enter(prompt: &mut Prompt, err: &mut dyn Write) -> io::Result<()> {
     let _ = write!(err, "      [Enter]");
     let _ = err.flush();
     prompt.input.read_line(&mut String::new())?;
-    // Remove the line that Enter began, so that the page looks as without --step.
+    // Erase the line of the prompt, so that the page looks the same as without --step.
     let _ = write!(err, "\x1b[A\x1b[2K");
     err.flush()
 }
 
-/// Runs the experiment and passes each event to `sink`. With `countdown`, shows the remaining time of a long pause on standard error.
+/// Runs the experiment and passes each event except `Waiting` to `sink`. With `countdown`, shows the remaining time of a long pause on
+/// standard error.
 fn play(
     scenario: Scenario,
     mut capture: Option<&mut Capture>,
@@ -237,7 +238,7 @@ impl Capture {
             // experiment, so that the error does not come after the experiment.
             io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
                 "the capture '{}' cannot be written: {error}; demo runs in a user namespace, where even root cannot write \
-                 to the directories of other users; run it without sudo",
+                 to the directories of other users; if you used sudo, run it without sudo, else choose a folder that you can write to",
                 path.display()
             )),
             _ => CommandError::Usage(format!("the capture '{}' cannot be written: {error}", path.display())),

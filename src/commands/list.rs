@@ -79,7 +79,7 @@ pub struct ListArgs {
     /// Print only the number of rows
     #[arg(long)]
     count: bool,
-    /// Print nothing; exit with 0 if any socket matches, 1 if none
+    /// Print no sockets, only warnings and errors; exit with 0 if any socket matches, 1 if none
     #[arg(short, long)]
     quiet: bool,
     /// Show the process that made each socket, as far as evidence shows it; an inference has a question mark

@@ -33,7 +33,7 @@ const MAX_NAMES: usize = 8192;
 #[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 A TIME_WAIT socket belongs to no process, so a list of sockets does not contain the process that made it. twtool trace sees each \
 close when it happens, and names the process that closed first: its end of the connection gets the TIME_WAIT socket. Without \
---netns and --container, twtool covers every network namespace of the machine. It prints the line of a close later, when the \
+--netns and --container, twtool covers every network namespace of the machine. twtool prints the line for a close only when the \
 connection has ended on this side (see OUTCOME). A BPF program collects the closes. The kernel removes this program when twtool ends, \
 even if SIGKILL ends twtool.
 

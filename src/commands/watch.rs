@@ -40,7 +40,7 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
   reset              removed by a RST. twtool can prove this only on Linux 5.10 and earlier; on later kernels it reports gone
   gone               removed before its time, and several causes are possible
 
-The JSON key `certain` is true if nothing else can have caused the event. One assumption remains: if a bucket disappears in the last \
+The JSON key `certain` is true if the event has only one possible cause. One assumption remains: if a bucket disappears in the last \
 2 s before its timer ends, twtool assumes that the timer ended it, and reports expired.
 
 FILTER and its flags select rows and events as in `twtool list`. FIN_WAIT_2 buckets are always included, so --fin-wait-2 has no \

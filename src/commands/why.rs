@@ -31,7 +31,7 @@ for a moment when it gets a signal, starts a process or a thread, or executes an
 sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
 socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
 
-twtool counts refused connections and timeouts, but does not explain them, because their cause is at the other end. It \
+twtool counts refused connections and timeouts, but does not explain them, because their cause is usually at the other end. It \
 explains a repeated failure again only if the explanation has changed. At the end it prints where COMMAND listened and how \
 many calls failed.
 
@@ -40,7 +40,7 @@ listen() and connect() calls would fail with ENOSYS. So twtool runs until all pr
 including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. (Exception: with --pid or --detach, twtool \
 sets no filter.)
 
-If twtool runs without root, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
+If twtool runs without CAP_SYS_ADMIN, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
 (no_new_privs). twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
 prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
 
@@ -63,7 +63,7 @@ pub struct WhyArgs {
     /// Append to this file instead of writing to standard error
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Print only failures, and warnings that reports of failures can be missing or wrong
+    /// Print only failures, and notes about what can hide or cause failures (io_uring, lost privileges)
     #[arg(short, long)]
     quiet: bool,
     /// With --pid or --detach: stop watching after this time, like 500ms, 10s or 5m; the program continues to run

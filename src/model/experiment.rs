@@ -59,7 +59,7 @@ impl Scenario {
             Self::StaleSegment => "reason two: old data must not reach a new connection",
             Self::Assassination => "a RST can end TIME_WAIT early (RFC 1337)",
             Self::Reuse => "which options let a server bind over TIME_WAIT: 16 cases",
-            Self::Exhaustion => "connect() with all eight ports of a range in use, and when it works again",
+            Self::Exhaustion => "connect() with all eight ports in use, and when it works again",
             Self::Length => "how long TIME_WAIT really lasts here (takes about 62 s)",
             Self::PortZero => "which port the kernel chooses for bind(0) and for connect()",
         }

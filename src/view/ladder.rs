@@ -1,8 +1,12 @@
 //! Draws an experiment as a ladder diagram: the client on the left, the server on the right, and the time from top to bottom.
 //!
-//! Each event is drawn when it happens. Routine segments share one line, and other routine events are left out. A segment is an arrow
-//! between two states, as in the figures of RFC 9293: the state of the sender while the segment was under way, and the state of the
-//! receiver after the segment arrived. A scenario about the results of system calls is drawn as one line per call.
+//! Each event is drawn when it happens. There are two layouts:
+//!
+//! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293: the state of the sender while the
+//!   segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other routine
+//!   events are left out.
+//! - Scenarios about the results of system calls: one line per call. Routine segments are left out, and other segments are one line of text.
+//!   `reuse` ends with a matrix of its results.
 
 use std::io::{self, Write};
 
@@ -16,13 +20,13 @@ use crate::model::experiment::{
 };
 use crate::model::socket::TcpState;
 
-/// The widths in columns of the page, the time, a state, and an arrow.
+/// Widths in characters: the page, the time, a state, and an arrow.
 const WIDTH: usize = 80;
 const TIME: usize = 5;
 const STATE: usize = 15;
 const ARROW: usize = WIDTH - TIME - 2 * STATE - 3;
 
-/// The widths in columns of the parts of the matrix in the scenario `reuse`: the first column, and a cell.
+/// Widths in characters in the matrix of the scenario `reuse`: the heading of a row, and a cell.
 const OPTIONS: usize = 15;
 const CELL: usize = 13;
 
@@ -125,7 +129,7 @@ impl Ladder {
             LabEventKind::Segment { segment, fate } => self.segment(out, event, segment, *fate)?,
             LabEventKind::Observation if !event.scenario.is_about_segments() => {
                 let timer = event.timer.map_or("none".into(), human::duration);
-                self.call(out, event, &format!("least remaining time of a bucket = {timer}"), None)?;
+                self.call(out, event, &format!("shortest remaining time of all buckets = {timer}"), None)?;
             }
             LabEventKind::Observation => self.states(out, event)?,
             LabEventKind::Comparison(check) if event.scenario == Scenario::Reuse => return self.cell(out, check),
@@ -286,7 +290,8 @@ impl Ladder {
         write!(out, "{} {}", self.style.paint(meaning, mark), String::from_utf8_lossy(&text))
     }
 
-    /// Writes one cell of the matrix. The part of a result is its row, and the tested options are its column.
+    /// Writes one cell of the matrix. `part` (the options of the old socket) selects the row, and `what` (the options of the
+    /// new socket) the column.
     fn cell(&mut self, out: &mut dyn Write, check: &Comparison) -> io::Result<()> {
         if !self.checks_begun {
             self.checks_begun = true;

@@ -29,7 +29,8 @@ pub struct FailedCall<'a> {
     pub call: &'a SocketCall,
     /// The bind or listen as an attempt of a bind test; `None` for a connect.
     pub attempt: Option<&'a Attempt>,
-    /// The facts of the program's network namespace; `None` if they were not read, because the socket is not a TCP socket.
+    /// The facts of the program's network namespace; `None` if they were not read, because the socket is not a TCP socket, or because the
+    /// socket or the address could not be read.
     pub facts: Option<&'a Facts>,
     /// The sockets on the local port.
     pub holders: &'a [Holder],
@@ -67,7 +68,8 @@ pub struct Explanation {
     pub headline: String,
     /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether the watched processes hold all blocking sockets that a process can hold; `None` if that is unknown.
+    /// Whether every blocking socket that can have an owner belongs to a watched process (a bucket cannot have one); `None` if that is
+    /// unknown.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Suggestions,
@@ -102,7 +104,7 @@ pub fn is_explained(call: &SocketCall) -> bool {
     match (call.name, call.errno()) {
         (_, None) => false,
         (CallName::Bind | CallName::Listen, Some(_)) => true,
-        // Programs connect UDP sockets only to find out which source address the kernel would use (RFC 6724). If such a call fails, they
+        // Many programs connect a UDP socket to find out which source address the kernel would use (RFC 6724). If such a call fails, they
         // use another address.
         (CallName::Connect, Some(errno)) => {
             tcp && matches!(
@@ -113,7 +115,7 @@ pub fn is_explained(call: &SocketCall) -> bool {
     }
 }
 
-/// Whether the call asks for the progress of a connection, so that its errno does not mean a failure.
+/// Whether the errno of a connect() only reports the state of a connection, and not a failure.
 #[must_use]
 pub fn is_progress(call: &SocketCall) -> bool {
     call.name == CallName::Connect
@@ -165,7 +167,7 @@ struct FailedTcpCall<'a> {
 
 fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
     let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
-    // EADDRNOTAVAIL is also correct for other protocols, because the addresses of a namespace are the same for every protocol.
+    // The explanation of EADDRNOTAVAIL applies to every protocol, because a network namespace has the same addresses for all of them.
     if failed.call.name == CallName::Bind && failed.call.errno() == Some(Errno::AddrNotAvailable) {
         let headline = format!("{} is not an address of this network namespace, or not usable yet", addr.addr);
         return Explanation::new(Some(Verdict::Denied), CallCause::Port(Cause::AddressNotLocal), headline);
@@ -227,7 +229,7 @@ fn in_use(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
             let setup = setup_words(socket, attempt);
             let words = ["bind-test", &port, "--addr", &addr].into_iter().chain(setup.iter().map(String::as_str));
             let test = shell.twtool(Privilege::None, &words.collect::<Vec<_>>());
-            help.commands.push(Step::new(test, "test whether SO_REUSEADDR would help, with binds of twtool"));
+            help.commands.push(Step::new(test, "test with real binds whether SO_REUSEADDR would help"));
         }
         help.append(next::reserve(shell, facts, port));
     }
@@ -274,8 +276,9 @@ fn explain_self_conflict(call: &SocketCall, blocking: &[&Holder]) -> String {
             "Two sockets of the program are bound to the same address and port, and only one can listen"
         }
         _ => {
-            "The program binds the port more than once: a wildcard address beside another address, a dual-stack :: \
-             beside 0.0.0.0 (set IPV6_V6ONLY), a second worker without SO_REUSEPORT, or the same bind again"
+            "The program binds the port more than once. Possible reasons: it binds a wildcard address and another address; it \
+             binds 0.0.0.0 and a dual-stack :: (set IPV6_V6ONLY); a second worker does not set SO_REUSEPORT; or it repeats the \
+             same bind"
         }
     };
     format!("The program itself holds the port: {by}. {why}.")
@@ -298,8 +301,8 @@ fn old_without_reuseaddr(evidence: &BindEvidence) -> Vec<String> {
     let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![format!(
         "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
-         checks both (socket(7)), so the option on the new socket alone does not help. The next restart of this \
-         program will work, because the connections that it accepts now inherit the option."
+         checks both (socket(7)), so the option on the new socket alone does not help. Once the program has started, its own TIME_WAIT \
+         sockets do not block its later restarts, because the connections that it accepts inherit the option."
     )]
 }
 
@@ -364,7 +367,10 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
         Cause::PrivilegedPort if has_privilege => Explanation::new(
             Some(Verdict::Denied),
             CallCause::Port(Cause::Unknown),
-            format!("port {port} needs CAP_NET_BIND_SERVICE, which the process has in its own user namespace"),
+            format!(
+                "port {port} needs CAP_NET_BIND_SERVICE in the user namespace of the network namespace, and the process has it only \
+                 in its own user namespace"
+            ),
         ),
         Cause::PrivilegedPort => Explanation::new(
             Some(Verdict::Denied),

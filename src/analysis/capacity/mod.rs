@@ -1,10 +1,11 @@
 //! Counts the ports that connect() has left for each destination before it fails with EADDRNOTAVAIL. A *destination* is a local
-//! address, a remote address and a remote port. The code repeats the kernel's search for a port (`__inet_hash_connect` in
+//! address, a remote address and a remote port, and the interface that the socket is bound to, if any. The code repeats the kernel's search for a port (`__inet_hash_connect` in
 //! net/ipv4/inet_hashtables.c) on the listed sockets:
 //!
 //! 1. The *pool* is the ephemeral range without the reserved ports, and without the ports that a socket bound explicitly, on
 //!    any address and of either family. The pool is the same for every destination.
-//! 2. A port of the pool is busy for a destination if a connection of this destination has the port.
+//! 2. A port of the pool is busy for a destination if a connection of this destination has the port. If the destination has an interface,
+//!    the connections that are bound to no interface count, too. So does a socket that is connected to itself.
 //! 3. A port that only a bucket has is free if `tcp_tw_reuse` lets connect() take the bucket over.
 //!
 //! So exhaustion happens for each destination separately.
@@ -36,7 +37,8 @@ pub struct Pool {
     pub explicitly_bound: PortSet,
     /// The ports of the pool that a socket may have bound explicitly. twtool counts them as not bound.
     pub uncertain: PortSet,
-    /// The maximum number of unlisted sockets that may have bound other ports of the pool explicitly.
+    /// The maximum number of sockets that the source does not list and that may have bound a port of the pool explicitly. Each of them can
+    /// be on any port that is not in `uncertain`.
     pub unlisted: u32,
     /// The ports of the pool.
     ports: PortSet,
@@ -135,8 +137,8 @@ pub struct Destination {
     pub sustainable_per_s: Option<f64>,
     /// The time until no port is left at the present rate; `None` if that does not happen. See [`exhaustion`].
     pub exhausted_in: Option<Duration>,
-    /// If no port is free: the time until the end of TIME_WAIT buckets frees the first port. `None` if a port is free, or if another
-    /// kind of socket is on every port.
+    /// If no port is free: the time until the first port becomes free because its TIME_WAIT buckets end. `None` if a port is free, or if
+    /// another kind of socket is on every port.
     pub first_released: Option<Duration>,
 }
 

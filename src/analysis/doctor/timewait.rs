@@ -129,8 +129,8 @@ fn negative_maximum(check: Check, most: i64, health: &Health, shell: &Shell) -> 
 pub(super) fn overflow(health: &Health) -> Check {
     let subject = Subject {
         id: "tcp_timewait_overflow",
-        does: "TcpExt TCPTimeWaitOverflow counts the closes after which the kernel kept no bucket, because tcp_max_tw_buckets was \
-               reached. It counts since this network namespace was made.",
+        does: "TcpExt TCPTimeWaitOverflow counts the closes after which the kernel kept no bucket, usually because \
+               tcp_max_tw_buckets was reached (or for lack of memory). It counts since this network namespace was made.",
         does_not: "It does not count lost connections or lost data: the connections closed normally, and only the bucket is \
                    missing. It does not show when these closes happened.",
         sources: &["/proc/net/netstat, TCPTimeWaitOverflow", "net/ipv4/tcp_minisocks.c, tcp_time_wait()"],
@@ -150,8 +150,8 @@ fn with_overflow(check: Check, closes: &str) -> Check {
         .found(
             Status::Warning,
             format!(
-                "After {closes} the kernel kept no bucket, because tcp_max_tw_buckets was reached (since this network namespace \
-                 was made)."
+                "For {closes} since this network namespace was made, the kernel kept no bucket, usually because tcp_max_tw_buckets \
+                 was reached."
             ),
         )
         .advising("Run doctor again later. If the number grows, tcp_max_tw_buckets is too low for this machine.")

@@ -28,8 +28,8 @@ use reporter::ProgressReporter;
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
 While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
-address with the options of --with. (With --with none, one of these sockets is enough to block the bind, so twtool tries only when all \
-of them are gone.) The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
+address with the options of --with. (With --with none, each of these sockets blocks the bind, so twtool tries only when all of them \
+are gone.) The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
 longer than its timer, or end earlier if somebody removes it. The kernel has no look-up for some kinds of sockets, for example \
 for a socket that is bound and does not listen. If such a socket blocks the port, twtool lists all sockets again about once a \
 second. The binds have the side effects that `twtool bind-test --help` describes.
@@ -64,7 +64,7 @@ pub struct WaitArgs {
     /// Give up after this time, like 500ms, 10s or 5m; 0 tries once
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Duration,
-    /// Print nothing; only set the exit code
+    /// Print no result, only warnings and errors; set the exit code
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

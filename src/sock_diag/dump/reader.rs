@@ -114,9 +114,8 @@ impl Reader {
             }
             rest = rest.get(aligned_length(&message)..).unwrap_or_default();
         }
-        self.repeats.end_datagram(
-            (count.saturating_sub(repeats::MAX_SOCKETS)..count).map(|at| last[at % repeats::MAX_SOCKETS]),
-        );
+        self.repeats
+            .record_last((count.saturating_sub(repeats::MAX_SOCKETS)..count).map(|at| last[at % repeats::MAX_SOCKETS]));
         Ok(None)
     }
 }

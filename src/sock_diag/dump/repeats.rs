@@ -7,7 +7,7 @@ use super::datagram::sockets;
 use crate::model::socket::Cookie;
 use crate::sock_diag::response;
 
-/// The maximum number of sockets at the end of a datagram that may be repeated. A chain rarely has more sockets.
+/// The kernel may repeat up to this number of sockets from the end of a datagram. A chain rarely has more sockets.
 pub(super) const MAX_SOCKETS: usize = 16;
 
 /// The cookies of the sockets that the next datagram may repeat.
@@ -25,8 +25,9 @@ impl Repeats {
         without(datagram, first.filter(|(payload, _)| is_repeated(payload)).map(|(_, bytes)| bytes).collect())
     }
 
-    /// Records the last sockets of a datagram, at most [`MAX_SOCKETS`].
-    pub(super) fn end_datagram<'a>(&mut self, last: impl Iterator<Item = &'a [u8]>) {
+    /// Records the last sockets of a datagram, at most [`MAX_SOCKETS`]. If the datagram has no socket with a cookie, the sockets of the
+    /// datagram before it stay recorded, because the kernel can still repeat them.
+    pub(super) fn record_last<'a>(&mut self, last: impl Iterator<Item = &'a [u8]>) {
         let mut last = last.filter_map(response::cookie).peekable();
         if last.peek().is_some() {
             self.cookies.clear();

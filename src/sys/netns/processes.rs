@@ -29,7 +29,7 @@ pub(super) fn is_kernel_thread(pid: u32) -> bool {
 }
 
 /// Names a namespace after a process. `None` if the process has ended or is in another namespace, or if the caller has no permission to
-/// read its namespace. `None` also for twtool itself, because twtool has ended before a user can read the name.
+/// read its namespace. `None` also for twtool itself, because most commands end before a user can use the name.
 pub(super) fn process_name(pid: u32, netns: NetnsId) -> io::Result<Option<NetnsName>> {
     if pid == std::process::id() || !is_in(pid, netns)? {
         return Ok(None);

@@ -139,9 +139,9 @@ pub(super) fn timewait_cases() -> Vec<Case> {
             Unknown,
             "tcp_max_tw_buckets failed: Permission denied",
         ),
-        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 1), Warning, "After 1 close the")
+        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 1), Warning, "For 1 close since")
             .advises("again later"),
-        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "After 37 closes"),
+        case("tcp_timewait_overflow", counter("TCPTimeWaitOverflow", 37), Warning, "For 37 closes since"),
         case("tcp_timewait_overflow", |health| health.buckets.tcp_ext = None, Unknown, "netstat"),
         case(
             "tcp_fin_timeout",
