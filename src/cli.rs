@@ -73,8 +73,8 @@ to a port below ip_unprivileged_port_start, watching a running process of anothe
 --transparent.";
 
 const AFTER_LONG_HELP: &str = "\
-Exit codes: 0 the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete. \
-The commands why and wait can also end with the exit code of a program that they start.
+Exit codes: 0 success, or the answer is yes; 1 the answer is no; 2 wrong usage, or the answer is missing or incomplete. \
+Some commands have further exit codes; the help of each command lists them.
 
 Examples:
   twtool list                     list every TIME_WAIT socket, the next to expire first
@@ -151,25 +151,31 @@ enum Command {
     /// Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)
     Demo(DeferredArgs<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
-    #[command(after_long_help = "\
+    #[command(
+        mut_args(commands::hide_formats),
+        after_long_help = "\
 Exit codes: 0 the script was printed, 2 wrong usage.
 
 Examples:
   twtool completions bash > ~/.local/share/bash-completion/completions/twtool
   twtool completions zsh > ~/.zfunc/_twtool
   twtool completions fish > ~/.config/fish/completions/twtool.fish
-")]
-    Completions(CompletionsArgs),
+"
+    )]
+    Completions(DeferredArgs<CompletionsArgs>),
     /// Print a manual page, or write all of them
-    #[command(after_long_help = "\
+    #[command(
+        mut_args(commands::hide_formats),
+        after_long_help = "\
 Exit codes: 0 the page was printed, or all pages were written. 2 wrong usage, or a file cannot be written.
 
 Examples:
   twtool man | man -l -                            show the page of twtool
   twtool man list | man -l -                       show the page of a command
   twtool man --dir /usr/local/share/man/man1       install the page of twtool and of each command
-")]
-    Man(ManArgs),
+"
+    )]
+    Man(DeferredArgs<ManArgs>),
     /// Complete a word; the completion scripts call this command
     #[command(name = "__complete", hide = true)]
     Complete(DeferredArgs<commands::complete::CompleteArgs>),
@@ -232,6 +238,7 @@ impl<T: FromArgMatches> FromArgMatches for DeferredArgs<T> {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(commands::hide_formats))]
 struct CompletionsArgs {
     /// Shell to generate the script for
     #[arg(value_enum)]
@@ -239,6 +246,7 @@ struct CompletionsArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(mut_args(commands::hide_formats))]
 struct ManArgs {
     /// Command whose page to print [default: the page of twtool]
     #[arg(value_name = "COMMAND")]

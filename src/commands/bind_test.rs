@@ -24,14 +24,14 @@ moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port 
 it ends. Until then, connect() does not choose the port.
 
 After a successful bind with SO_REUSEPORT, the kernel stores the user of the bind in its structure for the port (fastreuseport). \
-twtool calls this entry a note. The note stays as long as other sockets are on the port. While the kernel has the note, it does not \
+twtool calls this entry a note. While the kernel has the note, it does not \
 check later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
-one more bind, on an unused address. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
+one more bind of the port, on an unused address and without SO_REUSEPORT. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
 until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-In two cases twtool prints a warning, and the JSON key `note_lost` is true. First: twtool has cleared the note of a real server, so a \
-second server of that user can no longer bind. twtool detects this, because it repeats each successful bind with SO_REUSEPORT after \
-the note is cleared, and the repeated bind fails. Second: the note of twtool is still there, because twtool could not clear it.
+After it has cleared the note, twtool repeats each successful bind with SO_REUSEPORT. If the repeated bind fails, the first one \
+succeeded only because of the note of a real server, and that note is lost: a second server of that user can no longer bind. twtool \
+then prints a warning, and the JSON key `note_lost` is true. The same happens if twtool could not clear its own note.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

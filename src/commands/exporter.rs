@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::metrics::{CollectionArgs, hide_formats, refuse_formats};
-use super::{CommandError, ExitStatus, GlobalArgs};
+use super::metrics::{CollectionArgs, refuse_formats};
+use super::{CommandError, ExitStatus, GlobalArgs, hide_formats};
 use crate::exporter::{self, Address, ExporterOptions, LogFormat};
 use crate::filter::parser::parse_duration;
 

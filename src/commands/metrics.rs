@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_refused};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_formats};
 use crate::exporter::StartTracing;
 use crate::filter::parser::parse_duration;
 use crate::metrics::{self, CollectedSurveys, SampleLimits, SelfCounts, encoding};
@@ -120,11 +120,6 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     } else {
         Err("the textfile collector of node_exporter reads only files whose names end with .prom".into())
     }
-}
-
-/// Hides the global options that [`refuse_formats`] refuses.
-pub(super) fn hide_formats(arg: clap::Arg) -> clap::Arg {
-    hide_refused(arg, &["output", "json", "ipv4", "ipv6"], &[])
 }
 
 /// Refuses the global options that select a format or an IP version.

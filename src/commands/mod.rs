@@ -92,6 +92,11 @@ impl GlobalArgs {
     }
 }
 
+/// Hides the global options that select a format or an IP version, for a command that has no use for them.
+pub(crate) fn hide_formats(arg: clap::Arg) -> clap::Arg {
+    hide_refused(arg, &["output", "json", "ipv4", "ipv6"], &[])
+}
+
 /// Hides the global options and the output formats that a command refuses from its help, its manual page and its completions. The
 /// command still accepts the words, so that it can explain why it refuses them.
 fn hide_refused(arg: clap::Arg, options: &[&str], formats: &[Format]) -> clap::Arg {

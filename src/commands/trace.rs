@@ -63,7 +63,7 @@ Examples:
   twtool trace --by unit                         count by systemd unit until Ctrl-C
   twtool trace --by process --top 5 --duration 10s
   twtool trace -o ndjson --count 100 | jq -r '.process.comm'
-  twtool trace --serve /run/twtool.sock >/dev/null   let list, summary and doctor ask this tracer
+  twtool trace --serve /run/twtool.sock >/dev/null   let list, summary, doctor and watch ask this tracer
   twtool trace --by destination -o json --duration 30s
 ")]
 pub struct TraceArgs {

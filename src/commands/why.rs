@@ -24,8 +24,8 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
-COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of its system \
-calls, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
+COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
+pauses it only at bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
 twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
 for a moment when it gets a signal, starts a process or a thread, or executes another program. When a call fails, twtool reads the \
 sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \

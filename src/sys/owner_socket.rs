@@ -1,7 +1,8 @@
 //! Passes the owners of closed connections from a tracer (`twtool trace --serve`) to readers, through a Unix socket. The tracer numbers the
 //! closes.
 //!
-//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2.0 send nothing.
+//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of early versions of twtool
+//!    0.2.0 send nothing.
 //! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
 //!    closes. Then it closes the connection.
 
@@ -26,7 +27,7 @@ const MAX_READERS: usize = 4;
 /// reading would keep memory of the tracer in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The time limit for the request of a reader. Readers of twtool 0.2.0 send no request.
+/// The time limit for each read of a request. Readers of early versions of twtool 0.2.0 send no request.
 const REQUEST: Duration = Duration::from_millis(200);
 
 /// The word before the number in a request.
@@ -43,10 +44,10 @@ pub struct OwnerSocket {
 }
 
 impl OwnerSocket {
-    /// Creates the socket with the mode 0600. Replaces a socket whose program has ended.
+    /// Creates the socket with the mode 0600. Replaces a socket that refuses connections, because its program has ended.
     ///
     /// # Errors
-    /// The path belongs to a file that is not a socket, or to the socket of a program that still runs.
+    /// The path belongs to a file that is not a socket, or to a socket that a program may use.
     pub fn open(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
@@ -55,10 +56,15 @@ impl OwnerSocket {
                     "the path is taken by a file that is no socket",
                 ));
             }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket"));
-            }
-            Ok(_) => fs::remove_file(path)?,
+            Ok(_) => match UnixStream::connect(path) {
+                Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+                // For example EPROTOTYPE: a program may use the socket for datagrams.
+                Err(error) => {
+                    let why = format!("the path is taken by a socket that may be in use: {error}");
+                    return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+                }
+            },
             Err(_) => {}
         }
         // Other users must not have access to the file, not even for a moment.
@@ -198,5 +204,18 @@ mod tests {
         fs::write(&path, "mine").expect("written");
         assert!(OwnerSocket::open(&path).is_err());
         assert_eq!(fs::read_to_string(&path).expect("a file"), "mine");
+    }
+
+    #[test]
+    fn only_a_socket_that_refuses_connections_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let datagrams = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+        assert!(OwnerSocket::open(&path).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
+        assert!(path.exists(), "a program uses the socket");
+        drop(datagrams);
+        assert!(OwnerSocket::open(&path).is_ok());
+        drop(UnixListener::bind(&path).expect("a socket"));
+        assert!(OwnerSocket::open(&path).is_ok());
     }
 }

@@ -81,7 +81,7 @@ fn processes(owners: &Owners) -> Datum {
 fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let subject = Subject {
         id: "ephemeral_listeners",
-        does: "Counts the server ports inside ip_local_port_range that are not reserved and that the server chose itself. \
+        does: "Counts the server ports inside ip_local_port_range that are not reserved, except ports that the kernel chose. \
                While such a server is down, connect() may take its port, and its next start fails with EADDRINUSE.",
         does_not: "A running server keeps its port, because connect() does not choose a bound port. Servers that asked for \
                    port 0 do not count, because they accept any port.",
@@ -115,8 +115,8 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
     let (lie, are) = if by_port.len() == 1 { ("server port lies", "is") } else { ("server ports lie", "are") };
     let so = if chooser_unknown {
-        "It is unknown whether the kernel or the program chose the port. If the program chose it, connect() may take it while \
-         the program is down"
+        "It is unknown whether the kernel or the program chose the ports. If a program chose its port, connect() may take the \
+         port while the program is down"
     } else {
         "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
     };
@@ -146,7 +146,7 @@ fn without_chosen(mut servers: BTreeMap<Port, Vec<&OpenListener>>) -> BTreeMap<P
     servers
 }
 
-/// The server ports inside the ephemeral range that are not reserved and that the server chose itself, with their listeners; `None`
+/// The server ports inside the ephemeral range that are not reserved, except ports that the kernel chose, with their listeners; `None`
 /// if the sockets, the range or the reserved ports are unknown.
 #[must_use]
 pub fn unreserved_servers(health: &Health) -> Option<BTreeMap<Port, Vec<&OpenListener>>> {
@@ -222,9 +222,9 @@ struct CloseWaitCounts {
 fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
     let subject = Subject {
         id: "close_wait",
-        does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. No \
-               timer ends this state. A socket has been in this state for at least the time since the peer's last ACK.",
-        does_not: "It is not TIME_WAIT, and no setting of the kernel ends it. A few short-lived ones are normal: every \
+        does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. Without \
+               SO_KEEPALIVE, no timer ends this state. A socket has been in this state for at least the time since the peer's last ACK.",
+        does_not: "It is not TIME_WAIT, and no setting of the kernel replaces the missing close(). A few short-lived ones are normal: every \
                    connection whose peer closes first passes through this state.",
         sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],
     };
@@ -279,24 +279,20 @@ fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
         return check.found(
             Status::Note,
             format!(
-                "Sockets in CLOSE_WAIT that received no ACK for {after}: {who}. Fewer than {} do not prove a leak.",
+                "Sockets in CLOSE_WAIT that received no ACK for {after}: {who}. Fewer than {} of one owner do not prove a leak.",
                 LeakThreshold::SOCKETS
             ),
         );
     }
-    if !ages_known && open.close_wait.len() >= LeakThreshold::SOCKETS {
-        return check.found(
-            Status::Note,
-            format!(
-                "{total} in CLOSE_WAIT. It is unknown for how long, because /proc/net/tcp does not show that time."
-            ),
-        );
-    }
     if open.close_wait.is_empty() {
-        check
-    } else {
-        check.found(Status::Ok, format!("{total}, none silent for {after}."))
+        return check;
     }
+    if !ages_known {
+        let status = if open.close_wait.len() >= LeakThreshold::SOCKETS { Status::Note } else { Status::Ok };
+        let finding = "It is unknown for how long, because /proc/net/tcp does not show that time.";
+        return check.found(status, format!("{total} in CLOSE_WAIT. {finding}"));
+    }
+    check.found(Status::Ok, format!("{total}, none silent for {after}."))
 }
 
 fn close_wait_record(who: &CloseWaitOwner, counts: CloseWaitCounts, ages_known: bool) -> Datum {

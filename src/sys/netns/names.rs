@@ -24,7 +24,7 @@ pub(super) fn own_id() -> io::Result<NetnsId> {
     metadata(Path::new(OWN)).map(|file| id(&file))
 }
 
-/// The names in /run/netns, sorted; empty if that folder does not exist.
+/// The names that ip-netns(8) keeps, sorted; empty if neither /run/netns nor /var/run/netns exists.
 ///
 /// # Errors
 /// The folder cannot be read.
