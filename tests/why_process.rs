@@ -2,21 +2,27 @@
 //! refused.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::commands::needs_program;
 use crate::support::dialogue::Dialogue;
+use crate::support::suite;
 use crate::support::twtool::{PATH, Run, command, twtool};
-use crate::support::{not_checked, suite};
 
 suite! {
     pure: [],
     netns: [
         a_shell_controls_the_job_as_without_twtool,
         processes_that_one_signal_ends_are_not_reported_as_running_on,
+        a_signal_to_the_group_does_not_end_twtool_before_its_summary,
         a_running_process_is_watched_and_runs_on,
         detach_ends_the_watch_when_the_program_listens,
         strace_f_around_why_and_strace_inside_why_are_refused,
@@ -24,24 +30,45 @@ suite! {
     ],
 }
 
-/// A terminal sends the signal of Ctrl-C to all processes of a process group at the same time. The test does this with SIGTERM.
-fn processes_that_one_signal_ends_are_not_reported_as_running_on() {
-    let mut why = command(["why", "sh", "-c", "(trap 'exit 1' TERM; echo begun; while :; do sleep 0.01; done) | cat"]);
+/// Runs a script under `twtool why` in a process group of its own. When the script has written `begun`, `prepare` gets the pid of twtool,
+/// and the whole group gets SIGTERM, as a terminal sends the signal of Ctrl-C. Checks the exit code, and returns standard error.
+fn ended_with_its_group(script: &str, prepare: impl FnOnce(Pid)) -> String {
+    let mut why = command(["why", "sh", "-c", script]);
     let mut why =
         why.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");
     let mut begun = String::new();
     BufReader::new(why.stdout.take().expect("a pipe")).read_line(&mut begun).expect("read");
-    let group = nix::unistd::Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
-    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    let group = Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
+    prepare(group);
+    killpg(group, Signal::SIGTERM).expect("sent");
     let mut text = String::new();
     why.stderr.take().expect("a pipe").read_to_string(&mut text).expect("read");
     let status = why.wait().expect("it ends");
-    if status.signal() == Some(15) {
-        // Seen once, in a run of all tests; the cause is unknown. A shell reports 143 then, too, but the summary is missing.
-        return not_checked("one signal for twtool why and its processes: the signal ended twtool before its summary");
+    assert!(status.code() == Some(143) && text.contains("ended with signal 15"), "{status}: {text}");
+    text
+}
+
+fn processes_that_one_signal_ends_are_not_reported_as_running_on() {
+    let text = ended_with_its_group("(trap 'exit 1' TERM; echo begun; while :; do sleep 0.01; done) | cat", |_| {});
+    assert!(!text.contains("other process"), "{text}");
+}
+
+/// The program can end before twtool has read its own copy of the signal. That is likely (8 to 26 of 100 runs without the remedy) if both
+/// run on one processor, twtool has the lowest priority, and twtool is always busy with new processes.
+fn a_signal_to_the_group_does_not_end_twtool_before_its_summary() {
+    let mut one = CpuSet::new();
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("processors");
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).expect("a processor");
+    one.set(first).expect("a processor");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("one processor");
+    for _ in 0..30 {
+        ended_with_its_group("echo begun; while :; do /bin/true; done", |twtool| {
+            rustix::process::setpriority_process(rustix::process::Pid::from_raw(twtool.as_raw()), 19)
+                .expect("the lowest priority");
+            // Meanwhile the script starts processes, so that twtool falls behind.
+            thread::sleep(Duration::from_millis(10));
+        });
     }
-    assert_eq!(status.code(), Some(143), "{text}");
-    assert!(text.contains("ended with signal 15") && !text.contains("other process"), "{text}");
 }
 
 /// Runs a job in a shell that has job control on its own terminal: Ctrl-Z stops the job, fg continues it, and Ctrl-C ends it.
@@ -108,8 +135,8 @@ fn a_running_process_is_watched_and_runs_on() {
         (&call["call"], &call["addr"], &call["errno"]),
         (&"bind".into(), &"192.0.2.7".into(), &"EADDRNOTAVAIL".into())
     );
-    let number = nix::unistd::Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
-    nix::sys::signal::kill(number, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    let number = Pid::from_raw(i32::try_from(why.id()).expect("a pid"));
+    kill(number, Signal::SIGTERM).expect("sent");
     assert_eq!(why.wait().expect("it ends").code(), Some(143));
     ask(&mut target);
     drop(target.stdin.take());

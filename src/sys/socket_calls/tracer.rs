@@ -125,6 +125,10 @@ impl<'a> CallTracer<'a> {
                 self.changed(tid, status);
             }
             if let Some(watched) = self.ended() {
+                // A signal to the process group can end the program before twtool has read its own copy. Restoring the signal mask would
+                // deliver this copy, which would end twtool before it reports anything. The copy has arrived: the kernel holds
+                // tasklist_lock until it has sent all copies, and no process of the group can end meanwhile.
+                let _ = self.signals.read_arrived();
                 return Ok((watched, self.began.elapsed()));
             }
             let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
