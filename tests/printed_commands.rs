@@ -45,13 +45,14 @@ suite! {
 }
 
 /// The files of src/ that build commands, the number of calls that build a command, and the tests that run these commands.
-const PRODUCERS: [(&str, usize, &[&str]); 11] = [
+const PRODUCERS: [(&str, usize, &[&str]); 12] = [
     (
         "analysis/call/connect.rs",
         2,
         &["the_commands_that_are_printed_work", "a_prohibited_route_is_not_reported_as_a_firewall"],
     ),
-    ("analysis/call/mod.rs", 2, &["the_commands_that_are_printed_work"]),
+    ("analysis/call/in_use.rs", 1, &["the_commands_that_are_printed_work"]),
+    ("analysis/call/mod.rs", 1, &["the_commands_that_are_printed_work"]),
     (
         "analysis/capacity/advice.rs",
         5,

@@ -6,21 +6,19 @@
 //! `twtool bind-test 8080`.
 
 mod connect;
+mod in_use;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::advice::{self, BindEvidence, owner_names};
+use super::advice;
 use super::capacity::{Conditions, Destination};
 use super::next::{self, Failure};
-use super::verdict::{self, Conclusion};
-use super::{conflict, states};
+use super::verdict;
 use crate::model::bind::{Attempt, Cause, Errno, Holder, ServerSetup, Verdict};
 use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCall};
 use crate::model::command::{Privilege, Shell, Step, Suggestions, quoted};
 use crate::model::facts::Facts;
-use crate::model::process::Owners;
-use crate::model::socket::Socket;
 
 /// A failed call, with the facts that twtool read while the program was stopped.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +149,7 @@ pub fn explain(failed: &FailedCall) -> Explanation {
     let called = FailedTcpCall { failed: *failed, errno, facts, addr, socket };
     match (call.name, failed.attempt) {
         (CallName::Connect, _) | (_, None) => connect::explain(&called),
-        (_, Some(attempt)) if errno == Errno::AddrInUse => in_use(&called, attempt),
+        (_, Some(attempt)) if errno == Errno::AddrInUse => in_use::explain(&called, attempt),
         (_, Some(attempt)) => explain_denial(&called, attempt),
     }
 }
@@ -183,157 +181,6 @@ fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Exp
         explanation.help.advice.push("TCP and UDP have separate ports, so TIME_WAIT does not matter here.".into());
     }
     explanation
-}
-
-/// Explains EADDRINUSE of bind() or listen().
-fn in_use(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
-    let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
-    let FailedCall { call, holders, shell, .. } = failed;
-    let (port, with) = (addr.port, socket.reuse);
-    // If the socket lacks SO_REUSEADDR, it is unknown whether the option would have helped. If the socket has it, the failure
-    // shows that the option does not help.
-    let cause = verdict::cause(facts, port, std::slice::from_ref(attempt), holders, !with.reuseaddr);
-    let sockets = holders.iter().map(|holder| &holder.socket);
-    let free_in = conflict::free_in(std::slice::from_ref(attempt), &sockets).filter(|_| verdict::only_buckets(cause));
-    let blocking: Vec<&Holder> = holders.iter().filter(|holder| holder.blocks).collect();
-    let held_by_itself = are_held_by(&blocking, failed.watched);
-    let conclusion = Conclusion { verdict: Verdict::Blocked, cause, free_in };
-    let evidence = BindEvidence {
-        facts,
-        port,
-        with,
-        attempts: std::slice::from_ref(attempt),
-        holders,
-        conclusion,
-        bound_sockets_are_listed: failed.bound_sockets_are_listed,
-        uid: call.process.uid,
-        udp: false,
-        setup: ServerSetup::default(),
-    };
-    let obstacle = if cause == Cause::Unknown && port.reserved_by_rfc() {
-        "a full ephemeral range".into()
-    } else {
-        advice::obstacle(cause, blocking.iter().copied())
-    };
-    let mut explanation =
-        Explanation::new(Some(Verdict::Blocked), CallCause::Port(cause), format!("blocked by {obstacle}"));
-    explanation.free_in = free_in;
-    explanation.held_by_itself = held_by_itself;
-    let help = &mut explanation.help;
-    if held_by_itself == Some(true) {
-        help.advice.push(explain_self_conflict(call, &blocking));
-    } else {
-        help.commands = next_steps(called, cause, attempt, free_in);
-        if !with.reuseaddr && matches!(cause, Cause::TimeWait | Cause::Connection) {
-            let (port, addr) = (port.to_string(), attempt.at.text(facts));
-            let setup = setup_words(socket, attempt);
-            let words = ["bind-test", &port, "--addr", &addr].into_iter().chain(setup.iter().map(String::as_str));
-            let test = shell.twtool(Privilege::None, &words.collect::<Vec<_>>());
-            help.commands.push(Step::new(test, "test with real binds whether SO_REUSEADDR would help"));
-        }
-        help.append(next::reserve(shell, facts, port));
-    }
-    help.advice.extend(match cause {
-        Cause::TimeWait => time_wait(&evidence),
-        Cause::TimeWaitWithoutReuseaddr => old_without_reuseaddr(&evidence),
-        Cause::Connection => connection(&evidence),
-        Cause::Bound => bound(&evidence),
-        Cause::Listener if held_by_itself == Some(true) => vec![],
-        _ => advice::advise(&evidence),
-    });
-    help.advice.push(options_text(socket));
-    explanation
-}
-
-/// The options of the socket in the failed call.
-fn options_text(socket: &CalledSocket) -> String {
-    if socket.options().is_empty() {
-        return "The socket of the call has none of the options on which bind() depends.".into();
-    }
-    format!("The socket of the call has {}.", socket.options_text())
-}
-
-/// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process can have open (a
-/// bucket, or a connection that is not accepted yet) do not count.
-fn are_held_by(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
-    let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
-    let unknown =
-        |holder: &&&Holder| matches!(holder.owners, Owners::NotPermitted | Owners::NotRead | Owners::NotFound(_));
-    if blocking.is_empty() || owned.iter().any(unknown) {
-        return None;
-    }
-    Some(!owned.is_empty() && owned.iter().all(|holder| is_held_by(holder, watched)))
-}
-
-fn is_held_by(holder: &Holder, watched: &BTreeSet<i32>) -> bool {
-    matches!(&holder.owners, Owners::Found(processes) if processes.iter().any(|process| watched.contains(&process.pid)))
-}
-
-fn explain_self_conflict(call: &SocketCall, blocking: &[&Holder]) -> String {
-    let by = owner_names(blocking.iter().copied());
-    let why = match call.name {
-        CallName::Listen => {
-            "Two sockets of the program are bound to the same address and port, and only one can listen"
-        }
-        _ => {
-            "The program binds the port more than once. Possible reasons: it binds a wildcard address and another address; it \
-             binds 0.0.0.0 and a dual-stack :: (set IPV6_V6ONLY); a second worker does not set SO_REUSEPORT; or it repeats the \
-             same bind"
-        }
-    };
-    format!("The program itself holds the port: {by}. {why}.")
-}
-
-fn time_wait(evidence: &BindEvidence) -> Vec<String> {
-    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
-    vec![
-        "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, \
-         and so do the TIME_WAIT sockets that they become (socket(7))."
-            .into(),
-        format!(
-            "{counted} on the port, and the program did not set SO_REUSEADDR. Whether the option helps today depends on the \
-             sockets that closed: Linux checks the old and the new socket, and does not report the option of the old one."
-        ),
-    ]
-}
-
-fn old_without_reuseaddr(evidence: &BindEvidence) -> Vec<String> {
-    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
-    vec![format!(
-        "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
-         checks both (socket(7)), so the option on the new socket alone does not help. Once the program has started, its own TIME_WAIT \
-         sockets do not block its later restarts, because the connections that it accepts inherit the option."
-    )]
-}
-
-fn connection(evidence: &BindEvidence) -> Vec<String> {
-    let connections = || evidence.holders.iter().filter(|h| h.blocks && advice::is_connection(h.socket.state()));
-    let mut advice = vec![if evidence.with.reuseaddr {
-        "The program sets SO_REUSEADDR, and a socket on the port was opened without it. Linux checks the option of both \
-         (socket(7))."
-            .to_owned()
-    } else {
-        "The program did not set SO_REUSEADDR. Whether the option helps depends on the sockets on the port: Linux checks the \
-         option of both (socket(7))."
-            .into()
-    }];
-    let full = connections().filter_map(|holder| match holder.socket {
-        Socket::Full(full) => states::explain(&full),
-        Socket::Bucket(_) => None,
-    });
-    let mut explained: Vec<String> = full.collect();
-    explained.sort_unstable();
-    explained.dedup();
-    advice.extend(explained);
-    advice
-}
-
-fn bound(evidence: &BindEvidence) -> Vec<String> {
-    let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
-    vec![format!(
-        "A socket is bound to the port and does not listen: {}. Stop that process, or choose another port.",
-        owner_names(sockets)
-    )]
 }
 
 /// Explains a bind or listen that failed for a reason other than a port in use.
@@ -451,6 +298,14 @@ fn unfit_socket(called: &FailedTcpCall) -> Option<Explanation> {
     }
 }
 
+/// The options of the socket in the failed call.
+fn options_text(socket: &CalledSocket) -> String {
+    if socket.options().is_empty() {
+        return "The socket of the call has none of the options on which bind() depends.".into();
+    }
+    format!("The socket of the call has {}.", socket.options_text())
+}
+
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
     // Without --v6only, the command uses the default of the system. The value matters only for ::.
@@ -471,7 +326,7 @@ fn next_steps(called: &FailedTcpCall, cause: Cause, attempt: &Attempt, free_in: 
     let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.
     let holders: Vec<Holder> =
-        failed.holders.iter().filter(|holder| !is_held_by(holder, failed.watched)).cloned().collect();
+        failed.holders.iter().filter(|holder| !in_use::is_held_by(holder, failed.watched)).cloned().collect();
     let setup = ServerSetup { device: attempt.device.filter(|_| socket.device.is_some()), ..ServerSetup::default() };
     let mut steps = next::steps(&Failure {
         shell: failed.shell,

@@ -6,9 +6,11 @@ use crate::model::call::CallingProcess;
 use crate::model::command::Caller;
 use crate::model::facts::tests::facts;
 use crate::model::port::Port;
+use crate::model::process::Owners;
 use crate::model::process::Process;
 use crate::model::row::Direction;
 use crate::model::row::tests::row;
+use crate::model::socket::Socket;
 
 /// A bind() to 127.0.0.1 on this port that failed with this errno.
 fn call(port: u16, errno: Errno) -> SocketCall {
