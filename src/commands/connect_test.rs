@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::netns::NetnsArgs;
 use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, ends_orphans, hide_refused};
-use crate::analysis::connect::{ConnectVerdict, advice};
+use crate::analysis::connect::{ConnectVerdict, advice, headline};
 use crate::model::addr::ScopedEnd;
 use crate::snapshot::Answer;
 use crate::snapshot::connect::ConnectQuestion;
@@ -89,7 +89,7 @@ pub fn run(args: &ConnectTestArgs, global: &GlobalArgs, context: &mut Context) -
     let Answer { value: situation, complete, mut warnings, .. } = args.netns.snapshot()?.connect(&question)?;
     let conclusion = situation.conclude();
     warnings.extend(advice::ignored_option(&situation).map(str::to_owned));
-    warnings.extend(advice::unknown_because(&situation, &conclusion).map(str::to_owned));
+    warnings.extend(headline::unknown_because(&situation, &conclusion).map(str::to_owned));
     let shell = args.netns.shell(context);
     let help = advice::advise(&situation, &conclusion, &shell, ends_orphans(&situation.facts, &situation.holders));
     let complete = complete && conclusion.verdict != ConnectVerdict::Unknown;

@@ -12,7 +12,7 @@ use super::human;
 use super::json::{self, Envelope};
 use super::steps::{self, StepRecord, SysctlLineRecord};
 use super::style::{Meaning, TextStyle};
-use crate::analysis::connect::{ConnectConclusion, ConnectVerdict, Situation, advice};
+use crate::analysis::connect::{ConnectConclusion, ConnectVerdict, Situation, advice, headline};
 use crate::model::bind::BindAddr;
 use crate::model::command::Suggestions;
 use crate::model::facts::Facts;
@@ -125,7 +125,7 @@ const fn meaning(verdict: ConnectVerdict) -> Meaning {
 pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) -> io::Result<()> {
     let ConnectTest { situation, conclusion, help } = *test;
     let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());
-    let reason = format!("{}{}", advice::headline(situation, &conclusion), free_in(test));
+    let reason = format!("{}{}", headline::headline(situation, &conclusion), free_in(test));
     writeln!(out, "connect() {}: {verdict}{}", human::escape(&ends(situation)), human::escape(&reason))?;
     steps::write_next(out, &help.commands, style)?;
     if !help.sysctl_lines.is_empty() {

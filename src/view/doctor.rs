@@ -229,7 +229,7 @@ mod tests {
                 advice: vec!["And some more words.".into()],
                 ..Suggestions::default()
             },
-            ..blank(subject)
+            ..Check::ok(subject, Datum::Unknown, Datum::Unknown)
         };
         let mut out = vec![];
         let style = TextStyle { color: false, width: Some(24), unicode: false };
@@ -243,25 +243,16 @@ mod tests {
     fn escape_sequences_in_values_and_findings_do_not_reach_the_terminal() {
         let subject = Subject { id: "id", does: "does", does_not: "not", sources: &["RFC 9293"] };
         let value = Datum::Text("\u{1b}[31m".into());
-        let check = Check { value, finding: Some("evil\u{1b}[2J pid 7".into()), ..blank(subject) };
+        let check = Check {
+            value,
+            finding: Some("evil\u{1b}[2J pid 7".into()),
+            ..Check::ok(subject, Datum::Unknown, Datum::Unknown)
+        };
         for (verbose, status) in [(false, Status::Note), (false, Status::Ok), (true, Status::Ok)] {
             let mut out = vec![];
             let style = TextStyle { color: false, width: None, unicode: false };
             page(&mut out, &[Check { status, ..check.clone() }], verbose, style).expect("written");
             assert!(!out.contains(&0x1b), "{}", String::from_utf8_lossy(&out));
-        }
-    }
-
-    fn blank(subject: Subject) -> Check {
-        let (value, default) = (Datum::Unknown, Datum::Unknown);
-        Check {
-            subject,
-            status: Status::Ok,
-            value,
-            default,
-            finding: None,
-            evidence: vec![],
-            help: Suggestions::default(),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! No step calls connect() of a TCP socket to the destination. Even a connect() that sends nothing destroys the bucket that it takes over.
 
 pub mod advice;
+pub mod headline;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;

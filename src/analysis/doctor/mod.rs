@@ -126,7 +126,8 @@ pub struct Check {
 }
 
 impl Check {
-    fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
+    /// A check without a finding.
+    pub(crate) fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
         Self {
             subject,
             status: Status::Ok,
