@@ -89,7 +89,8 @@ impl ScreenInput {
         ScreenOutput::new(Rc::clone(&self.signals))
     }
 
-    /// Whether the output has read a signal that [`Self::wait`] has not reported yet. If a write has failed, this signal is the reason.
+    /// Whether the output has read a signal that [`Self::wait`] has not reported yet. If a write has failed and
+    /// this signal ends or stops the program, the signal can be the reason.
     #[must_use]
     pub fn has_unreported_signal(&self) -> bool {
         self.signals.has_unreported_signal()

@@ -95,12 +95,12 @@ pub struct BpfRecord {
     /// socket is a copy of its listener. After connect(), the member is 0. So `true` is certain. `false` is not certain, because the
     /// backlog is also 0 after `listen(fd, 0)`.
     pub accepted: bool,
-    /// The task that closed the socket; `None` if the socket closed before the program was attached, if the program missed the change to
+    /// The task that was running when the socket changed to FIN_WAIT_1; `None` if the socket closed before the program was attached, if the program missed the change to
     /// FIN_WAIT_1, or if the map PENDING (see `program`) has evicted the record.
     pub task: Option<Task>,
 }
 
-/// A task that closed a socket.
+/// A task that was running when a socket changed to FIN_WAIT_1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// The pid in the initial pid namespace.

@@ -5,8 +5,8 @@
 //!
 //! The fast path covers the common case only. It needs the rows of one network namespace, a table with exactly the columns [`KEYS`], and
 //! services whose names are all plain ASCII. In such a table, [`super::column`] still produces some rows: those with IPv6 addresses, with a
-//! socket that is bound to an interface, with a remaining time of 100 s or more, or with a line that is longer than the buffer. A property
-//! test in `list.rs` compares the output of both ways.
+//! socket that is bound to an interface, with a remaining time of 100 s or more, with a cell that is wider than its column, or with a line that
+//! is longer than the buffer. A property test in `list.rs` compares the output of both ways.
 
 use std::net::Ipv4Addr;
 

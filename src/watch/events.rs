@@ -1,20 +1,22 @@
 //! What can happen to a bucket between two samples, and what proves each event.
 //!
 //! The *last sample* is the sample before *this sample*. The kernel does not report why a bucket is missing from this sample. An event is
-//! certain only if nothing else can have happened to the bucket (`tracker` decides this). There is one exception: if at most 2 s were
-//! left in the last sample, `expired` is certain, although SOCK_DESTROY or a RST may have removed the bucket in these 2 s.
+//! certain only if nothing else can have happened to the bucket (`tracker` decides this), with two exceptions:
+//! - If at most 2 s were left when the bucket was last known to exist, `expired` is certain, although SOCK_DESTROY or a RST may have
+//!   removed the bucket in these 2 s.
+//! - `taken-over` is certain, although SOCK_DESTROY or a RST may have removed the bucket just before the new connection began.
 //!
 //! What proves each event:
 //! - entered: a new cookie. Also, the timer started after the last sample, or the bucket is in FIN_WAIT_2 and the last sample missed no
 //!   bucket.
 //! - became-time-wait: the same cookie in another state.
-//! - restarted: the same cookie. Also, the remaining time grew, or the timer can have started with its full length since the last sample,
-//!   and clearly more time is left than the old timer would have.
-//! - expired: the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left in the last
-//!   sample, because SOCK_DESTROY and a RST leave no trace. Uncertain, too, if another socket may have taken the bucket over, or if another
+//! - restarted: the same cookie. Also, the remaining time grew, or the timer can have started with its full length since a sample last
+//!   listed the bucket, and clearly more time is left than the old timer would have.
+//! - expired: the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left when the
+//!   bucket was last known to exist, because SOCK_DESTROY and a RST leave no trace. Uncertain, too, if another socket may have taken the bucket over, or if another
 //!   bucket ended before its time and no socket took that bucket over.
 //! - taken-over: time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled`
-//!   also grew, or is unknown.
+//!   also grew, or is unknown; if it is unknown, the event is uncertain.
 //! - destroyed: time was left. Since the last sample that missed no bucket, no TCP segment arrived (`InSegs`), and no connect() took a
 //!   bucket over (`TWRecycled`). Every other cause needs a segment or a connect().
 //! - reset: time was left, and only a RST is possible: this kernel cannot destroy buckets (measured on 5.10; later versions before 6.1 may

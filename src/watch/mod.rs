@@ -1,9 +1,9 @@
 //! `twtool watch`: samples the buckets repeatedly, determines what happened to each, and streams or draws the result.
 //!
 //! ```text
-//!   kernel or recorded series        collector                            state            output
-//!   snapshot::bucket_sample  ----->  Sampler (a Tracker  --- Sample --->  History  --->  stream, screen
-//!                                    per namespace)
+//!   kernel or recorded series                                     output
+//!   snapshot::bucket_sample  ----->  Sampler (a Tracker  -- Sample -->  stream
+//!                                    per namespace)      -- Sample -->  CloseHistory  --->  screen
 //! ```
 //!
 //! | file | owns |

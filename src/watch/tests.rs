@@ -209,6 +209,9 @@ fn counters_since_the_last_whole_sample_decide_whether_a_cause_is_possible() {
 fn counters_that_are_unknown_prove_nothing() {
     let second = BucketSample { after: Counters::default(), ..walk(1000, vec![]) };
     assert_eq!(events([walk(0, vec![bucket(1, 50_000)]), second], Occupant::Nobody), [(1, Gone, false)]);
+    let second = BucketSample { after: Counters::default(), ..walk(1000, vec![]) };
+    let taken = events([walk(0, vec![outbound(1, 50_000)]), second], Occupant::Another);
+    assert_eq!(taken, [(1, TakenOver, false)], "the new connection may have come after the end of the bucket");
 }
 
 #[test]
@@ -220,6 +223,9 @@ fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_reports_what_happe
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(2, Expired, true)]);
     let next = walk(2000, vec![bucket(1, 59_000), bucket(3, 48_000)]);
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(1, Restarted, true), (2, Expired, true)]);
+    let long_gap = || BucketSample { whole: false, ..walk(55_000, vec![]) };
+    let gone = [walk(0, vec![bucket(1, 50_000)]), long_gap(), walk(56_000, vec![])];
+    assert_eq!(events(gone, Occupant::Nobody), [(1, Expired, false)], "SOCK_DESTROY had 50 s");
     let next = walk(2000, vec![bucket(1, 58_500), bucket(3, 48_000)]);
     let early = events([first(), not_whole(), next], Occupant::Nobody);
     assert_eq!(early, [(1, Restarted, true), (2, Expired, true)], "it restarted before the sample that missed it");

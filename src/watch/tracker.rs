@@ -31,8 +31,8 @@ const ROUNDING_MS: i64 = 20;
 /// The kernel's timers and CLOCK_MONOTONIC may drift apart by one part in a thousand while adjtimex(2) corrects the clock.
 const DRIFT: i64 = 1000;
 
-/// If a bucket had at most this much time left and is missing from the next sample, neither SOCK_DESTROY nor a RST counts as a
-/// possible cause.
+/// If a bucket had at most this much time left when it was last known to exist, neither SOCK_DESTROY nor a RST counts as a possible
+/// cause of its end.
 const SOON_MS: i64 = 2000;
 
 /// The buckets of the last sample of one namespace.
@@ -74,13 +74,22 @@ struct SeenBucket {
     listed_ms: u32,
     /// An upper bound of the time from that sample to the last one, in ms: 0, unless a sample has missed the bucket.
     since_ms: i64,
+    /// An upper bound of the remaining time when the bucket was last known to exist: listed, or found by a look-up.
+    known_ms: u32,
     selected: bool,
 }
 
 impl SeenBucket {
     /// A bucket that the last sample has listed.
     const fn listed(row: Row, selected: bool) -> Self {
-        Self { row, slack_ms: 0, listed_ms: row.bucket.expires_ms, since_ms: 0, selected }
+        Self {
+            row,
+            slack_ms: 0,
+            listed_ms: row.bucket.expires_ms,
+            since_ms: 0,
+            known_ms: row.bucket.expires_ms,
+            selected,
+        }
     }
 
     /// Whether the timer of a bucket in TIME_WAIT has started again, although less time is left than when a sample last listed the
@@ -280,8 +289,8 @@ impl Tracker {
         // Indices of the buckets that became due since the last sample.
         let mut newly_due = vec![];
         let (mut taken_over, mut unexplained) = (0, 0);
-        for seen in missing {
-            let SeenBucket { row, slack_ms, selected, .. } = seen;
+        for mut seen in missing {
+            let SeenBucket { row, slack_ms, known_ms, selected, .. } = seen;
             let left = i64::from(row.bucket.expires_ms);
             let mut end = |kind, certain| {
                 let mut row = row;
@@ -294,6 +303,7 @@ impl Tracker {
             }
             let occupant = find(&row.bucket);
             if occupant == Occupant::Itself {
+                seen.known_ms = row.bucket.expires_ms.saturating_add(slack_ms.into());
                 still_there.push(seen);
                 continue;
             }
@@ -302,14 +312,16 @@ impl Tracker {
             let not_taken_over = row.direction == Direction::Outbound && recycled == Some(0);
             if left <= time.most + time.tolerance() {
                 // SOCK_DESTROY and a RST leave no trace. In the last 2 s of a bucket they are very unlikely.
-                let soon = left <= SOON_MS + time.tolerance();
+                let soon = i64::from(known_ms) <= SOON_MS + time.tolerance();
                 end(EventKind::Expired, soon && (occupant != Occupant::Another || not_taken_over));
                 newly_due.push(found.len() - 1);
                 continue;
             }
             let outbound = row.direction == Direction::Outbound;
             let (kind, certain) = match occupant {
-                Occupant::Another if !(outbound && recycled == Some(0)) => (EventKind::TakenOver, true),
+                Occupant::Another if !(outbound && recycled == Some(0)) => {
+                    (EventKind::TakenOver, !outbound || recycled.is_some())
+                }
                 Occupant::Nobody if (segments, recycled) == (Some(0), Some(0)) => (EventKind::Destroyed, true),
                 Occupant::Nobody if sample.facts.never_destroys_buckets() && recycled == Some(0) && outbound => {
                     (EventKind::Reset, true)
