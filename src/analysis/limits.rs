@@ -32,7 +32,7 @@ pub fn collect_limits(
     let mut limits = namespace_limits;
     limits.extend(kernel.counter("TCPTimeWaitOverflow").filter(|count| *count > 0).map(|count| {
         let text = format!(
-            "TCPTimeWaitOverflow is {count}: after {} the kernel kept no bucket, because tcp_max_tw_buckets was reached. The \
+            "TCPTimeWaitOverflow is {count}: after {} the kernel kept no bucket, usually because tcp_max_tw_buckets was reached. The \
              counter does not show when these closes happened.",
             if count == 1 { "1 close".into() } else { format!("{count} closes") }
         );
@@ -77,6 +77,7 @@ pub fn collect_limits(
 
 /// The limit that applies if tcp_max_tw_buckets is reached. The kernel compares this setting with the number of buckets in both states
 /// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
+///
 /// `negative_is_none` tells whether a negative setting means that there is no maximum (`Facts::negative_maximum_is_none`); `None` if
 /// this is unknown for the kernel.
 pub(super) fn at_maximum(totals: StateCounts, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {

@@ -165,7 +165,7 @@ pub struct MakerRow {
     pub per_second: f64,
     /// The share of the group in all closes, 0 to 1.
     pub share: f64,
-    /// The number of buckets that these closes made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
+    /// The number of buckets that the closes of the group made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
     /// the peer closes.
     pub buckets: u64,
 }

@@ -12,7 +12,7 @@ use crate::model::owner::{Evidence, Owner};
 pub struct EvidenceCount {
     /// The number of buckets.
     pub buckets: u64,
-    /// The largest number of processes, units or containers that could have made one of these buckets.
+    /// The largest number of processes, units or containers that could have made one of these buckets. Certain evidence has 1.
     pub candidates: usize,
 }
 

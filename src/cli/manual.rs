@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command};
 
 /// The date in the head of each page, which man(7) requires: the last day on which the texts were revised as a whole.
-const DATE: &str = "2026-11-28";
+const DATE: &str = "2026-11-29";
 
 /// The files that twtool reads, one per line: words, the path, and the content. The page of a command lists a file if the help of the
 /// command contains one of the words.

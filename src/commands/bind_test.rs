@@ -24,14 +24,15 @@ moment can get EADDRINUSE. On kernels before 6.18, the test also marks the port 
 it ends. Until then, connect() does not choose the port.
 
 After a successful bind with SO_REUSEPORT, the kernel stores the user of the bind in its structure for the port (fastreuseport). \
-twtool calls this entry a note. While the kernel has the note, it does not \
-check later SO_REUSEPORT binds of the same user for conflicts, so a second server could bind the port. twtool clears the note with \
-one more bind of the port, on an unused address and without SO_REUSEPORT. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays \
-until a bind without SO_REUSEPORT succeeds on the port, or no socket is on the port.
+twtool calls this entry a note. While the kernel has the note, it does not check later SO_REUSEPORT binds of the same user for \
+conflicts, so a second server could bind the port. twtool clears the note with one more bind of the port, on an unused address and \
+without SO_REUSEPORT. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays until a bind without \
+SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-After it has cleared the note, twtool repeats each successful bind with SO_REUSEPORT. If the repeated bind fails, the first one \
-succeeded only because of the note of a real server, and that note is lost: a second server of that user can no longer bind. twtool \
-then prints a warning, and the JSON key `note_lost` is true. The same happens if twtool could not clear its own note.
+If any bind failed, twtool clears the note and repeats each successful bind with SO_REUSEPORT. If the repeated bind fails, the first \
+one succeeded only because of the note of a real server, and that note is lost: a second server of that user can no longer bind. \
+twtool then prints a warning, and the JSON key `note_lost` is true. Both are also the case if twtool could not clear its own note. Then \
+the kernel may allow a second server of that user.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

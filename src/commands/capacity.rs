@@ -32,8 +32,8 @@ connection. The kernel does not report whether a TIME_WAIT socket had them. So t
 net.ipv4.tcp_timestamps instead.
 
 For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
-tests such ports one by one with a connect() that delays its SYN (TCP_FASTOPEN_CONNECT): it sends nothing and holds the port for 1-2 \
-microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
+tests such ports one by one with a connect() to an unused loopback address that delays its SYN (TCP_FASTOPEN_CONNECT). twtool closes \
+the socket before it sends anything, so the port is held for 1-2 microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
 to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. The model makes two assumptions. First: connections are opened as fast as they \
@@ -43,7 +43,7 @@ never longer than tcp_tw_reuse_delay, 1 s by default.) \
 Second: a TIME_WAIT socket releases its port when its timer ends, or earlier, when connect() may reuse the socket.
 
 The hold time is the time that a TIME_WAIT socket holds its port: 60 s, or tcp_tw_reuse_delay if connect() may reuse the socket. \
-In this model, a port that is taken now becomes free again after the hold time. If the free ports last longer than one hold time at this \
+In this model, a port that is taken now becomes free again after the hold time. If the free ports last for at least one hold time at this \
 rate, they never run out: from then on, ports become free as fast as connections take them. CEILING is the \
 highest rate at which the ports never run out, in connections per second: the number of ports divided by the hold time.
 

@@ -156,7 +156,7 @@ pub struct Context<'a> {
     pub prompt: Option<Prompt<'a>>,
     /// The user that runs twtool, and the name of the program. The commands that twtool prints depend on them.
     pub caller: Caller,
-    /// The functions that make these system calls.
+    /// The system calls that commands make outside the snapshot layer.
     pub machine: Machine,
 }
 

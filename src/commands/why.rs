@@ -24,8 +24,8 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
-COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. twtool \
-pauses it only at bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
+COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of the \
+system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
 twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
 for a moment when it gets a signal, starts a process or a thread, or executes another program. When a call fails, twtool reads the \
 sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
@@ -52,7 +52,7 @@ Examples:
   twtool why nginx                                explain why nginx does not start
   twtool why -- ./server --port 8080
   twtool why -o ndjson --log why.ndjson ./server  write records to a file
-  twtool why -q ./server                          print failures only
+  twtool why -q ./server                          print failures, and notes about what can hide them
   twtool why --detach ./server                    stop watching as soon as the server listens
   twtool why --pid 4711 --timeout 2s              watch a running process for 2 seconds
 ")]

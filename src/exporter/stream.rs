@@ -15,7 +15,7 @@ pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ClientStream for T {}
 
-/// A transport on which a write fails if the client reads nothing for a time.
+/// A client stream on which a write fails if the client reads nothing for a time.
 pub(super) struct LimitedStream {
     inner: TokioIo<Box<dyn ClientStream>>,
     limit: Duration,

@@ -10,7 +10,8 @@ use crate::sys::packet::{Frame, Interface, PacketSocket};
 use crate::sys::rtnetlink::{self, VethEnd};
 use crate::sys::sandbox::PrivateNetns;
 
-/// The interface indices of the two ends of the veth pair: the host's interface, and the lab's end. They are above the indices that a kernel uses in a new namespace.
+/// The interface indices of the two ends of the veth pair: the host's interface, and the lab's end. They are above the indices that a
+/// kernel uses in a new namespace.
 const HOST_END: u32 = 100;
 const LAB_END: u32 = 101;
 

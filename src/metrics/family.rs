@@ -72,7 +72,7 @@ families! {
     TimewaitCreated = "twtool_timewait_created_total", Counter, ["netns"],
         "Timewait buckets that the kernel has created (TW and TWKilled of /proc/net/netstat). Only on Linux 6.1 and later: 5.10 counts buckets when they end, and the versions between them were not measured.";
     TimewaitOverflow = "twtool_timewait_overflow_total", Counter, ["netns"],
-        "Closes after which the kernel kept no bucket, because net.ipv4.tcp_max_tw_buckets was reached (TCPTimeWaitOverflow).";
+        "Closes after which the kernel kept no bucket, usually because net.ipv4.tcp_max_tw_buckets was reached (TCPTimeWaitOverflow).";
     TimewaitRecycled = "twtool_timewait_recycled_total", Counter, ["netns"],
         "Buckets that connect() has taken over (TWRecycled).";
     PawsRejected = "twtool_paws_rejected_total", Counter, ["netns", "state"],

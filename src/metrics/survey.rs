@@ -22,8 +22,8 @@ use crate::model::setting::{NF_CONNTRACK_COUNT, NF_CONNTRACK_MAX, Sysctl};
 use crate::snapshot::survey::{Survey, Surveys};
 use crate::snapshot::{Answer, Capacity};
 
-/// The label value of the sample that stands for all destinations, ports or programs without a sample of their own. Its value is their
-/// sum, minimum or maximum (docs/metrics.md says which).
+/// The label value of the sample that stands for all destinations, ports or programs without a sample of their own. Its value is
+/// usually their sum; docs/metrics.md lists the exceptions.
 const OTHERS: &str = "others";
 
 /// The upper bounds of the number of samples.

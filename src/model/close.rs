@@ -39,7 +39,7 @@ impl Outcome {
 /// Which end opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The peer opened it, and a listener on this machine accepted it.
+    /// The peer opened it, and a listener on this machine accepted it. For [`Method::Sampled`] this is an inference from listeners.
     Accepted,
     /// This end opened it with connect(). This is an inference from ports, and for [`Method::Sampled`] also from listeners.
     Connected,

@@ -113,7 +113,7 @@ pub struct SysctlLine {
     pub line: String,
 }
 
-/// Help for a problem: commands, lines of files that keep a change after a restart, then advice and reasons.
+/// Suggestions for a problem: commands, lines of files that keep a change after a restart, then advice and reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suggestions {
     /// Commands that help at once, the most useful first.
@@ -125,7 +125,7 @@ pub struct Suggestions {
 }
 
 impl Suggestions {
-    /// Appends the parts of another help to this one.
+    /// Appends other suggestions to these.
     pub fn append(&mut self, other: Self) {
         self.commands.extend(other.commands);
         self.sysctl_lines.extend(other.sysctl_lines);
@@ -215,14 +215,14 @@ impl Shell {
         self.run(Privilege::Settings, &["sysctl", "-w", &format!("{name}={value}")])
     }
 
-    /// The help that sets a setting with a single value, now and after a restart.
+    /// The suggestions that set a setting with a single value, now and after a restart.
     #[must_use]
     pub fn change(&self, name: &str, value: &str, purpose: &str) -> Suggestions {
         let commands = vec![Step::new(self.set(name, value), purpose)];
         Suggestions { commands, sysctl_lines: self.sysctl_line(name, value).into_iter().collect(), advice: vec![] }
     }
 
-    /// The help that reserves ports for servers, now and after a restart. `reserved`: the present list, if it is known.
+    /// The suggestions that reserve ports for servers, now and after a restart. `reserved`: the present list, if it is known.
     #[must_use]
     pub fn reserve(&self, ports: impl IntoIterator<Item = Port>, reserved: Option<&LocalReservedPorts>) -> Suggestions {
         let added = LocalReservedPorts::default().with(ports);

@@ -45,7 +45,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TracedLine {
-    /// The number of the close ([`RecentClose::number`]). Tracers of twtool 0.2 do not send it.
+    /// The number of the close ([`RecentClose::number`]). Tracers of twtool 0.2.0, as released, do not send it.
     #[serde(default)]
     pub number: u64,
     /// The cookie of the socket, in decimal digits.
@@ -60,7 +60,7 @@ pub struct TracedLine {
     pub cgroup: Option<String>,
     /// `bpf` or `sampled`.
     pub method: String,
-    /// `accepted`, `connected` or `unknown`. Tracers of twtool 0.2 do not send it.
+    /// `accepted`, `connected` or `unknown`. Tracers of twtool 0.2.0, as released, do not send it.
     #[serde(default)]
     pub role: String,
 }

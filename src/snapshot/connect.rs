@@ -167,7 +167,7 @@ fn bind_as_client(
     answer.complete &= sockets.complete && sockets.unread.is_none();
     answer.warnings.extend((!sockets.complete).then(interrupted));
     answer.warnings.extend((!consistent).then(|| {
-        "the bind result and the kernel's list of sockets were not consistent in three attempts: sockets come and go, or the \
+        "the bind result and the kernel's list of sockets were not consistent, although twtool made both three times: sockets come and go, or the \
          list lacks one"
             .into()
     }));

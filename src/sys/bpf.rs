@@ -127,7 +127,8 @@ pub fn make_map(kind: MapKind, key: u32, value: u32, entries: u32) -> io::Result
 /// Reads a value of an array.
 ///
 /// # Errors
-/// The index is too large, or the kernel refuses the call: before Linux 5.19, reading needs CAP_BPF.
+/// The index is too large, or the kernel refuses the call: before Linux 5.19, reading needs CAP_BPF unless
+/// kernel.unprivileged_bpf_disabled is 0.
 pub fn read_array(map: &Object, index: u32) -> io::Result<u64> {
     #[repr(C)]
     struct Attributes {

@@ -3,11 +3,12 @@
 //!
 //! 1. Capabilities: the thread drops all capabilities that the caller does not need.
 //! 2. landlock(7): the thread may only read the paths and remove files from the folders that the caller lists. landlock refuses every other
-//!    access that it controls. (For example, it does not control stat(2) and chmod(2).) Since version 4 of its interface it also refuses to
-//!    bind and connect TCP sockets, and since version 6 to signal other processes.
+//!    access that it controls. (For example, it does not control stat(2) and chmod(2).) Since version 4 of its interface it also refuses
+//!    calls that bind or connect TCP sockets, and since version 6 signals to other processes.
 //! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, access or signal other processes, or
 //!    type input for another program on the terminal. It also refuses interfaces of the kernel that need no capability and that twtool does
-//!    not use. Except on the threads of the exporter that need sockets, it also refuses to create and connect sockets.
+//!    not use. Except on the threads of the exporter that need sockets, it also refuses calls that create or connect
+//!    sockets.
 //!
 //! The filter lists the calls that are refused. A list of the allowed calls would depend on the C library: musl, static glibc and
 //! dynamic glibc use different calls for the same work, and a new version of them may use new calls. Then a replay would fail on some

@@ -81,7 +81,7 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Creates the file with the mode 0600. An existing file is refused unless `replace` is true. Anything other than a regular file is
+    /// Creates the file with the mode 0600. If it replaces a file, it gets the owner, the group and the mode of that file. An existing file is refused unless `replace` is true. Anything other than a regular file is
     /// always refused, because the new file would replace it.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
         Self::with_mode(path, replace, Mode::RUSR | Mode::WUSR)
@@ -262,7 +262,7 @@ impl Drop for TempName {
 /// Removes the partial files and ends the program, as the signal would without a handler.
 extern "C" fn remove_and_end(signal: libc::c_int) {
     // If a thread holds the lock, this handler removes nothing. At that moment the file of that thread does not have its temporary name:
-    // the thread has not created the file yet, or has removed or renamed it.
+    // the thread has not created the file yet, or has removed or renamed it. Temporary files of other threads then remain.
     for (folder, name) in PARTIALS.try_lock().iter().flat_map(|partials| partials.iter()) {
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }

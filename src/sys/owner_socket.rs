@@ -1,8 +1,8 @@
 //! Passes the owners of closed connections from a tracer (`twtool trace --serve`) to readers, through a Unix socket. The tracer numbers the
 //! closes.
 //!
-//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of early versions of twtool
-//!    0.2.0 send nothing.
+//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2.0, as
+//!    released, send nothing.
 //! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
 //!    closes. Then it closes the connection.
 
@@ -27,7 +27,7 @@ const MAX_READERS: usize = 4;
 /// reading would keep memory of the tracer in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The time limit for each read of a request. Readers of early versions of twtool 0.2.0 send no request.
+/// The time limit for each read of a request. Readers of twtool 0.2.0, as released, send no request.
 const REQUEST: Duration = Duration::from_millis(200);
 
 /// The word before the number in a request.
@@ -145,7 +145,7 @@ fn request(reader: &UnixStream) -> u64 {
 pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut stream = retry(|| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Errors are ignored: a tracer of twtool 0.2.0 does not read the request. It may already have sent all owners and closed the
+    // Errors are ignored: a tracer of twtool 0.2.0, as released, does not read the request. It may already have sent all owners and closed the
     // connection.
     let _ = writeln!(stream, "{SINCE}{number}");
     let _ = stream.shutdown(Shutdown::Write);

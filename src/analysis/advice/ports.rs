@@ -18,7 +18,7 @@ const fn not_listed(bound_sockets_are_listed: bool) -> &'static str {
          (sock_diag(7)). Run the command again."
     } else {
         "Probably a socket that is bound and does not listen holds the port. The list does not have such sockets: only sock_diag \
-         lists them, since about Linux 6.8. It is also possible that the socket ended after the bind and before the list was read \
+         lists them, since Linux 6.8. It is also possible that the socket ended after the bind and before the list was read \
          (sock_diag(7))."
     }
 }

@@ -66,8 +66,8 @@ pub struct Explanation {
     pub headline: String,
     /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether every blocking socket that can have an owner belongs to a watched process (a bucket cannot have one); `None` if that is
-    /// unknown.
+    /// Whether every blocking socket that can have an owner belongs to a watched process (a bucket cannot have one); false if no
+    /// blocking socket can have an owner; `None` if that is unknown.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Suggestions,

@@ -1,6 +1,6 @@
 //! Counts the ports that connect() has left for each destination before it fails with EADDRNOTAVAIL. A *destination* is a local
-//! address, a remote address and a remote port, and the interface that the socket is bound to, if any. The code repeats the kernel's search for a port (`__inet_hash_connect` in
-//! net/ipv4/inet_hashtables.c) on the listed sockets:
+//! address, a remote address and a remote port, and the interface that the socket is bound to, if any. The code repeats the kernel's
+//! search for a port (`__inet_hash_connect` in net/ipv4/inet_hashtables.c) on the listed sockets:
 //!
 //! 1. The *pool* is the ephemeral range without the reserved ports, and without the ports that a socket bound explicitly, on
 //!    any address and of either family. The pool is the same for every destination.

@@ -252,7 +252,7 @@ fn unlisted_socket_advice(situation: &Situation) -> String {
     let hidden = if situation.bound_sockets_are_listed {
         ""
     } else {
-        " The list does not have sockets that are bound and do not listen: only sock_diag lists them, since about Linux 6.8."
+        " The list does not have sockets that are bound and do not listen: only sock_diag lists them, since Linux 6.8."
     };
     format!(
         "No listed socket explains the failure.{hidden} A socket can have ended after the test and before the list was read."

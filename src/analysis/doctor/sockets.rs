@@ -222,8 +222,8 @@ struct CloseWaitCounts {
 fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
     let subject = Subject {
         id: "close_wait",
-        does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. Without \
-               SO_KEEPALIVE, no timer ends this state. A socket has been in this state for at least the time since the peer's last ACK.",
+        does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. A \
+               timer ends this state only if the program has set SO_KEEPALIVE, or if the peer has not acknowledged all data. A socket has been in this state for at least the time since the peer's last ACK.",
         does_not: "It is not TIME_WAIT, and no setting of the kernel replaces the missing close(). A few short-lived ones are normal: every \
                    connection whose peer closes first passes through this state.",
         sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],

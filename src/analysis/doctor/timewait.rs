@@ -154,7 +154,7 @@ fn with_overflow(check: Check, closes: &str) -> Check {
                  was reached."
             ),
         )
-        .advising("Run doctor again later. If the number grows, tcp_max_tw_buckets is too low for this machine.")
+        .advising("Run doctor again later. If the number grows, tcp_max_tw_buckets is probably too low for this machine.")
 }
 
 pub(super) fn fin_timeout(check: Check, value: i64) -> Check {

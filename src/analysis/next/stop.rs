@@ -79,7 +79,7 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
     steps
 }
 
-/// The maximum number of commands that stop processes.
+/// The maximum number of commands that stop processes or show what to stop.
 const SHOWN: usize = 4;
 
 /// The command that stops a process, or that shows what to stop. `None` if only another user can run the necessary command.

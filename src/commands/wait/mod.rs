@@ -64,7 +64,7 @@ pub struct WaitArgs {
     /// Give up after this time, like 500ms, 10s or 5m; 0 tries once
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = timeout, allow_negative_numbers = true)]
     timeout: Duration,
-    /// Print no result, only warnings and errors; set the exit code
+    /// Print no result; print warnings only if the answer is unknown (exit code 2); set the exit code
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

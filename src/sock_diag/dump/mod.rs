@@ -29,7 +29,7 @@
 //! - if fewer sockets were removed than step 4 requires;
 //! - if sockets were removed before the first reading of the counts, which is after the first, second or third datagram. In a short
 //!   dump, the counts are not read at all;
-//! - if the removed sockets are handshakes in progress, or only bound, because no count includes them.
+//! - if the removed sockets are inbound handshakes in progress, or only bound, because no count includes them.
 //!
 //! A socket can still be in the result twice if the kernel resumes inside a chain of more than 16 sockets, because it describes such a
 //! chain in pieces.

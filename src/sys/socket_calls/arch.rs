@@ -1,4 +1,5 @@
-//! Lists the numbers of the watched system calls for each architecture that twtool supports.
+//! Lists the numbers of the watched system calls for each architecture whose programs can run on a kernel that
+//! twtool supports.
 
 /// The numbers of the watched calls in one architecture.
 pub(super) struct Arch {

@@ -1,4 +1,5 @@
-//! While twtool watches a command, this module passes the signals of twtool on to that command.
+//! Passes the signals that twtool gets to the command that it watches, and after the end of the command to the other processes that the
+//! command started.
 //!
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
 //! 2. A signal that a process sent is passed on. But if the sender signalled the whole process group, the command got its own copy. The
