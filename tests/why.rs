@@ -26,6 +26,7 @@ suite! {
         only_the_command_uses_stdin_and_stdout,
         a_program_that_daemonises_is_watched_to_its_end,
         a_daemon_whose_parent_ends_at_once_runs_on,
+        without_a_filter_no_call_depends_on_twtool_after_the_end_of_the_command,
         each_failure_is_explained_by_its_own_reason,
         a_prohibited_route_is_not_reported_as_a_firewall,
         a_connection_with_the_same_ends_blocks_a_fixed_source_port,
@@ -330,8 +331,34 @@ fn a_program_that_daemonises_is_watched_to_its_end() {
     let script = format!("(sleep 2; exec {PATH} bind-test 8080 --addr 192.0.2.7 >/dev/null) & exit 3");
     let (run, records) = why(&["sh", "-c", &script]);
     let run = run.code(3);
-    assert!(of_type(&records, "note").iter().any(|note| note["note"] == "runs-on"), "{run}");
+    let text = runs_on(&records).unwrap_or_else(|| panic!("no note{run}"));
+    assert!(
+        text.contains(
+            "twtool runs until they end, because without twtool their bind(), listen() and connect() calls would fail"
+        ),
+        "{text}"
+    );
     assert_eq!(of_type(&records, "call").len(), 4, "{run}");
+}
+
+/// The text of the note that other processes run after the end of the command.
+fn runs_on(records: &[Value]) -> Option<String> {
+    let notes = of_type(records, "note");
+    let note = notes.iter().find(|note| note["note"] == "runs-on")?;
+    Some(note["text"].as_str()?.to_owned())
+}
+
+fn without_a_filter_no_call_depends_on_twtool_after_the_end_of_the_command() {
+    let command = ["sh", "-c", "sleep 2 & exit 3"];
+    let text_of = |more: &[&str], until: &str| {
+        let run = twtool(["why", "-o", "ndjson"].iter().chain(more).chain(&["--"]).chain(&command)).code(3);
+        let text = runs_on(&self::records(&run)).unwrap_or_else(|| panic!("no note{run}"));
+        assert!(text.contains(until) && !text.contains("would fail"), "{text}");
+    };
+    text_of(&["--detach"], "twtool continues to watch it until it listens or it ends. ");
+    // 22 is PR_SET_SECCOMP.
+    refuse(libc::SYS_prctl, Some((0, seccompiler::SeccompCmpOp::Eq, 22)), libc::EPERM);
+    text_of(&[], "twtool continues to watch it until it ends. ");
 }
 
 fn a_thousand_short_processes_are_watched() {

@@ -263,6 +263,10 @@ pub enum WatchNote {
         end: ProgramEnd,
         /// The number of these processes.
         processes: usize,
+        /// Whether the processes have a seccomp filter that only works while twtool watches them.
+        filtered: bool,
+        /// Whether twtool detaches when one of the processes listens.
+        detach: bool,
     },
     /// Every system call of the program stops it, so it runs slowly.
     Slow(SlowReason),

@@ -136,15 +136,27 @@ fn note_text(note: &WatchNote) -> String {
                 process.pid
             )
         }
-        WatchNote::RunsOn { end, processes } => {
-            let (are, they, its) = if *processes == 1 {
-                ("process still runs", "it ends", "its")
+        WatchNote::RunsOn { end, processes, filtered, detach } => {
+            let (are, them, they_end, its) = if *processes == 1 {
+                ("process still runs", "it", "it ends", "its")
             } else {
-                ("processes still run", "they end", "their")
+                ("processes still run", "them", "they end", "their")
+            };
+            let until = if *filtered {
+                format!(
+                    "twtool runs until {they_end}, because without twtool {its} bind(), listen() and connect() calls \
+                     would fail"
+                )
+            } else {
+                let listens = match (*detach, *processes) {
+                    (false, _) => "",
+                    (true, 1) => "it listens or ",
+                    (true, _) => "one of them listens or ",
+                };
+                format!("twtool continues to watch {them} until {listens}{they_end}")
             };
             format!(
-                "the command has ended ({}), and {processes} other {are}. twtool runs until {they}, because without \
-                 twtool {its} bind(), listen() and connect() calls would fail. twtool also passes the signals that it \
+                "the command has ended ({}), and {processes} other {are}. {until}. twtool also passes the signals that it \
                  receives to each process that still runs.",
                 ended(*end)
             )

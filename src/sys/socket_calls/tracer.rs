@@ -210,7 +210,8 @@ impl<'a> CallTracer<'a> {
         self.runs_on_at = None;
         let processes = self.processes().len();
         if let Some(end) = self.end.filter(|_| processes > 0 && !self.detaching) {
-            self.note(WatchNote::RunsOn { end, processes });
+            let (filtered, detach) = (!self.slow, self.detach);
+            self.note(WatchNote::RunsOn { end, processes, filtered, detach });
         }
     }
 
