@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -13,11 +15,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use twtool::lab::ActiveCloser;
 
+use crate::support::screen::Screen;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, listen};
 use crate::support::suite;
 use crate::support::tracer::{Tracer, until};
 use crate::support::twtool::{command, twtool};
-use crate::support::{kernel, private_proc, procfs};
+use crate::support::{kernel, limits, private_proc, procfs};
 
 suite! {
     pure: [
@@ -29,6 +32,7 @@ suite! {
         an_owner_from_a_listener_or_a_connection_is_an_inference,
         a_bucket_without_evidence_has_no_owner,
         the_hint_names_the_tracer_that_records_owners,
+        a_tracer_that_this_user_may_not_read_is_not_reported_as_missing,
         samples_name_the_process_of_a_connection_that_lasts,
         without_bpf_twtool_takes_samples_and_prints_a_hint,
     ],
@@ -162,6 +166,37 @@ fn the_hint_names_the_tracer_that_records_owners() {
     kill(Pid::from_raw(tracer.id().cast_signed()), Signal::SIGTERM).expect("a signal");
     let _ = tracer.wait();
     run.ok();
+}
+
+fn a_tracer_that_this_user_may_not_read_is_not_reported_as_missing() {
+    const SOCKET: &str = "/run/twtool.sock";
+    private_proc::mount_private_folders();
+    let server = listen("127.0.0.1:8080");
+    connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
+    drop(server);
+    // Without CAP_DAC_OVERRIDE, the mode of the file counts for the owner, too.
+    let listener = UnixListener::bind(SOCKET).expect("a socket");
+    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o000)).expect("a mode");
+    limits::drop_capabilities_but_setfcap();
+    let expected =
+        format!("no permission to read the tracer at {SOCKET}; run twtool as root or as the user who started");
+    for question in [&["list", "--owner"][..], &["summary", "--by", "unit,owner"]] {
+        let run = twtool(question).code(0).says(&expected);
+        assert_eq!((run.stderr.matches("hint: ").count(), run.stderr.contains("no tracer")), (1, false), "{run}");
+    }
+    let run = twtool(["list", "--owner", "--tracer", SOCKET]).refused(SOCKET).says("no permission to read the tracer");
+    assert!(!run.stderr.contains("no tracer"), "{run}");
+    let mut screen = Screen::start(command(["watch", "--interval", "200ms"]), (200, 40));
+    screen.types("7");
+    screen.until_shown("no permission to read the tracer at /run/twtool.sock");
+    assert!(!screen.text().contains("no tracer runs"), "{}", screen.text());
+    screen.types("q");
+    assert_eq!(screen.end().code(), Some(0), "{}", screen.text());
+    // After the end of the tracer, the file has no server. The kernel checks the mode first, so the answer stays the same.
+    drop(listener);
+    twtool(["list", "--owner"]).code(0).says(&expected);
+    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    twtool(["list", "--owner"]).code(0).says("no tracer runs");
 }
 
 /// A running tracer of the namespace of the calling thread, without BPF.

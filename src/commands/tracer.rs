@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CommandError, Context, bad_value};
 use crate::model::command::{Caller, Privilege, Shell, quoted};
-use crate::snapshot::bucket_owners::TracedOwners;
+use crate::snapshot::bucket_owners::{TracedOwners, TracerAnswer};
 use crate::snapshot::owner_feed::OwnerFeed;
 use crate::view::human;
 
@@ -23,15 +23,20 @@ pub(super) struct TracerArgs {
 
 impl TracerArgs {
     /// Reads what the tracer has recorded. If a command calls this function before it reads the buckets, the makers of the newest
-    /// buckets (the processes that closed the connections) are unknown. The result is empty if `--tracer` is not given and no tracer
-    /// serves the default socket.
+    /// buckets (the processes that closed the connections) are unknown. The result is empty if `--tracer` is not given and the tracer of
+    /// the default socket does not answer.
     pub(super) fn read(&self) -> Result<TracedOwners, CommandError> {
-        match &self.tracer {
-            Some(path) => TracedOwners::read(path).map_err(|error| {
-                bad_value(&path.display(), "--tracer <SOCKET>", &format!("no tracer answers there: {error}"))
-            }),
-            None => Ok(TracedOwners::read(Path::new(DEFAULT_SOCKET)).unwrap_or_default()),
-        }
+        let Some(path) = &self.tracer else {
+            let path = Path::new(DEFAULT_SOCKET);
+            return Ok(TracedOwners::read(path).unwrap_or_else(|error| TracedOwners::unread(path, &error)));
+        };
+        TracedOwners::read(path).map_err(|error| {
+            let why = match TracerAnswer::failed(path, &error) {
+                TracerAnswer::Unreadable(why) => why,
+                TracerAnswer::Off | TracerAnswer::Complete => format!("no tracer answers there: {error}"),
+            };
+            bad_value(&path.display(), "--tracer <SOCKET>", &why)
+        })
     }
 
     /// Returns a feed that asks the tracer repeatedly. Fails if no tracer serves the socket of `--tracer`.
@@ -42,11 +47,19 @@ impl TracerArgs {
         Ok(OwnerFeed::new(self.tracer.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())))
     }
 
-    /// Prints how to learn the owners of later buckets, if no tracer has answered and more than half of the `all` buckets have an
-    /// unknown owner.
+    /// Prints how to learn the owners of later buckets, or why the tracer cannot be read, if no tracer has answered and more than half
+    /// of the `all` buckets have an unknown owner.
     pub(super) fn hint(traced: &TracedOwners, unknown: u64, all: u64, context: &mut Context) {
-        if traced.tracer_has_answered() || unknown * 2 <= all {
+        if unknown * 2 <= all {
             return;
+        }
+        match traced.answer() {
+            TracerAnswer::Complete => return,
+            TracerAnswer::Unreadable(why) => {
+                let _ = writeln!(context.err, "hint: {}", human::escape(why));
+                return;
+            }
+            TracerAnswer::Off => {}
         }
         let shell = Shell { netns: None, caller: context.caller.clone() };
         let line = shell.twtool(Privilege::Root, &["trace", "--serve", DEFAULT_SOCKET]);

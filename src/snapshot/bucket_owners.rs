@@ -73,8 +73,36 @@ pub struct TracedOwners {
     order: VecDeque<(u64, Cookie)>,
     /// The facts of each process, which all its buckets share.
     shared: HashMap<SharedKey, Arc<[MakerFacts]>, RandomState>,
-    /// Whether a tracer has answered.
-    tracer_has_answered: bool,
+    answer: TracerAnswer,
+}
+
+/// Whether a tracer has answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TracerAnswer {
+    /// No tracer runs: the socket does not exist, or no program listens on it.
+    #[default]
+    Off,
+    /// A tracer has answered.
+    Complete,
+    /// A tracer may run, but this program cannot read it. The sentence names the socket and the reason.
+    Unreadable(String),
+}
+
+impl TracerAnswer {
+    /// Classifies the error of a read of this socket.
+    #[must_use]
+    pub fn failed(path: &Path, error: &io::Error) -> Self {
+        let path = path.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Off,
+            // The socket has the mode 0600.
+            io::ErrorKind::PermissionDenied => Self::Unreadable(format!(
+                "this user has no permission to read the tracer at {path}; run twtool as root or as the user who \
+                 started the tracer"
+            )),
+            _ => Self::Unreadable(format!("the tracer at {path} could not be read: {error}")),
+        }
+    }
 }
 
 /// The pid, whether it belongs to the pid namespace of the tracer, and the name and the cgroup of the process.
@@ -98,7 +126,7 @@ impl TracedOwners {
     }
 
     fn parse(bytes: &[u8]) -> io::Result<Self> {
-        let mut traced = Self { tracer_has_answered: true, ..Self::default() };
+        let mut traced = Self { answer: TracerAnswer::Complete, ..Self::default() };
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let TracedLine { number, cookie, pid, own_pid_namespace, comm, cgroup, method, role } =
                 serde_json::from_slice(line)?;
@@ -160,10 +188,16 @@ impl TracedOwners {
         self.order.back().map_or(0, |(number, _)| *number)
     }
 
+    /// No closes, because the read of this socket has failed with this error.
+    #[must_use]
+    pub fn unread(path: &Path, error: &io::Error) -> Self {
+        Self { answer: TracerAnswer::failed(path, error), ..Self::default() }
+    }
+
     /// Whether a tracer has answered.
     #[must_use]
-    pub const fn tracer_has_answered(&self) -> bool {
-        self.tracer_has_answered
+    pub const fn answer(&self) -> &TracerAnswer {
+        &self.answer
     }
 
     /// Whether no close is recorded, for example because no tracer runs.
@@ -392,6 +426,23 @@ mod tests {
         );
         assert!(TracedOwners::parse(b"{\"cookie\":1}\n").is_err());
         assert!(TracedOwners::parse(b"").is_ok_and(|traced| traced.is_empty()));
+    }
+
+    #[test]
+    fn only_a_socket_without_a_program_means_that_no_tracer_runs() {
+        let answer = |error: io::Error| TracerAnswer::failed(Path::new("/run/a"), &error);
+        let folder = tempfile::tempdir().expect("a folder");
+        let missing = folder.path().join("socket");
+        assert_eq!(answer(TracedOwners::read(&missing).expect_err("no file")), TracerAnswer::Off);
+        drop(std::os::unix::net::UnixListener::bind(&missing).expect("a socket"));
+        assert_eq!(answer(TracedOwners::read(&missing).expect_err("no program")), TracerAnswer::Off);
+        for (kind, expected) in [
+            (io::ErrorKind::PermissionDenied, "no permission to read the tracer at /run/a; run twtool as root or as"),
+            (io::ErrorKind::TimedOut, "the tracer at /run/a could not be read: "),
+        ] {
+            let TracerAnswer::Unreadable(why) = answer(kind.into()) else { panic!("{kind:?} is unreadable") };
+            assert!(why.contains(expected), "{why}");
+        }
     }
 
     #[test]

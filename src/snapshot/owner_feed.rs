@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::SnapshotError;
-use super::bucket_owners::TracedOwners;
+use super::bucket_owners::{TracedOwners, TracerAnswer};
 use super::closes::Closes;
 use super::recent_closes::RecentCloses;
 use crate::model::close::CloseTotals;
@@ -36,6 +36,8 @@ pub enum Tracing {
     Served(PathBuf),
     /// A tracer of this program. It counts the closes of all network namespaces.
     Own(CloseTotals),
+    /// A tracer may serve the socket, but this program cannot read it. The sentence names the socket and the reason.
+    Unreadable(String),
     /// A tracer of this program has failed, and why.
     Failed(String),
 }
@@ -85,12 +87,19 @@ impl OwnerFeed {
             } else {
                 Tracing::Own(progress.totals)
             }
-        } else if let Ok(newer) = TracedOwners::read_since(&self.socket, newest) {
-            self.failed = None;
-            self.write(|owners| owners.append(newer));
-            Tracing::Served(self.socket.clone())
         } else {
-            self.failed.clone().map_or(Tracing::Off, Tracing::Failed)
+            match TracedOwners::read_since(&self.socket, newest) {
+                Ok(newer) => {
+                    self.failed = None;
+                    self.write(|owners| owners.append(newer));
+                    Tracing::Served(self.socket.clone())
+                }
+                Err(error) => match (&self.failed, TracerAnswer::failed(&self.socket, &error)) {
+                    (Some(why), _) => Tracing::Failed(why.clone()),
+                    (None, TracerAnswer::Unreadable(why)) => Tracing::Unreadable(why),
+                    (None, TracerAnswer::Off | TracerAnswer::Complete) => Tracing::Off,
+                },
+            }
         };
         self.write(|owners| owners.forget(now));
         tracing

@@ -279,7 +279,13 @@ fn rows(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameConte
         put(buffer, area, at, line(&|column| cells[column].clone()).trim_end(), Style::new());
     }
     if lines.is_empty() {
-        put(buffer, area, 1, listing.empty_text(!state.filter.is_empty(), latest), style_of(Meaning::Aside, style));
+        let text = listing.empty_text(!state.filter.is_empty(), latest);
+        let mut broken = vec![];
+        // Writing to memory cannot fail.
+        let _ = human::break_lines(&mut broken, &text, "", "", Some(area.width.into()));
+        for (at, line) in (1..).zip(String::from_utf8_lossy(&broken).lines()) {
+            put(buffer, area, at, line, style_of(Meaning::Aside, style));
+        }
     }
     let selected = position.selected.as_ref().and_then(|(row, _)| row.checked_sub(position.top));
     if let Some(at) = selected.filter(|at| *at < count).and_then(|at| u16::try_from(at).ok()) {

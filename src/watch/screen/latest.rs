@@ -70,7 +70,7 @@ impl LatestSample {
         let mut warnings = match &self.tracing {
             Some(Tracing::Own(totals)) => trace::loss_warnings(*totals),
             Some(Tracing::Failed(why)) => vec![format!("the tracer has ended: {why}")],
-            Some(Tracing::Off | Tracing::Served(_)) | None => vec![],
+            Some(Tracing::Off | Tracing::Unreadable(_) | Tracing::Served(_)) | None => vec![],
         };
         if self.owners().has_foreign_pids() {
             warnings.push(trace::FOREIGN_PIDS.into());

@@ -4,6 +4,7 @@
 //! 2. Sockets are not sorted in step 1. [`Listing::at`] sorts only a window of `WINDOW` sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use crate::analysis::makers;
 use crate::model::facts::Facts;
 use crate::model::row::{Order, Row};
 use crate::model::socket::{Cookie, FourTuple};
+use crate::snapshot::owner_feed::Tracing;
 use crate::view::column::Column;
 use crate::view::record::SocketRecord;
 use crate::view::table::Heading;
@@ -417,8 +419,11 @@ impl Listing {
 
     /// The sentence that an empty table shows.
     #[must_use]
-    pub(super) fn empty_text(&self, filtered: bool, latest: &LatestSample) -> &'static str {
-        match &self.0 {
+    pub(super) fn empty_text(&self, filtered: bool, latest: &LatestSample) -> Cow<'static, str> {
+        if let (Items::Makers(_), Some(Tracing::Unreadable(why))) = (&self.0, &latest.tracing) {
+            return format!("{why}; or press t to start a tracer").into();
+        }
+        Cow::Borrowed(match &self.0 {
             Items::Destinations(_) if latest.capacity.is_empty() => {
                 "free ports are unknown: not read yet, screen paused, or a recording"
             }
@@ -429,7 +434,7 @@ impl Listing {
             Items::Makers(_) if latest.owners().is_empty() => "the tracer has seen no close yet",
             _ if filtered => "no socket passes the filter",
             _ => "no TIME_WAIT sockets",
-        }
+        })
     }
 }
 

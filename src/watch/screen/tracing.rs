@@ -17,7 +17,7 @@ impl Screen {
                 self.wanted.tracer = Some(false);
                 "the tracer ends"
             }
-            Some(Tracing::Off | Tracing::Failed(_)) => {
+            Some(Tracing::Off | Tracing::Unreadable(_) | Tracing::Failed(_)) => {
                 self.wanted.tracer = Some(true);
                 "the tracer starts"
             }

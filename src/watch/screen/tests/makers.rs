@@ -90,6 +90,10 @@ fn without_a_tracer_the_table_of_makers_shows_how_to_start_one() {
     screen.press(KeyCode::Char('7'));
     assert!(screen.shows("no tracer runs; press t to start one"));
     assert_eq!(screen.press(KeyCode::Char('t')), Some(Action::Trace));
+    screen.latest.tracing = Some(Tracing::Unreadable("no permission to read the tracer".into()));
+    assert!(screen.shows("no permission to read the tracer; or press t to start a tracer"));
+    assert!(!screen.shows("no tracer runs"));
+    assert_eq!(screen.press(KeyCode::Char('t')), Some(Action::Trace));
     screen.latest.tracing = Some(Tracing::Served("/run/twtool.sock".into()));
     assert!(screen.shows("the tracer has seen no close yet"));
     screen.latest.tracing = None;
