@@ -277,7 +277,7 @@ pub enum CommandError {
 impl From<SnapshotError> for CommandError {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::Io(error) => Self::Output(error),
+            SnapshotError::Observer(error) => Self::Output(error),
             error => Self::Snapshot(error),
         }
     }
@@ -390,4 +390,22 @@ fn tip(args: &[OsString], error: &clap::Error) -> Option<&'static str> {
 /// A usage error about the value of an argument.
 fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> CommandError {
     SnapshotError::from(BadValue::new(value, argument, why)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failed_write_of_the_observer_is_a_failed_write_of_the_answer() {
+        let closed_pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let written = CommandError::from(SnapshotError::Observer(closed_pipe()));
+        assert!(matches!(written, CommandError::Output(_)), "{written}");
+        let error = CommandError::from(SnapshotError::System { action: "waiting for signals", source: closed_pipe() });
+        assert!(matches!(error, CommandError::Snapshot(_)), "a failed write with this errno gives the exit code 0");
+        assert_eq!(
+            (error.code(), error.to_string().split_once(": ").map(|text| text.0)),
+            (2, Some("waiting for signals failed"))
+        );
+    }
 }

@@ -6,7 +6,6 @@
 //! The caller compares the buckets with the previous sample while the thread is still in the namespace. Only in the namespace can the
 //! caller look up which socket now has both ends of a missing bucket ([`Occupant`]).
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -164,7 +163,7 @@ impl SampleSource {
             _ => return Err(SnapshotError::OneNamespace),
         }
         self.series = Some(SeriesFile::create(path, replace).map_err(SourceError::from)?);
-        self.interrupts = Some(Interrupts::block().map_err(SnapshotError::Io)?);
+        self.interrupts = Some(Interrupts::block().map_err(SnapshotError::system("blocking signals"))?);
         Ok(())
     }
 
@@ -176,7 +175,7 @@ impl SampleSource {
     pub fn finish(&mut self) -> Result<(), SnapshotError> {
         let finished = self.series.take().map_or(Ok(()), SeriesFile::finish).map_err(SourceError::from);
         if let (Some(interrupts), Some(signal)) = (&self.interrupts, self.signal.take()) {
-            interrupts.deliver(signal).map_err(SnapshotError::Io)?;
+            interrupts.deliver(signal).map_err(SnapshotError::system("delivering a signal"))?;
         }
         self.interrupts = None;
         Ok(finished?)
@@ -187,13 +186,15 @@ impl SampleSource {
     ///
     /// # Errors
     /// The sleep failed.
-    pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
+    pub fn wait(&mut self, until: Duration) -> Result<bool, SnapshotError> {
         if matches!(self.input, SampleInput::Series(_)) {
             return Ok(true);
         }
         let left = until.saturating_sub(self.clock.elapsed());
         match &self.interrupts {
-            Some(interrupts) => self.signal = interrupts.wait(left)?,
+            Some(interrupts) => {
+                self.signal = interrupts.wait(left).map_err(SnapshotError::system("waiting for signals"))?;
+            }
             None => sys::clock::sleep(left),
         }
         Ok(self.signal.is_none())

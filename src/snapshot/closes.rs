@@ -96,7 +96,7 @@ impl Closes {
         if filter.mentions(&|test| matches!(test, Filter::ExpiresUnder(_))) {
             return Err(SnapshotError::FilterNotEvaluable("a close has no remaining time, so expires has no meaning"));
         }
-        let interrupts = Interrupts::block().map_err(SnapshotError::Io)?;
+        let interrupts = Interrupts::block().map_err(SnapshotError::system("blocking signals"))?;
         let (tracer, refusal) = match how {
             MethodChoice::Sampled => (None, None),
             MethodChoice::Bpf => (Some(Tracer::start()?), None),
@@ -234,11 +234,12 @@ impl Closes {
     ///
     /// # Errors
     /// The signal cannot be raised.
-    pub fn deliver(self, signal: Signal) -> io::Result<()> {
+    pub fn deliver(self, signal: Signal) -> Result<(), SnapshotError> {
         let Self { interrupts, served, .. } = self;
         // Remove the file of the socket now, because the signal ends twtool without running destructors.
         drop(served);
-        interrupts.map_or(Ok(()), |interrupts| interrupts.deliver(signal))
+        let deliver = |interrupts: Interrupts| interrupts.deliver(signal);
+        interrupts.map_or(Ok(()), deliver).map_err(SnapshotError::system("delivering a signal"))
     }
 
     /// When the closes were read last (CLOCK_MONOTONIC). [`Self::next`] has passed on all earlier closes.
@@ -296,7 +297,7 @@ const SAMPLES: &str = "Samples miss connections that last only a few millisecond
 
 impl Engine {
     fn bpf(tracer: Tracer, interrupts: Option<&Interrupts>) -> Result<Self, SnapshotError> {
-        let wakes = Wakes::new(tracer.as_fd(), interrupts).map_err(SnapshotError::Io)?;
+        let wakes = Wakes::new(tracer.as_fd(), interrupts).map_err(SnapshotError::system("waiting for closes"))?;
         Ok(Self::Bpf { tracer, wakes })
     }
 }

@@ -52,9 +52,17 @@ pub enum SnapshotError {
     /// No network namespace was found, not even the caller's own.
     #[error("no network namespace could be found: {}", .0.join("; "))]
     NoNamespace(Vec<String>),
-    /// The observer of a wait could not write its report, signals could not be set up or received, or a thread could not be started.
+    /// The observer of a wait could not write its report.
     #[error(transparent)]
-    Io(io::Error),
+    Observer(io::Error),
+    /// Signals could not be blocked, received or delivered, or a thread could not be started.
+    #[error("{action} failed: {source}")]
+    System {
+        /// What failed, for example `waiting for signals`.
+        action: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
     /// There is no answer, so an existing recording is not replaced.
     #[error("{failure}; the existing recording '{}' is not replaced", path.display())]
     NotReplaced {
@@ -79,6 +87,11 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// Makes the error of an action on signals or threads.
+    pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
     /// What the user can do about the error.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

@@ -176,7 +176,8 @@ impl OwnTracer {
                 }
             }
         };
-        let thread = thread::Builder::new().name("tracer".into()).spawn(work).map_err(SnapshotError::Io)?;
+        let thread = thread::Builder::new().name("tracer".into()).spawn(work);
+        let thread = thread.map_err(SnapshotError::system("starting a thread"))?;
         wait_for_start(&starts)?;
         Ok(Self { recent, shared, thread: Some(thread) })
     }
@@ -204,7 +205,9 @@ impl Drop for OwnTracer {
 
 /// Waits until the thread has started to trace, or has failed to start.
 fn wait_for_start(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
-    starts.recv().unwrap_or_else(|_| Err(SnapshotError::Io(std::io::Error::other("the thread has ended"))))
+    starts.recv().unwrap_or_else(|_| {
+        Err(SnapshotError::system("starting a tracer")(std::io::Error::other("the thread has ended")))
+    })
 }
 
 /// Traces until the [`OwnTracer`] is dropped, or until tracing fails.

@@ -134,7 +134,8 @@ impl Snapshot {
         // The signals must be blocked before another thread exists, because the kernel delivers a signal to any thread that
         // does not block it.
         let draws = observer.observes() == ObservedEvents::Everything;
-        let interrupts = draws.then(Interrupts::block).transpose().map_err(SnapshotError::Io)?;
+        let interrupts =
+            draws.then(Interrupts::block).transpose().map_err(SnapshotError::system("blocking signals"))?;
         self.kernel_namespaces()?.within_with_signals(|| {
             let facts = source::kernel_facts();
             let port = single_port(&question.port.port, &facts)?;
@@ -236,9 +237,11 @@ impl Wait<'_> {
                 continue;
             };
             self.show(waiting, now)?;
-            if let Some(signal) = interrupts.wait(left.min(ROUND)).map_err(SnapshotError::Io)? {
+            if let Some(signal) =
+                interrupts.wait(left.min(ROUND)).map_err(SnapshotError::system("waiting for signals"))?
+            {
                 self.observer.clear();
-                interrupts.deliver(signal).map_err(SnapshotError::Io)?;
+                interrupts.deliver(signal).map_err(SnapshotError::system("delivering a signal"))?;
             }
         }
     }
@@ -259,7 +262,7 @@ impl Wait<'_> {
         };
         let observed = self.observer.observe(self.target, &state);
         self.last = Some((stamp, state));
-        observed.map_err(SnapshotError::Io)
+        observed.map_err(SnapshotError::Observer)
     }
 
     fn state(&self, waiting: &WaitProgress, ended: Option<WaitEnd>, waited: Duration) -> WaitState {

@@ -1,7 +1,6 @@
 //! Samples each network namespace, and follows its buckets from sample to sample.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -66,7 +65,7 @@ impl Sampler {
     ///
     /// # Errors
     /// The sleep failed.
-    pub fn wait(&mut self, until: Duration) -> io::Result<bool> {
+    pub fn wait(&mut self, until: Duration) -> Result<bool, SnapshotError> {
         self.samples.wait(until)
     }
 
