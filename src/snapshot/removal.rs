@@ -18,7 +18,7 @@ use crate::model::removal::RemovalResult;
 use crate::model::row::Row;
 use crate::model::socket::{Cookie, Socket, StateSet, TcpState};
 use crate::model::target::{ORPHAN_STATES, Target};
-use crate::sock_diag::destroy::{self, Acknowledgement, Destruction};
+use crate::sock_diag::destroy::{self, Acknowledgement, DestroyError, Destruction};
 use crate::sock_diag::transport::Netlink;
 use crate::source::{Source, SourceChoice, SourceError, WalkEnd, open_netlink};
 use crate::sys::{capabilities, errno};
@@ -178,7 +178,7 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     Ok(Removal { outcomes, verified, warnings })
 }
 
-/// Removes the orphans among the targets. Looks up each orphan just before its removal, because it may have changed.
+/// Removes the orphans among the targets.
 ///
 /// # Errors
 /// A look-up fails or the kernel refuses a request before the first orphan was removed, so that nothing has changed.
@@ -189,44 +189,78 @@ fn remove_orphans(
     source: &mut Source,
     warnings: &mut Vec<String>,
 ) -> Result<(), SnapshotError> {
-    let mut orphans = targets.iter().zip(answers).filter(|(target, _)| target.is_orphan()).peekable();
-    if orphans.peek().is_none() {
-        return Ok(());
+    let orphans = targets.iter().zip(answers).filter(|(target, _)| target.is_orphan());
+    remove_each(orphans, |target| remove_orphan(target, kernel, source), warnings)
+}
+
+/// Why an orphan could not be removed.
+#[derive(Debug, thiserror::Error)]
+enum OrphanFailure {
+    #[error("some orphans were not removed, because they could not be looked up: {0}")]
+    LookUp(SourceError),
+    #[error("some responses of the kernel are missing: {0}")]
+    Destroy(DestroyError),
+}
+
+impl OrphanFailure {
+    const fn changed_nothing(&self) -> bool {
+        match self {
+            Self::LookUp(_) => true,
+            Self::Destroy(error) => error.changed_nothing(),
+        }
     }
+}
+
+impl From<OrphanFailure> for SnapshotError {
+    fn from(failure: OrphanFailure) -> Self {
+        match failure {
+            OrphanFailure::LookUp(error) => error.into(),
+            OrphanFailure::Destroy(error) => error.into(),
+        }
+    }
+}
+
+/// Removes orphans one after the other, and stores the response to each, until one fails. After the first removal, a failure is only a
+/// warning, because the caller must report what was removed.
+fn remove_each<'a, T>(
+    orphans: impl Iterator<Item = (T, &'a mut Acknowledgement)>,
+    mut remove: impl FnMut(T) -> Result<Acknowledgement, OrphanFailure>,
+    warnings: &mut Vec<String>,
+) -> Result<(), SnapshotError> {
     let mut removed = false;
-    for (target, answer) in orphans {
-        // The orphan may have become a bucket with the same cookie.
-        let is_orphan = |now: &Socket| match now {
-            Socket::Full(full) => full.is_orphan(),
-            Socket::Bucket(_) => true,
-        };
-        let now = match source.look_up(&target.socket) {
-            Err(error) if !removed => return Err(error.into()),
-            Err(error) => {
-                warnings.push(format!("some orphans were not removed, because they could not be looked up: {error}"));
+    for (orphan, answer) in orphans {
+        match remove(orphan) {
+            Ok(response) => {
+                removed |= response == Acknowledgement::Done;
+                *answer = response;
+            }
+            Err(failure) if failure.changed_nothing() && !removed => return Err(failure.into()),
+            Err(failure) => {
+                warnings.push(failure.to_string());
                 return Ok(());
             }
-            Ok(now) => now,
-        };
-        *answer = match now {
-            None => Acknowledgement::NotFound,
-            Some(now) if !is_orphan(&now) => Acknowledgement::None,
-            Some(now) => {
-                let row = Target { socket: now, ..*target }.row();
-                let Destruction { answers, end } = destroy::run(kernel, &[row]);
-                if let Err(error) = end {
-                    if error.changed_nothing() && !removed {
-                        return Err(error.into());
-                    }
-                    warnings.push(format!("some responses of the kernel are missing: {error}"));
-                    return Ok(());
-                }
-                removed |= answers[0] == Acknowledgement::Done;
-                answers[0]
-            }
-        };
+        }
     }
     Ok(())
+}
+
+/// Looks up an orphan, because it may have changed since it was listed, and removes it if it is still an orphan or has become a bucket.
+fn remove_orphan(target: &Target, kernel: &mut Netlink, source: &mut Source) -> Result<Acknowledgement, OrphanFailure> {
+    // The orphan may have become a bucket with the same cookie.
+    let is_orphan = |now: &Socket| match now {
+        Socket::Full(full) => full.is_orphan(),
+        Socket::Bucket(_) => true,
+    };
+    match source.look_up(&target.socket).map_err(OrphanFailure::LookUp)? {
+        None => Ok(Acknowledgement::NotFound),
+        Some(now) if !is_orphan(&now) => Ok(Acknowledgement::None),
+        Some(now) => {
+            let row = Target { socket: now, ..*target }.row();
+            let Destruction { answers, end } = destroy::run(kernel, &[row]);
+            end.map_err(OrphanFailure::Destroy)?;
+            Ok(answers[0])
+        }
+    }
 }
 
 /// The cookies that a second list for the query contains. This can be more sockets than the query selects, because the source
@@ -271,5 +305,22 @@ mod tests {
         ] {
             assert_eq!(outcome(answer, still_there), expected, "{answer:?}, {still_there:?}");
         }
+    }
+
+    #[test]
+    fn a_failure_is_an_error_until_an_orphan_was_removed() {
+        let lost = || OrphanFailure::LookUp(SourceError::Open(std::io::Error::other("no memory")));
+        let remove = |responses: Vec<Result<Acknowledgement, OrphanFailure>>| {
+            let (mut answers, mut warnings) = (vec![Acknowledgement::None; responses.len()], vec![]);
+            let result = remove_each(responses.into_iter().zip(&mut answers), |response| response, &mut warnings);
+            (result, answers, warnings)
+        };
+        let (result, ..) = remove(vec![Ok(Acknowledgement::NotFound), Err(lost())]);
+        assert!(matches!(result, Err(SnapshotError::Source(_))), "nothing was removed: {result:?}");
+        let (result, answers, warnings) =
+            remove(vec![Ok(Acknowledgement::Done), Err(lost()), Ok(Acknowledgement::Done)]);
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(answers, [Acknowledgement::Done, Acknowledgement::None, Acknowledgement::None]);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 }
