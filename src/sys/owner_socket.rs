@@ -44,7 +44,7 @@ pub struct OwnerSocket {
 }
 
 impl OwnerSocket {
-    /// Creates the socket with the mode 0600. Replaces a socket that refuses connections, because its program has ended.
+    /// Creates the socket with the mode 0600. Replaces a socket that refuses connections, because no program listens on it.
     ///
     /// # Errors
     /// The path belongs to a file that is not a socket, or to a socket that a program may use.
@@ -56,15 +56,7 @@ impl OwnerSocket {
                     "the path is taken by a file that is no socket",
                 ));
             }
-            Ok(_) => match UnixStream::connect(path) {
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-                // For example EPROTOTYPE: a program may use the socket for datagrams.
-                Err(error) => {
-                    let why = format!("the path is taken by a socket that may be in use: {error}");
-                    return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
-                }
-            },
+            Ok(_) => remove_unused(path)?,
             Err(_) => {}
         }
         // Other users must not have access to the file, not even for a moment.
@@ -126,6 +118,23 @@ impl Drop for OwnerSocket {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the file of a socket on which no program listens. Another program may remove the file first.
+fn remove_unused(path: &Path) -> io::Result<()> {
+    match retry(|| UnixStream::connect(path)) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        },
+        // For example EPROTOTYPE: a program may use the socket for datagrams.
+        Err(error) => {
+            let why = format!("the path is taken by a socket that may be in use: {error}");
+            Err(io::Error::new(io::ErrorKind::AddrInUse, why))
         }
     }
 }
@@ -204,6 +213,12 @@ mod tests {
         fs::write(&path, "mine").expect("written");
         assert!(OwnerSocket::open(&path).is_err());
         assert_eq!(fs::read_to_string(&path).expect("a file"), "mine");
+    }
+
+    #[test]
+    fn a_socket_that_its_program_has_just_removed_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        remove_unused(&folder.path().join("socket")).expect("nothing to remove");
     }
 
     #[test]
