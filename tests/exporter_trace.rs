@@ -209,7 +209,12 @@ fn each_network_namespace_has_its_own_counters() {
                 let series = format!("{}{{netns=\"{netns}\"", MetricFamily::TracedCloses.name());
                 all.iter().filter(|(one, _)| one.starts_with(&series)).map(|(_, closes)| closes).sum::<f64>()
             };
-            ((closes(&here), closes(&there)) == (1.0, 2.0)).then_some(())
+            let is_unknown = |series: &&String| series.contains("role=\"unknown\"");
+            let role_is_known = all
+                .keys()
+                .filter(is_unknown)
+                .all(|series| !series.contains(&format!("\"{here}\"")) && !series.contains(&format!("\"{there}\"")));
+            ((closes(&here), closes(&there)) == (1.0, 2.0)).then(|| assert!(role_is_known, "{all:?}"))
         });
         drop(done);
     });

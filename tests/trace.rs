@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+use twtool::sys::sysctl;
 
 use crate::support::kernel::bucket_cookies;
 use crate::support::netns::in_another_namespace;
@@ -29,6 +30,7 @@ suite! {
         a_process_that_only_delivers_a_fast_open_packet_is_not_named,
         an_orphan_in_fin_wait_2_is_reported_before_its_peer_closes,
         equal_ends_in_two_namespaces_are_two_closes,
+        the_role_depends_on_the_port_range_of_the_namespace_of_the_close,
         a_record_has_the_documented_keys,
         a_signal_ends_the_trace_and_leaves_whole_records,
         count_and_filter_select_closes,
@@ -163,6 +165,16 @@ fn equal_ends_in_two_namespaces_are_two_closes() {
     assert_ne!(own[0]["netns"], other[0]["netns"]);
     assert_ne!(own[0]["process"]["pid"], other[0]["process"]["pid"]);
     assert_eq!(tracer.records().iter().filter(|record| record["local_port"] == 40097).count(), 1);
+}
+
+fn the_role_depends_on_the_port_range_of_the_namespace_of_the_close() {
+    sysctl::write("ipv4.ip_local_port_range", "2000 2999").expect("the namespace is ours");
+    let tracer = Tracer::start("");
+    let records = tracer.check(&close(&["close"]));
+    assert!(records.iter().all(|record| record["local_port"].as_u64() < Some(3000)), "{records:?}");
+    // The tracer runs in another namespace, whose range contains 40097.
+    let record = tracer.wait_for(&close(&["same_ends"])[0]);
+    assert_eq!((record["local_port"].as_u64(), record["role"].as_str()), (Some(40097), Some("unknown")), "{record}");
 }
 
 const KEYS: [&str; 19] = [

@@ -281,7 +281,7 @@ impl Closes {
             let inode = u64::from(record.netns);
             if selected.as_ref().is_none_or(|selected| selected.contains(&inode)) {
                 let facts = namespaces.get(inode);
-                add(close(record, at, &facts, makers), &facts);
+                add(close(record, at, makers), &facts);
             }
         });
         let failed = |call| move |source| TraceError::Failed { call, source };
@@ -330,10 +330,10 @@ fn time_of(record: &BpfRecord, now: SystemTime, monotonic: Duration) -> SystemTi
     now.checked_sub(age).unwrap_or(now)
 }
 
-fn close(record: BpfRecord, at: SystemTime, facts: &Facts, makers: &mut MakerCache) -> Close {
+fn close(record: BpfRecord, at: SystemTime, makers: &mut MakerCache) -> Close {
     let role = if record.accepted {
         Role::Accepted
-    } else if facts.ephemeral(record.tuple.local_port()) == Some(true) {
+    } else if record.port_range.is_some_and(|range| range.contains(record.tuple.local_port())) {
         Role::Connected
     } else {
         Role::Unknown

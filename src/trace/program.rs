@@ -88,6 +88,8 @@ pub struct Offsets {
     backlog: i16,
     owned: i16,
     netns_inode: i16,
+    /// `ip_local_port_range`, and its size in bytes: 4 since Linux 6.8, 8 before. `None` if the member has another name or size.
+    port_range: Option<(i16, i16)>,
     leader: i16,
     start: i16,
     comm: i16,
@@ -114,6 +116,10 @@ impl Offsets {
             Err(BtfError::NoMember { .. }) => Ok(None),
             found => found.map(Some),
         };
+        let port_range = |bytes: i16| {
+            let offset = field("net", "ipv4.ip_local_ports.range", bytes.unsigned_abs().into());
+            offset.ok().map(|offset| (offset, bytes))
+        };
         let (local, remote) = (ipv6("__sk_common.skc_v6_rcv_saddr")?, ipv6("__sk_common.skc_v6_daddr")?);
         Ok(Self {
             family: sock("__sk_common.skc_family", 2)?,
@@ -132,6 +138,7 @@ impl Offsets {
             backlog: sock("sk_max_ack_backlog", 4)?,
             owned: sock("sk_lock.owned", 4)?,
             netns_inode: field("net", "ns.inum", 4)?,
+            port_range: port_range(4).or_else(|| port_range(8)),
             leader: field("task_struct", "group_leader", 8)?,
             start: field("task_struct", "start_boottime", 8)?,
             comm: field("task_struct", "comm", 16)?,
@@ -272,10 +279,20 @@ fn fill_record(a: &mut Assembler, offsets: &Offsets, untyped: bool) {
     if untyped {
         follow(a, R6, offsets.net);
         read_untyped(a, RECORD + record::NETNS, 4, R3, offsets.netns_inode);
+        if let Some((member, bytes)) = offsets.port_range {
+            a.load(Size::Double, R3, FP, INDEX);
+            read_untyped(a, RECORD + record::PORT_RANGE, bytes.into(), R3, member);
+        }
     } else {
-        a.load(Size::Double, R1, R6, offsets.net);
-        a.load(Size::Word, R1, R1, offsets.netns_inode);
+        a.load(Size::Double, R2, R6, offsets.net);
+        a.load(Size::Word, R1, R2, offsets.netns_inode);
         a.store(Size::Word, FP, RECORD + record::NETNS, R1);
+        if let Some((member, bytes)) = offsets.port_range {
+            for word in (0..bytes).step_by(4) {
+                a.load(Size::Word, R1, R2, member + word);
+                a.store(Size::Word, FP, RECORD + record::PORT_RANGE + word, R1);
+            }
+        }
     }
     let (ipv4, end) = (a.label(), a.label());
     let places = [record::LOCAL_ADDR, record::REMOTE_ADDR];

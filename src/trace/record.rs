@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use crate::model::close::Outcome;
 use crate::model::name::text_of;
-use crate::model::port::Port;
+use crate::model::port::{LocalPortRange, Port, PortRange};
 use crate::model::socket::{Cookie, FourTuple, TcpState};
 
 /// The size of a record in bytes.
@@ -62,8 +62,11 @@ pub(super) const REMOTE_ADDR: i16 = 112;
 pub(super) const COMM: i16 = 128;
 /// The name of the thread, 16 bytes.
 pub(super) const THREAD: i16 = 144;
-/// The last component of the path of the cgroup, 96 bytes. `cri-containerd-ID.scope` has 85.
-pub(super) const CGROUP_NAME: i16 = 160;
+/// `ip_local_port_range` of the network namespace. Since Linux 6.8: `low | high << 16`, u32. Before: two u32. The second u32 is then not 0,
+/// because the highest port is not 0.
+pub(super) const PORT_RANGE: i16 = 160;
+/// The last component of the path of the cgroup, 88 bytes. `cri-containerd-ID.scope` has 85.
+pub(super) const CGROUP_NAME: i16 = 168;
 
 /// `SOCK_DONE` of enum sock_flags: the FIN of the peer has arrived.
 const SOCK_DONE: u64 = 1 << 1;
@@ -81,6 +84,8 @@ pub struct BpfRecord {
     pub cookie: Option<Cookie>,
     /// The inode number of the network namespace.
     pub netns: u32,
+    /// `ip_local_port_range` of the network namespace; `None` if the kernel stores it in an unknown form.
+    pub port_range: Option<LocalPortRange>,
     /// Both ends.
     pub tuple: FourTuple,
     /// The interface that the socket was bound to.
@@ -176,6 +181,7 @@ impl BpfRecord {
             time_ns: fields.u64(TIME),
             cookie: Cookie::new(fields.u64(COOKIE)),
             netns: fields.u32(NETNS),
+            port_range: port_range(fields.u32(PORT_RANGE), fields.u32(PORT_RANGE + 4)),
             tuple: FourTuple::new(local, remote),
             interface: NonZeroU32::new(fields.u32(INTERFACE)),
             mark: fields.u32(MARK),
@@ -185,6 +191,13 @@ impl BpfRecord {
             task: (fields.bytes::<1>(HAS_TASK)[0] != 0).then(|| task(&fields)),
         })
     }
+}
+
+/// Decodes [`PORT_RANGE`].
+fn port_range(first: u32, second: u32) -> Option<LocalPortRange> {
+    let (low, high) = if second == 0 { (first & 0xffff, first >> 16) } else { (first, second) };
+    let port = |number: u32| u16::try_from(number).ok().filter(|port| *port != 0).map(Port);
+    PortRange::new(port(low)?, port(high)?).map(LocalPortRange)
 }
 
 fn task(fields: &RecordFields) -> Task {
@@ -197,7 +210,7 @@ fn task(fields: &RecordFields) -> Task {
         thread: fields.text::<16>(THREAD),
         start_ns: fields.u64(START),
         cgroup: fields.u64(CGROUP),
-        cgroup_name: fields.text::<96>(CGROUP_NAME),
+        cgroup_name: fields.text::<88>(CGROUP_NAME),
         kernel: fields.u32(TASK_FLAGS) & PF_KTHREAD != 0,
         closed_socket: fields.u32(OWNED) != 0,
     }
@@ -241,6 +254,7 @@ mod tests {
             (FLAGS, &3_u64.to_ne_bytes()),
             (NETNS, &10_u32.to_ne_bytes()),
             (OWNED, &1_u32.to_ne_bytes()),
+            (PORT_RANGE, &(60999_u32 * 0x1_0000 + 32768).to_ne_bytes()),
             (BACKLOG, &511_u32.to_ne_bytes()),
             (FAMILY, &2_u16.to_ne_bytes()),
             (OLD_STATE, &[5, 1]),
@@ -256,10 +270,19 @@ mod tests {
         let end = |addr: &str, port| (addr.parse().expect("an address"), Port(port));
         assert_eq!(record.tuple, FourTuple::new(end("10.0.0.1", 443), end("10.0.0.2", 40000)));
         assert_eq!((record.time_ns, record.cookie, record.netns, record.accepted), (7, Cookie::new(8), 10, true));
+        assert_eq!(record.port_range.map(|range| range.0), PortRange::new(Port(32768), Port(60999)));
         assert_eq!((record.outcome, record.old_state), (Outcome::TimeWait, Some(TcpState::FinWait2)));
         let task = record.task.expect("a task");
         assert_eq!((task.pid, task.tid, task.cgroup, task.kernel, task.closed_socket), (5, 6, 9, false, true));
         assert_eq!([&*task.comm, &*task.thread, &*task.cgroup_name], ["nginx", "exactly 16 bytes", "web.service"]);
+    }
+
+    #[test]
+    fn the_port_range_is_one_number_or_two() {
+        let range = PortRange::new(Port(2000), Port(2999)).map(LocalPortRange);
+        assert_eq!([port_range(2999 * 0x1_0000 + 2000, 0), port_range(2000, 2999)], [range, range]);
+        // Not read, reversed, or not a port.
+        assert_eq!([port_range(0, 0), port_range(2999, 2000), port_range(2000, 70_000)], [None, None, None]);
     }
 
     #[test]
