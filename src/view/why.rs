@@ -132,7 +132,8 @@ fn note_text(note: &WatchNote) -> String {
             };
             format!(
                 "{program} {what}, and {lost} while it is watched (pid {}). This can cause later failures with EACCES \
-                 or EPERM. Run the same command as root: if root runs twtool, the program keeps its privilege.",
+                 or EPERM. Run the same command as root. If twtool has CAP_SYS_ADMIN (root on the host), the program keeps its \
+                 privilege.",
                 process.pid
             )
         }

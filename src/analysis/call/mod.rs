@@ -202,8 +202,8 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
             ),
         );
         explanation.help.advice.push(
-            "twtool causes this failure: without twtool, the process gets the privilege of the program file. If root \
-             runs twtool, the process gets the privilege, too."
+            "twtool causes this failure: without twtool, the process gets the privilege of the program file. If twtool \
+             has CAP_SYS_ADMIN (root on the host), the process gets the privilege, too."
                 .into(),
         );
         return explanation;
@@ -215,8 +215,8 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
             Some(Verdict::Denied),
             CallCause::Port(Cause::Unknown),
             format!(
-                "port {port} needs CAP_NET_BIND_SERVICE in the user namespace of the network namespace, and the process has it only \
-                 in its own user namespace"
+                "port {port} needs CAP_NET_BIND_SERVICE, and the kernel or a security module refuses the bind although the process \
+                 has the capability in its own user namespace"
             ),
         ),
         Cause::PrivilegedPort => Explanation::new(

@@ -68,11 +68,26 @@ fn advice_does_not_mention_setcap_if_twtool_removed_the_privilege() {
         format!("{:?}", explained(&call, &[]).help)
     };
     assert!(advised(false).contains("setcap"), "{}", advised(false));
+    assert!(advised(true).contains("If twtool has CAP_SYS_ADMIN (root on the host), the process"), "{}", advised(true));
     assert!(
         !advised(true).contains("setcap") && advised(true).contains("twtool causes this failure"),
         "{}",
         advised(true)
     );
+}
+
+#[test]
+fn a_process_with_the_capability_may_lack_it_where_it_counts_or_be_refused_by_a_security_module() {
+    let mut call = call(80, Errno::Access);
+    call.process.cap_net_bind_service = Some(true);
+    let Explanation { headline, cause, help, .. } = explained(&call, &[]);
+    assert_eq!(
+        headline,
+        "port 80 needs CAP_NET_BIND_SERVICE, and the kernel or a security module refuses the bind although the process has the \
+         capability in its own user namespace"
+    );
+    assert_eq!(cause, CallCause::Port(Cause::Unknown));
+    assert!(format!("{help:?}").contains("network_namespaces(7)"), "{help:?}");
 }
 
 #[test]
