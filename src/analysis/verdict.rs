@@ -98,8 +98,12 @@ fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verd
 
 fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     let cause = |attempt: &&Attempt| match attempt.outcome() {
-        // EACCES on a port that needs no privilege comes from a security module, which does not report a reason.
-        CallResult::Failed(Errno::Access) if facts.privileged(port) == Some(true) => Cause::PrivilegedPort,
+        // Otherwise EACCES comes from a security module, which does not report a reason. listen() needs no privilege.
+        CallResult::Failed(Errno::Access)
+            if facts.privileged(port) == Some(true) && attempt.bind == CallResult::Failed(Errno::Access) =>
+        {
+            Cause::PrivilegedPort
+        }
         CallResult::Failed(Errno::AddrNotAvailable) => Cause::AddressNotLocal,
         CallResult::Failed(Errno::FamilyNotSupported) => Cause::FamilyUnsupported,
         _ => Cause::Unknown,
@@ -126,5 +130,35 @@ pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, blocked
         Some(_) => Cause::TimeWaitWithoutReuseaddr,
         None if blocked_by_own_socket => Cause::OwnSocket,
         None => Cause::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::bind::BindAddr;
+    use crate::model::facts::tests::facts;
+
+    #[test]
+    fn only_a_bind_needs_the_privilege_of_a_port() {
+        let refused = CallResult::Failed(Errno::Access);
+        let cause_of = |bind, listen| {
+            let attempt = Attempt {
+                at: BindAddr { addr: [127, 0, 0, 1].into(), scope: None },
+                options: ReuseOptions::NONE,
+                v6only: false,
+                device: None,
+                blocked_by_own_socket: false,
+                bind,
+                listen,
+                bound: None,
+            };
+            let facts = Facts { unprivileged_port_start: Some(1024), ..facts() };
+            let conclusion = conclude(&facts, Port(80), ReuseOptions::NONE, &[attempt], &[]);
+            assert_eq!(conclusion.verdict, Verdict::Denied);
+            conclusion.cause
+        };
+        assert_eq!(cause_of(refused, None), Cause::PrivilegedPort);
+        assert_eq!(cause_of(CallResult::Ok, Some(refused)), Cause::Unknown);
     }
 }

@@ -48,13 +48,16 @@ pub(super) fn plain_user(evidence: &BindEvidence) -> Option<String> {
     ))
 }
 
-/// Explains why a bind failed with an errno other than EADDRINUSE, and what helps.
+/// Explains why bind() or listen() failed with an errno other than EADDRINUSE, and what helps.
 #[must_use]
 pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> String {
     let on = match attempt.at.scope {
         Some(scope) => format!("{}%{}", attempt.at.addr, facts.interface_name(scope)),
         None => attempt.at.addr.to_string(),
     };
+    if attempt.bind == CallResult::Ok {
+        return listen_denial(&on, errno);
+    }
     match errno {
         Errno::Access if facts.privileged(port) == Some(true) => {
             let start = facts.unprivileged_port_start.map_or("unknown".into(), |start| start.to_string());
@@ -84,10 +87,24 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
              (bind(2)).",
             errno.name()
         ),
-        other => format!(
-            "bind() to {on} fails with {}. A security module or a sandbox probably refuses it (bind(2)).",
-            other.name()
+        Errno::Access => format!(
+            "bind() to {on} fails with EACCES. net.ipv4.ip_unprivileged_port_start could not be read. If port {port} is below it, binding \
+             the port needs CAP_NET_BIND_SERVICE (ip(7)). Otherwise a security module or a sandbox refuses it (bind(2))."
         ),
+        Errno::Other("EPERM") => {
+            format!("bind() to {on} fails with EPERM. A security module or a sandbox probably refuses it (bind(2)).")
+        }
+        other => format!("bind() to {on} fails with {} (bind(2)).", other.name()),
+    }
+}
+
+fn listen_denial(on: &str, errno: Errno) -> String {
+    let errno_name = errno.name();
+    match errno {
+        Errno::Access | Errno::Other("EPERM") => format!(
+            "listen() on {on} fails with {errno_name}, although bind() works. A security module or a sandbox refuses it (listen(2))."
+        ),
+        _ => format!("listen() on {on} fails with {errno_name}, although bind() works (listen(2))."),
     }
 }
 
@@ -111,30 +128,54 @@ mod tests {
     use crate::model::bind::BindAddr;
     use crate::model::facts::tests::facts;
 
-    #[test]
-    fn only_eacces_and_eperm_certainly_come_from_a_security_module() {
-        let attempt = Attempt {
+    fn attempt(bind: CallResult, listen: Option<CallResult>) -> Attempt {
+        Attempt {
             at: BindAddr { addr: IpAddr::from([0, 0, 0, 0]), scope: None },
             options: ReuseOptions::NONE,
             v6only: false,
             device: None,
             blocked_by_own_socket: false,
-            bind: CallResult::Ok,
-            listen: None,
+            bind,
+            listen,
             bound: None,
-        };
+        }
+    }
+
+    #[test]
+    fn only_eacces_and_eperm_can_come_from_a_security_module() {
         let facts = Facts { unprivileged_port_start: Some(1024), ..facts() };
         let unread = Facts { unprivileged_port_start: None, ..facts.clone() };
-        let is_probable = |facts: &Facts, port, errno| {
-            let text = denial(facts, Port(port), &attempt, errno);
-            assert!(text.contains("A security module or a sandbox "), "{text}");
-            assert_ne!(text.contains("probably"), text.contains("needs no privilege"), "{text}");
-            text.contains("probably")
-        };
-        assert!(!is_probable(&facts, 8080, Errno::Access));
-        assert!(!is_probable(&facts, 8080, Errno::Other("EPERM")));
-        assert!(is_probable(&facts, 80, Errno::Other("EPERM")));
-        assert!(is_probable(&facts, 8080, Errno::Other("ENOMEM")));
-        assert!(is_probable(&unread, 8080, Errno::Access));
+        let bind =
+            |facts: &Facts, port, errno| denial(facts, Port(port), &attempt(CallResult::Failed(errno), None), errno);
+        for errno in [Errno::Access, Errno::Other("EPERM")] {
+            let text = bind(&facts, 8080, errno);
+            assert!(
+                text.contains("although the port needs no privilege. A security module or a sandbox refuses"),
+                "{text}"
+            );
+        }
+        let text = bind(&facts, 80, Errno::Other("EPERM"));
+        assert!(text.contains("EPERM. A security module or a sandbox probably refuses"), "{text}");
+        let text = bind(&facts, 80, Errno::Access);
+        assert!(text.contains("below net.ipv4.ip_unprivileged_port_start (1024)"), "{text}");
+        let text = bind(&unread, 80, Errno::Access);
+        assert!(text.contains("CAP_NET_BIND_SERVICE") && text.contains("Otherwise a security module"), "{text}");
+        assert_eq!(bind(&facts, 8080, Errno::Other("ENOMEM")), "bind() to 0.0.0.0 fails with ENOMEM (bind(2)).");
+    }
+
+    #[test]
+    fn a_listen_that_fails_after_a_bind_that_works_is_named() {
+        let facts = Facts { unprivileged_port_start: Some(1024), ..facts() };
+        let listen = |errno| denials(&facts, Port(80), &[attempt(CallResult::Ok, Some(CallResult::Failed(errno)))]);
+        assert_eq!(
+            listen(Errno::Access),
+            [
+                "listen() on 0.0.0.0 fails with EACCES, although bind() works. A security module or a sandbox refuses it (listen(2))."
+            ]
+        );
+        assert_eq!(
+            listen(Errno::Other("ENOBUFS")),
+            ["listen() on 0.0.0.0 fails with ENOBUFS, although bind() works (listen(2))."]
+        );
     }
 }
