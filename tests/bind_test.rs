@@ -33,6 +33,7 @@ suite! {
         connections_block_unless_both_sockets_set_reuseaddr,
         an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard,
         sockets_that_are_only_bound_are_listed,
+        only_with_so_reuseport_two_bound_sockets_can_both_listen,
         the_worst_holder_and_the_worst_address_decide,
         the_verdict_is_denied_if_the_failure_is_not_about_other_sockets,
         port_0_lets_the_kernel_choose_the_port,
@@ -444,6 +445,7 @@ fn sockets_that_are_only_bound_are_listed() {
     kernel::needs(kernel::lists_bound_sockets(), "list of sockets that are only bound");
     let idle: fn() -> OpenSockets = || Box::new(bound("0.0.0.0:8080", NONE));
     let willing: fn() -> OpenSockets = || Box::new(bound("0.0.0.0:8080", REUSEADDR));
+    let sharing: fn() -> OpenSockets = || Box::new(bound("0.0.0.0:8080", REUSEPORT));
     let blocked = |name, make, args| bind_case(name, make, args).is("blocked", "bound").held("bound-inactive", true);
     let reusable = |name, make, args| bind_case(name, make, args).is("reusable", "bound").held("bound-inactive", true);
     check_all(&[
@@ -451,7 +453,12 @@ fn sockets_that_are_only_bound_are_listed() {
         blocked("bound, IPv6", || Box::new(bound("[::1]:8080", NONE)), "8080"),
         bind_case("bound to another address", || Box::new(bound("127.0.0.1:8080", NONE)), "8080 --addr 127.0.0.2")
             .held("bound-inactive", false),
-        reusable("bound with SO_REUSEADDR", willing, "8080").advises("listen()"),
+        reusable("bound with SO_REUSEADDR", willing, "8080").advises("the second listen() fails"),
+        blocked("bound with SO_REUSEPORT", sharing, "8080")
+            .advises("Set SO_REUSEPORT on")
+            .does_not_advise("the second listen() fails"),
+        reusable("bound with SO_REUSEPORT, and a new socket with it", sharing, "8080 --with reuseport --listen")
+            .does_not_advise("the second listen() fails"),
         reusable("bound with SO_REUSEADDR, and --listen", willing, "8080 --listen"),
         blocked("bound with SO_REUSEADDR, and a new socket without it", willing, "8080 --with none"),
         bind_case("two bound sockets with SO_REUSEADDR", two_bound, "8080 --listen")
@@ -463,6 +470,15 @@ fn sockets_that_are_only_bound_are_listed() {
             .held("bound-inactive", true)
             .held("listen", true),
     ]);
+}
+
+/// The advice depends on this behavior of the kernel.
+fn only_with_so_reuseport_two_bound_sockets_can_both_listen() {
+    for (options, both) in [(REUSEADDR, false), (REUSEPORT, true), (BOTH, true)] {
+        let [first, second] = [bound("127.0.0.1:8080", options), bound("127.0.0.1:8080", options)];
+        first.listen(1).expect("the first one listens");
+        assert_eq!(second.listen(1).is_ok(), both, "{options}");
+    }
 }
 
 fn two_bound() -> OpenSockets {

@@ -44,7 +44,6 @@ pub(super) fn advise(evidence: &BindEvidence) -> Vec<String> {
     let one = buckets(evidence).count() == 1;
     let counted = count_buckets_by_state(blocking(evidence));
     let is_outbound = |(_, direction): (_, Direction)| direction == Direction::Outbound;
-    let outbound = buckets(evidence).any(is_outbound);
     match works {
         Some(ReuseOptions::REUSEADDR) => {
             advice.push("Set SO_REUSEADDR on the listening socket before bind(): it works now.".into());
@@ -58,7 +57,7 @@ pub(super) fn advise(evidence: &BindEvidence) -> Vec<String> {
                 .into(),
         ),
     }
-    if outbound && !client::explained(evidence) {
+    if client::unexplained(evidence).any(|holder| matches!(holder.socket, Socket::Bucket(_))) {
         advice.push(outbound_connection(evidence));
     }
     if evidence.conclusion.verdict == Verdict::Blocked {

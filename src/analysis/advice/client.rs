@@ -13,11 +13,11 @@ fn is_self_connection(holder: &Holder) -> bool {
     holder.socket.tuple().is_self_connection()
 }
 
-/// Whether [`sentences`] explains an outbound connection. It explains connections of a socket to itself, and connections whose source
-/// port lies outside the ephemeral range, because their client bound the port.
-pub(super) fn explained(evidence: &BindEvidence) -> bool {
-    outbound(evidence).any(is_self_connection)
-        || (evidence.facts.ephemeral(evidence.port) == Some(false) && outbound(evidence).next().is_some())
+/// The blocking outbound connections that [`sentences`] does not explain. It explains connections of a socket to itself, and
+/// connections whose source port lies outside the ephemeral range, because their client bound the port.
+pub(super) fn unexplained<'a>(evidence: &BindEvidence<'a>) -> impl Iterator<Item = &'a Holder> + Clone {
+    let fixed = evidence.facts.ephemeral(evidence.port) == Some(false);
+    outbound(evidence).filter(move |holder| !fixed && !is_self_connection(holder))
 }
 
 /// Explains how a client came to use the port, and how to avoid that.

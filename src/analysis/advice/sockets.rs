@@ -4,7 +4,6 @@ use super::{BOTH_SIDES, BindEvidence, blocking, client, count_buckets_by_state, 
 use crate::analysis::states;
 use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::process::{KernelPart, Owners, place_of_cgroup};
-use crate::model::row::Direction;
 use crate::model::socket::{FullSocket, Socket, TcpState};
 
 fn blocking_in<'a>(
@@ -165,9 +164,10 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
         None => {}
     }
     advice.push(format!("{holds} the port ({}): {}.", names.join(", "), owner_names(connections())));
-    let outbound = connections().filter(|holder| holder.direction == Direction::Outbound).count();
-    // If `client::explained` is true, `client::sentences` has explained the outbound connections already.
-    advice.extend((outbound > 0 && !client::explained(evidence)).then(|| {
+    // `client::sentences` has explained the other outbound connections already.
+    let is_full = |holder: &&Holder| matches!(holder.socket, Socket::Full(_));
+    let outbound = client::unexplained(evidence).filter(is_full).count();
+    advice.extend((outbound > 0).then(|| {
         let opened = match (outbound, outbound == connections().count()) {
             (1, true) => "A client on this machine opened the connection (inferred)".to_owned(),
             (_, true) => "Clients on this machine opened the connections (inferred)".to_owned(),
@@ -212,6 +212,8 @@ pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
     let holds = format!("A socket is bound to the port and does not listen: {}.", owner_names(sockets()));
     let mut advice = vec![match fewest_that_work(evidence) {
+        // SO_REUSEPORT works only if all sockets have it. Then all of them can listen.
+        Some(ReuseOptions::REUSEPORT) => format!("{holds} {}", set_options_advice(ReuseOptions::REUSEPORT)),
         Some(options) => format!(
             "{holds} {} But only one of two such sockets can listen on an address: the second listen() fails with EADDRINUSE \
              (listen(2); try --listen).",
@@ -244,6 +246,7 @@ mod tests {
     use super::*;
     use crate::analysis::verdict::Conclusion;
     use crate::model::bind::{Cause, ServerSetup};
+    use crate::model::facts::Facts;
     use crate::model::facts::tests::facts;
     use crate::model::port::Port;
     use crate::model::row::Direction;
@@ -265,20 +268,45 @@ mod tests {
         Holder { owners, ..Holder::of(Socket::Full(socket), Direction::Unknown, true) }
     }
 
-    fn advice(with: ReuseOptions, holder: Holder) -> String {
-        let evidence = BindEvidence {
-            facts: &facts(),
-            port: Port(80),
-            with,
+    fn blocked_by<'a>(facts: &'a Facts, port: u16, cause: Cause, holders: &'a [Holder]) -> BindEvidence<'a> {
+        BindEvidence {
+            facts,
+            port: Port(port),
+            with: ReuseOptions::NONE,
             attempts: &[],
-            holders: &[holder],
-            conclusion: Conclusion { verdict: Verdict::Blocked, cause: Cause::Listener, free_in: None },
+            holders,
+            conclusion: Conclusion { verdict: Verdict::Blocked, cause, free_in: None },
             bound_sockets_are_listed: true,
             uid: Some(1000),
             udp: false,
             setup: ServerSetup::default(),
+        }
+    }
+
+    fn advice(with: ReuseOptions, holder: Holder) -> String {
+        listener(&BindEvidence { with, ..blocked_by(&facts(), 80, Cause::Listener, &[holder]) }).join("\n")
+    }
+
+    #[test]
+    fn a_connection_to_itself_does_not_hide_the_explanation_of_other_outbound_connections() {
+        let connection = |to: &str, port| {
+            let tuple = row("127.0.0.1", 40_000, to, port).bucket.tuple;
+            let Socket::Full(listener) = listener_of(1000, Owners::NotPermitted).socket else {
+                unreachable!("a listener")
+            };
+            let socket = FullSocket { tuple, state: TcpState::Established, ..listener };
+            Holder { blocks: true, ..Holder::of(Socket::Full(socket), Direction::Outbound, true) }
         };
-        listener(&evidence).join("\n")
+        let facts = facts();
+        let advise = |holders: &[Holder]| {
+            super::super::advise(&blocked_by(&facts, 40_000, Cause::Connection, holders)).join("\n")
+        };
+        let (to_itself, other) = (connection("127.0.0.1", 40_000), connection("192.0.2.1", 443));
+        let text = advise(&[to_itself.clone(), other]);
+        assert!(text.contains("A connection to itself holds the port"), "{text}");
+        assert!(text.contains("A client on this machine opened 1 of the connections (inferred)"), "{text}");
+        let text = advise(&[to_itself]);
+        assert!(text.contains("A connection to itself") && !text.contains("(inferred)"), "{text}");
     }
 
     #[test]
