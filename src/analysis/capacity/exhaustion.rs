@@ -34,7 +34,8 @@ pub fn period(ages_ms: &[u64]) -> Duration {
 }
 
 /// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts
-/// as taken before the release.
+/// as taken before the release. The end of the hold is an exception: a port that is taken in its millisecond counts as taken after
+/// the release (see step 4 of the module documentation).
 const ROUNDING_MS: f64 = 1e-6;
 
 /// The ports and the rate of closes of a destination at one moment.
@@ -64,16 +65,20 @@ impl Load {
         // Between two releases, the number of free ports only decreases. So the loop tests only at each release.
         let hold_ms = milliseconds(self.hold);
         let mut free = f64::from(self.free);
-        for until in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms).chain([hold_ms]) {
-            let ms = free / self.per_s * 1000.0;
-            let taken_before =
-                if until == hold_ms { ms + ROUNDING_MS < as_f64(until) } else { ms <= as_f64(until) + ROUNDING_MS };
-            if taken_before {
-                return Some(Duration::from_secs_f64(ms / 1000.0));
+        for released_ms in self.released_ms.iter().copied().filter(|ms| *ms < hold_ms) {
+            let taken_ms = self.taken_ms(free);
+            if taken_ms <= as_f64(released_ms) + ROUNDING_MS {
+                return Some(Duration::from_secs_f64(taken_ms / 1000.0));
             }
             free += 1.0;
         }
-        None
+        let taken_ms = self.taken_ms(free);
+        (taken_ms + ROUNDING_MS < as_f64(hold_ms)).then(|| Duration::from_secs_f64(taken_ms / 1000.0))
+    }
+
+    /// The time after which this number of ports is taken, in ms.
+    fn taken_ms(&self, ports: f64) -> f64 {
+        ports / self.per_s * 1000.0
     }
 }
 
