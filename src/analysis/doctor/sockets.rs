@@ -113,12 +113,17 @@ fn ephemeral_listeners(health: &Health, shell: &Shell) -> Check {
     };
     let value = reserved.with(by_port.keys().copied()).to_string();
     let who = some_of(by_port.iter().map(|(port, listeners)| with_owner(*port, listeners)).collect());
-    let (lie, are) = if by_port.len() == 1 { ("server port lies", "is") } else { ("server ports lie", "are") };
-    let so = if chooser_unknown {
-        "It is unknown whether the kernel or the program chose the ports. If a program chose its port, connect() may take the \
-         port while the program is down"
+    let (lie, are, chose) = if by_port.len() == 1 {
+        ("server port lies", "is", "the kernel or the program chose the port")
     } else {
-        "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE"
+        ("server ports lie", "are", "the kernel or the programs chose the ports")
+    };
+    let so = if chooser_unknown {
+        format!(
+            "It is unknown whether {chose}. If a program chose its port, connect() may take the port while the program is down"
+        )
+    } else {
+        "While a server is down, connect() may take its port, and its next start fails with EADDRINUSE".into()
     };
     let finding = format!("{} {lie} in ip_local_port_range and {are} not reserved: {who}. {so}.", by_port.len());
     check

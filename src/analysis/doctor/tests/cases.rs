@@ -267,8 +267,19 @@ pub(super) fn socket_cases() -> Vec<Case> {
         )
         .advises("= 8000,40000-40001 connect() never"),
         case(id, both(listens(40000, Some(true), nginx), listens(40000, Some(false), nginx)), Warning, "40000"),
-        case(id, listens(40000, None, nginx), Note, "It is unknown whether the kernel or the program")
-            .advises("= 8000,40000 connect() never"),
+        case(
+            id,
+            listens(40000, None, nginx),
+            Note,
+            "It is unknown whether the kernel or the program chose the port. If a program chose its port,",
+        )
+        .advises("= 8000,40000 connect() never"),
+        case(
+            id,
+            both(listens(40000, None, nginx), listens(40001, None, nginx)),
+            Note,
+            "It is unknown whether the kernel or the programs chose the ports. If a program chose its port,",
+        ),
         case(
             id,
             both(listens(40000, Some(false), nginx), facts(|facts| facts.local_port_range = None)),
