@@ -150,30 +150,24 @@ enum Command {
     /// Run experiments that show why TIME_WAIT exists (private namespaces, no root, no effect on the host)
     Demo(DeferredArgs<commands::demo::DemoArgs>),
     /// Print a completion script for a shell
-    #[command(
-        mut_args(commands::hide_formats),
-        after_long_help = "\
+    #[command(after_long_help = "\
 Exit codes: 0 the script was printed, 2 wrong usage.
 
 Examples:
   twtool completions bash > ~/.local/share/bash-completion/completions/twtool
   twtool completions zsh > ~/.zfunc/_twtool
   twtool completions fish > ~/.config/fish/completions/twtool.fish
-"
-    )]
+")]
     Completions(DeferredArgs<CompletionsArgs>),
     /// Print a manual page, or write all of them
-    #[command(
-        mut_args(commands::hide_formats),
-        after_long_help = "\
+    #[command(after_long_help = "\
 Exit codes: 0 the page was printed, or all pages were written. 2 wrong usage, or a file cannot be written.
 
 Examples:
   twtool man | man -l -                            show the page of twtool
   twtool man list | man -l -                       show the page of a command
   twtool man --dir /usr/local/share/man/man1       install the page of twtool and of each command
-"
-    )]
+")]
     Man(DeferredArgs<ManArgs>),
     /// Complete a word; the completion scripts call this command
     #[command(name = "__complete", hide = true)]

@@ -18,7 +18,7 @@ pub(super) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     parse_with(Cli::command(), args)
 }
 
-/// Declares to clap only the command whose name is the first argument. clap copies the options of [`LeadingOptions`] into each declared
+/// Declares to clap only the command whose name is the first argument. clap copies the options of [`GlobalArgs`] into each declared
 /// command. With all commands, that takes 5 % of the time of a short run and 27 page faults (`list` and `port 80`, whole command, no
 /// bucket, median of 401 pairs, Linux 6.18, 2026-11-29). To repeat it, compare `twtool list -o table` with `twtool -o table list`,
 /// which declares all commands.
@@ -88,6 +88,14 @@ mod tests {
     #[test]
     fn a_command_that_is_declared_alone_gets_the_same_arguments() {
         let lines = [
+            #[cfg(feature = "watch")]
+            "watch --interval 2s -o ndjson --count 3 sport = 443",
+            #[cfg(feature = "exporter")]
+            "metrics --format openmetrics --all-netns",
+            #[cfg(feature = "exporter")]
+            "exporter --listen 127.0.0.1:9100 --netns blue",
+            #[cfg(feature = "trace")]
+            "trace --by process --duration 5s dport = 443",
             "list",
             "list -4 --json --columns local,remote sport = 443",
             "summary --by local-port,class -o ndjson",
