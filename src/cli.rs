@@ -188,7 +188,7 @@ impl Command {
 }
 
 #[derive(Args, Debug)]
-#[command(mut_args(commands::hide_formats))]
+#[command(mut_args(commands::hide_format_and_version_options))]
 struct CompletionsArgs {
     /// Shell to generate the script for
     #[arg(value_enum)]
@@ -196,7 +196,7 @@ struct CompletionsArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(mut_args(commands::hide_formats))]
+#[command(mut_args(commands::hide_format_and_version_options))]
 struct ManArgs {
     /// Command whose page to print [default: the page of twtool]
     #[arg(value_name = "COMMAND")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::metrics::{CollectionArgs, refuse_formats};
-use super::{CommandError, ExitStatus, GlobalArgs, hide_formats};
+use super::{CommandError, ExitStatus, GlobalArgs, hide_format_and_version_options};
 use crate::exporter::{self, Address, ExporterOptions, LogFormat};
 use crate::filter::parser::parse_duration;
 
@@ -15,7 +15,7 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
 /// Arguments of `twtool exporter`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    mut_args(hide_formats),
+    mut_args(hide_format_and_version_options),
     after_long_help = "\
 /metrics serves the metrics of `twtool metrics`: in the text format 0.0.4 of Prometheus, or as OpenMetrics if the Accept header \
 prefers it. The path / shows a page with the present state. /-/healthy answers without a collection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::netns::ManyNetnsArgs;
-use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_formats};
+use super::{CommandError, Context, ExitStatus, Format, GlobalArgs, bad_value, hide_format_and_version_options};
 use crate::exporter::StartTracing;
 use crate::filter::parser::parse_duration;
 use crate::metrics::{self, CollectedSurveys, SampleLimits, SelfCounts, encoding};
@@ -16,7 +16,7 @@ use crate::snapshot::{Selection, Snapshot};
 /// Arguments of `twtool metrics`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    mut_args(hide_formats),
+    mut_args(hide_format_and_version_options),
     after_long_help = "\
 Every metric is listed in docs/metrics.md. The label netns is the name of the network namespace in `ip netns`, or net:[INODE].
 

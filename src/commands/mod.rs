@@ -93,7 +93,7 @@ impl GlobalArgs {
 }
 
 /// Hides the global options that select a format or an IP version, for a command that has no use for them.
-pub(crate) fn hide_formats(arg: clap::Arg) -> clap::Arg {
+pub(crate) fn hide_format_and_version_options(arg: clap::Arg) -> clap::Arg {
     hide_refused(arg, &["output", "json", "ipv4", "ipv6"], &[])
 }
 

@@ -28,7 +28,7 @@ pub type StartTracing = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send
 /// The maximum time between two checks for signals.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The closes that the thread has counted.
+/// A thread that counts closes, and its counts so far.
 pub(super) struct ClosesThread(Mutex<TracingState>);
 
 struct TracingState {

@@ -204,7 +204,7 @@ impl Wire {
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
                 let segment = self.under_way.remove(at).ok_or(LabError::NoSegment { side: from })?;
-                if self.last[from as usize].is_some_and(|last| Some(last) == identity(&segment)) {
+                if self.last[from as usize].is_some_and(|last| Some(last) == sequence_range(&segment)) {
                     // On a slow machine, a retransmission timer can end before the lab delivers the segment.
                     let note = "Sent again, because this machine was slow. The wire drops it.";
                     transcript.segment(segment, Fate::Lost, EventDetails { note, ..EventDetails::default() })?;
@@ -269,7 +269,7 @@ impl Wire {
         let after = [self.settle(Side::Client, receiver)?, self.settle(Side::Server, receiver)?];
         for (segment, note) in segments.into_iter().zip(["", note]) {
             let from = segment.from;
-            self.sent_last(&segment);
+            self.remember_delivered(&segment);
             self.carried.push(segment.flags.to_string());
             let seen = state_details(from, before[from as usize], after[from.other() as usize], note);
             transcript.segment(segment, Fate::Arrived, seen)?;
@@ -313,7 +313,7 @@ impl Wire {
         self.host(from.other()).deliver(&segment.frame)?;
         let other = self.settle(from.other(), receiver)?;
         if fate == Fate::Arrived {
-            self.sent_last(&segment);
+            self.remember_delivered(&segment);
         }
         let late = if fate == Fate::Late { " (late)" } else { "" };
         self.carried.push(format!("{}{late}", segment.flags));
@@ -322,9 +322,9 @@ impl Wire {
     }
 
     /// Remembers this delivered segment, if it used sequence numbers.
-    fn sent_last(&mut self, segment: &Segment) {
-        if let Some(identity) = identity(segment) {
-            self.last[segment.from as usize] = Some(identity);
+    fn remember_delivered(&mut self, segment: &Segment) {
+        if let Some(range) = sequence_range(segment) {
+            self.last[segment.from as usize] = Some(range);
         }
     }
 
@@ -361,11 +361,11 @@ impl Wire {
 }
 
 /// The first sequence number of a segment, and how many sequence numbers it uses: one for each byte of data, for SYN and for FIN. A
-/// retransmission has the same identity.
+/// retransmission has the same range.
 type SequenceRange = (u32, usize);
 
-/// The identity of a segment; `None` if it uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
-fn identity(segment: &Segment) -> Option<SequenceRange> {
+/// The sequence numbers of a segment; `None` if it uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
+fn sequence_range(segment: &Segment) -> Option<SequenceRange> {
     let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
     (length > 0).then_some((segment.raw_seq, length))
 }

@@ -156,8 +156,8 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
         let is_doubtful = |port: &Port| !reserved.contains(*port) && !bound.contains(*port);
         let doubtful: Vec<Port> = doubtful.iter().filter(is_doubtful).collect();
         match sys::port_probe::skipped_by_connect(&doubtful) {
-            Ok(kept) => {
-                kept.iter().for_each(|port| bound.insert(port));
+            Ok(skipped) => {
+                skipped.iter().for_each(|port| bound.insert(port));
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {

@@ -142,7 +142,7 @@ pub(super) fn holders(
 
 /// The maximum number of sockets whose cgroup is looked up. It is low, because the connections of one server usually have the same
 /// cgroup.
-const MOST_LOOK_UPS: usize = 64;
+const MAX_LOOK_UPS: usize = 64;
 
 /// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager has open. A failure is not
 /// reported, because these cgroups are only additional information.
@@ -156,7 +156,7 @@ fn creation_cgroups(
         Socket::Bucket(_) => false,
     };
     let mut ids = BTreeMap::new();
-    for socket in sockets.iter().filter(wanted).take(MOST_LOOK_UPS) {
+    for socket in sockets.iter().filter(wanted).take(MAX_LOOK_UPS) {
         let id = source.cgroup(socket).ok().flatten();
         ids.extend(socket.cookie().zip(id));
     }

@@ -111,23 +111,23 @@ const REJECT: JumpTarget = 0;
 #[derive(Default)]
 struct Program {
     bytes: Vec<u8>,
-    /// The position of each label. The first label is [`REJECT`].
-    labels: Vec<Option<usize>>,
-    /// The positions of instructions, each with the label that its `no` jumps to.
+    /// The position of each jump target. The first target is [`REJECT`].
+    targets: Vec<Option<usize>>,
+    /// The positions of instructions, each with the target that its `no` jumps to.
     jumps: Vec<(usize, JumpTarget)>,
 }
 
 impl Program {
-    fn label(&mut self) -> JumpTarget {
-        if self.labels.is_empty() {
-            self.labels.push(None);
+    fn new_target(&mut self) -> JumpTarget {
+        if self.targets.is_empty() {
+            self.targets.push(None);
         }
-        self.labels.push(None);
-        self.labels.len() - 1
+        self.targets.push(None);
+        self.targets.len() - 1
     }
 
-    fn place(&mut self, label: JumpTarget) {
-        self.labels[label] = Some(self.bytes.len());
+    fn place(&mut self, target: JumpTarget) {
+        self.targets[target] = Some(self.bytes.len());
     }
 
     /// Appends an instruction that continues after its operand if its test is true, and jumps to `otherwise` if it is false.
@@ -157,9 +157,9 @@ impl Program {
             Filter::Any(tests) => match tests.split_last() {
                 None => self.jump(otherwise),
                 Some((last, others)) => {
-                    let holds = self.label();
+                    let holds = self.new_target();
                     for test in others {
-                        let next = self.label();
+                        let next = self.new_target();
                         self.test(test, next);
                         self.jump(holds);
                         self.place(next);
@@ -169,7 +169,7 @@ impl Program {
                 }
             },
             Filter::Not(test) => {
-                let holds = self.label();
+                let holds = self.new_target();
                 self.test(test, holds);
                 self.jump(otherwise);
                 self.place(holds);
@@ -222,9 +222,9 @@ impl Program {
         if end > LONGEST {
             return None;
         }
-        for (at, label) in self.jumps {
-            let target = if label == REJECT { end + 4 } else { self.labels[label]? };
-            let no = u16::try_from(target - at).ok()?;
+        for (at, target) in self.jumps {
+            let position = if target == REJECT { end + 4 } else { self.targets[target]? };
+            let no = u16::try_from(position - at).ok()?;
             self.bytes[at + 2..at + 4].copy_from_slice(&no.to_ne_bytes());
         }
         Some(self.bytes)

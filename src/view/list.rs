@@ -293,7 +293,7 @@ pub fn table(out: &mut (dyn Write + Send), list: &ListTable, style: TextStyle) -
 
 /// Writes the line that stands for a table without rows.
 pub(super) fn write_empty(out: &mut dyn Write, facts: &[Facts]) -> io::Result<()> {
-    let several = namespace_count(facts).map(|among| format!(" {among}")).unwrap_or_default();
+    let several = namespaces_phrase(facts).map(|namespaces| format!(" {namespaces}")).unwrap_or_default();
     writeln!(out, "no TIME_WAIT sockets{several}")
 }
 
@@ -347,7 +347,7 @@ impl Totals {
 }
 
 /// Formats the number of namespaces: `in 3 namespaces`; `None` for one namespace.
-fn namespace_count(facts: &[Facts]) -> Option<String> {
+fn namespaces_phrase(facts: &[Facts]) -> Option<String> {
     (facts.len() > 1).then(|| format!("in {} namespaces", facts.len()))
 }
 
@@ -360,9 +360,9 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
     } else {
         parts.push(totals.states(list.rows.len()));
     }
-    if let (Some(counted), Some(among)) = (parts.last_mut(), namespace_count(list.facts)) {
+    if let (Some(counted), Some(namespaces)) = (parts.last_mut(), namespaces_phrase(list.facts)) {
         counted.push(' ');
-        counted.push_str(&among);
+        counted.push_str(&namespaces);
     }
     parts.extend(totals.next_expiry.map(|next| match next {
         Duration::ZERO => "the next expires at the kernel's next timer tick".to_owned(),
@@ -437,20 +437,21 @@ mod tests {
             let mut facts = facts();
             facts.services = Services::new((0..100).map(|port| (Port(port * 2), [name.as_str()])));
             let (facts, rows) = ([facts], rows.iter().collect::<Vec<_>>());
-            let fast_path = RowMeasurements::of_rows(&rows, &facts, &Column::of_table(false, false));
-            prop_assert_eq!(fast_path.fast_path.is_some(), name.is_ascii() && !name.contains('\x1b'));
-            let mut by_columns = RowMeasurements { fast_path: None, widest: vec![0; 6], totals: Totals::default(), ..fast_path.clone() };
+            let with_fast_path = RowMeasurements::of_rows(&rows, &facts, &Column::of_table(false, false));
+            prop_assert_eq!(with_fast_path.fast_path.is_some(), name.is_ascii() && !name.contains('\x1b'));
+            let mut by_columns =
+                RowMeasurements { fast_path: None, widest: vec![0; 6], totals: Totals::default(), ..with_fast_path.clone() };
             for row in &rows {
                 by_columns.add(row, &facts[0]);
             }
-            prop_assert_eq!(&fast_path.widest, &by_columns.widest);
+            prop_assert_eq!(&with_fast_path.widest, &by_columns.widest);
             let text = |measurements| {
                 let mut out = vec![];
                 let list = ListTable { rows: &rows, facts: &facts, measurements, total: rows.len(), header };
                 table(&mut out, &list, TextStyle { color: false, width, unicode: true }).expect("written");
                 String::from_utf8(out).expect("text")
             };
-            prop_assert_eq!(text(fast_path), text(by_columns));
+            prop_assert_eq!(text(with_fast_path), text(by_columns));
         }
     }
 }
