@@ -126,8 +126,9 @@ fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because each ordinary bind that could
-    // clear the note conflicts with this socket. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
+    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because only beside this socket can every
+    // ordinary bind that would clear the note conflict (a non-listening socket with SO_REUSEADDR does not conflict). With
+    // CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 

@@ -1,6 +1,7 @@
-//! Runs each command line of twtool and sysctl in the help, in the documents (code spans and `console` blocks) and in the messages of src/.
-//! Each line runs in a namespace with the sockets that the line needs. It must end with a documented exit code, and twtool must not report
-//! wrong usage. `Stage::run` replaces placeholders such as PORT, and adds options to lines that would not end or would take a minute.
+//! Runs each twtool command in code spans of the help, of the documents (except CHANGELOG.md) and of src/, and each line of twtool or
+//! sysctl in help examples and `console` blocks. Each line runs in a namespace with the sockets that the line needs. It must end with a
+//! documented exit code, and twtool must not report wrong usage. `Stage::run` replaces placeholders such as PORT, and adds options to lines
+//! that would not end or would take a minute.
 //!
 //! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
 //! code.

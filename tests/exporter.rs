@@ -209,7 +209,7 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
 }
 
 /// Makes this side of a connection silent, as if the machine were switched off: a filter drops each packet that arrives. Closing the
-/// socket would not be enough, because the kernel would answer a late packet of the exporter with a RST.
+/// socket would send a FIN. TCP_REPAIR suppresses the FIN, but then the kernel answers a late packet of the exporter with a RST.
 fn vanish(stream: &TcpStream) {
     // BPF_RET with 0: keep 0 bytes of the packet.
     socket2::SockRef::from(stream).attach_filter(&[socket2::SockFilter::new(0x06, 0, 0, 0)]).expect("a filter");

@@ -178,7 +178,8 @@ pub(crate) fn destroys_buckets() -> bool {
     })
 }
 
-/// Whether SOCK_DESTROY ends an orphan (since 6.11, and in late 6.1 stable releases). On other kernels the orphan keeps its port.
+/// Whether SOCK_DESTROY ends an orphan (since 6.11; some older kernels have the fix, for example Debian's 6.1.176). Without it, the
+/// orphan keeps its port.
 pub(crate) fn ends_orphans() -> bool {
     twtool::lab::orphan::test_sock_destroy().expect("a private network namespace")
 }
