@@ -10,7 +10,7 @@ use twtool::model::bind::ReuseOptions;
 
 use crate::support::bind::OPTION_SETS;
 use crate::support::commands;
-use crate::support::netns::{has_user, in_another_namespace};
+use crate::support::netns::{has_user, on_thread_in_new_namespace};
 use crate::support::opener::{self, Opened, Spec};
 use crate::support::random::Random;
 use crate::support::situations::{addr, bucket_of_server};
@@ -120,7 +120,7 @@ enum Before {
 }
 
 /// Makes the sockets in this order. A socket that cannot be made is left out, in the situation and in each copy of it.
-fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::OpenSockets> {
+fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::OpenedSockets> {
     let has = |one: &Before| matches!(one, Before::Open(_, spec) if spec.dev.as_deref() == Some(SECOND));
     if *dev == Some(SECOND) || before.iter().any(has) {
         second_device();
@@ -229,7 +229,7 @@ impl Choices {
 /// The results of bind() and listen() for each attempt, in the order of twtool. The error is an option that the kernel refuses.
 fn independent(before: &[Before], asked: &Asked) -> Result<Vec<(String, Option<String>)>, String> {
     let in_a_copy = |open: &Opening| {
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             let _kept = make(before, asked);
             open()
         })
@@ -276,7 +276,7 @@ fn in_random_situations_the_answer_equals_independent_binds() {
         let (before, asked) = choices.situation(&mut random);
         let what = format!("TWTOOL_SEED={seed}, situation {number}: {asked:?} beside {before:?}");
         let expected = independent(&before, &asked);
-        let (run, wait) = in_another_namespace(|| {
+        let (run, wait) = on_thread_in_new_namespace(|| {
             let _kept = make(&before, &asked);
             let words = asked.arguments();
             let run = twtool(["bind-test".into(), "--json".into()].into_iter().chain(words.clone()));
@@ -343,7 +343,7 @@ fn answer(words: &str) -> Run {
     twtool(["bind-test", "--json"].into_iter().chain(words.split(' ')))
 }
 
-fn hold(at: &str) -> opener::OpenSockets {
+fn hold(at: &str) -> opener::OpenedSockets {
     let (opened, kept) = opener::open(0, &[Spec { at: at.into(), listen: true, ..Spec::default() }]);
     assert_eq!(opened, [Opened::Called("ok".into(), Some("ok".into()))]);
     kept

@@ -45,12 +45,12 @@ fn the_cause_of_bind_test_is_the_same_for_every_value_of_with() {
             let situation = || leave(olds, fin_wait_2);
             // A bind with SO_REUSEPORT changes the result of the next bind, so each bind has its own situation.
             let works = OPTION_SETS.map(|options| {
-                crate::support::netns::in_another_namespace(|| {
+                crate::support::netns::on_thread_in_new_namespace(|| {
                     let _kept = situation();
                     bind("0.0.0.0", 8080, options, false).0 == "ok"
                 })
             });
-            crate::support::netns::in_another_namespace(|| {
+            crate::support::netns::on_thread_in_new_namespace(|| {
                 let _kept = situation();
                 check(works, &format!("old sockets {olds:?}, FIN_WAIT_2 {fin_wait_2}"));
             });

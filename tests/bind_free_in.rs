@@ -11,7 +11,7 @@ use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::bind::{OpenSockets, bind};
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::random::Random;
 use crate::support::records::number;
 use crate::support::situations::{addr, connect, half_closed};
@@ -100,7 +100,7 @@ fn no_bind_works_before_free_in_has_passed() {
                 // Each thread has its own table of descriptors. Otherwise a child that another thread starts would hold copies of the
                 // listeners of this thread for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
-                in_another_namespace(|| check(situation, &ADDRS));
+                on_thread_in_new_namespace(|| check(situation, &ADDRS));
             });
         }
     });

@@ -135,13 +135,13 @@ fn a_holder_has_the_documented_keys_in_order() {
     let socket = listener();
     let _child = Process::start(Command::new("sleep"), &socket);
     let run = twtool(["bind-test", "8080", "--json"]).code(1);
-    let in_order = |keys: &[String], contract: &[&str]| {
-        let known: Vec<_> = keys.iter().filter(|key| contract.contains(&key.as_str())).collect();
-        assert_eq!(known, contract, "in {keys:?}");
+    let in_order = |keys: &[String], documented: &[&str]| {
+        let known: Vec<_> = keys.iter().filter(|key| documented.contains(&key.as_str())).collect();
+        assert_eq!(known, documented, "in {keys:?}");
     };
     let document: Document = serde_json::from_str(&run.stdout).expect("a document");
-    let contract = [crate::support::records::LIST_KEYS.as_slice(), &["inode", "processes", "blocks"]].concat();
-    in_order(&document.holders[0].0, &contract);
+    let documented = [crate::support::records::LIST_KEYS.as_slice(), &["inode", "processes", "blocks"]].concat();
+    in_order(&document.holders[0].0, &documented);
     let Processes { holders: [holder] } = serde_json::from_str(&run.stdout).expect("a document");
     in_order(&holder.processes[0].0, &["pid", "comm", "cgroup"]);
 }

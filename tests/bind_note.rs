@@ -12,7 +12,7 @@ use twtool::model::bind::ReuseOptions;
 
 use crate::support::bind::{OpenSockets, bind};
 use crate::support::limits::drop_capability;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::situations::{addr, connect};
 use crate::support::twtool::{PATH, Run, program, twtool};
 use crate::support::{measured, not_checked, suite};
@@ -86,7 +86,7 @@ const SHARED: &[&str] = &["SO_REUSEPORT"];
 /// For each address of ADDRS: makes `beside` in a new network namespace, and returns the result of a second server's bind.
 /// `None` if `beside` cannot be made.
 fn second_server(beside: &Beside) -> Option<Vec<String>> {
-    let get = |at: &&str| in_another_namespace(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
+    let get = |at: &&str| on_thread_in_new_namespace(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
     ADDRS.iter().map(get).collect()
 }
 
@@ -94,7 +94,7 @@ fn second_server(beside: &Beside) -> Option<Vec<String>> {
 /// lacks CAP_NET_ADMIN. Returns the JSON and the run of bind-test, and the result of the second server's bind. Unless
 /// bind-test reports `note_lost`, this result must be the same as without bind-test.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
-    in_another_namespace(|| {
+    on_thread_in_new_namespace(|| {
         let _kept = beside.make()?;
         if !admin {
             drop_capability(Capability::CAP_NET_ADMIN);
@@ -142,7 +142,7 @@ fn note_of_a_server() -> Server {
 }
 
 fn a_lost_note_of_a_server_is_reported() {
-    let before = in_another_namespace(|| {
+    let before = on_thread_in_new_namespace(|| {
         let _ipv6 = note_of_a_server();
         [(); 2].map(|()| bind("::", 8080, SHARED, false).0)
     });
@@ -152,7 +152,7 @@ fn a_lost_note_of_a_server_is_reported() {
         );
     }
     for args in [&["--with", "reuseport"][..], &["--addr", "::", "--with", "reuseport"]] {
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             let _ipv6 = note_of_a_server();
             let run = twtool([&["bind-test", "8080", "--json"], args].concat()).code(1);
             let document = run.json();
@@ -166,7 +166,7 @@ fn a_lost_note_of_a_server_is_reported() {
             let again = twtool([&["bind-test", "8080", "--json"], args].concat()).code(1);
             assert_eq!(again.json()["note_lost"], false, "the note is gone{again}");
         });
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             let _ipv6 = note_of_a_server();
             let wait = twtool([&["wait", "8080", "--timeout", "0", "--json"], args].concat()).code(1);
             assert_eq!(wait.json()["bindable"], false, "a server would be refused now{wait}");

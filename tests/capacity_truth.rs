@@ -10,6 +10,7 @@ use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 use socket2::Socket;
 
+use crate::support::bind::OpenSockets;
 use crate::support::limits::{drop_capability, refuse};
 use crate::support::outbound::{
     LOW, bound, buckets, close_client_first, connect, connect_with, count_connects_until_full, narrow_range, serve, set,
@@ -48,9 +49,6 @@ suite! {
     ],
 }
 
-/// The sockets that must stay open while the situation is tested.
-type OpenSockets = Vec<Box<dyn Any>>;
-
 const SIZE: u16 = 16;
 
 /// A namespace with a range of 16 ports, the addresses of the situations, and servers on ports 443 and 444.
@@ -74,13 +72,13 @@ impl World {
     }
 
     /// Makes open connections.
-    fn open(count: usize, from: &str, to: &str) -> OpenSockets {
+    fn open(count: usize, from: &str, to: &str) -> Vec<OpenSockets> {
         let from = Some(from.parse().expect("an address"));
-        (0..count).map(|_| Box::new(connect(from, addr(to)).expect("a connection")) as Box<dyn Any>).collect()
+        (0..count).map(|_| Box::new(connect(from, addr(to)).expect("a connection")) as OpenSockets).collect()
     }
 
     /// Makes buckets.
-    fn closed(&self, count: usize, from: &str, to: &str) -> OpenSockets {
+    fn closed(&self, count: usize, from: &str, to: &str) -> Vec<OpenSockets> {
         buckets(count, from, self.server(to));
         vec![]
     }
@@ -93,7 +91,7 @@ impl World {
     }
 }
 
-fn keep(one: impl Any) -> OpenSockets {
+fn keep(one: impl Any) -> Vec<OpenSockets> {
     vec![Box::new(one)]
 }
 
@@ -115,7 +113,7 @@ fn ask(from: Option<&str>, to: &str, more: &[&str]) -> (Value, Run) {
 /// Makes the situation in a new namespace, runs twtool, and then connects until no port is left. `expected` is the number of connects
 /// that must succeed.
 #[track_caller]
-fn check(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str, expected: u64) {
+fn check(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str, expected: u64) {
     let (free, uncertain, further) = compare(name, make, from, to);
     assert_eq!(further, expected, "{name}: the connects that succeeded");
     if kernel::has_port_range_option() {
@@ -126,7 +124,7 @@ fn check(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str, expe
 /// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. A kernel that compares whole
 /// seconds may take over each of them. On such a kernel, twtool must report them as uncertain.
 #[track_caller]
-fn check_young(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str, expected: u64) {
+fn check_young(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
         return check(name, make, from, to, expected);
     }
@@ -142,8 +140,8 @@ fn check_young(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str
 /// Returns the number of free ports that twtool reports, by how much this number may be too high, and the number of connects that
 /// succeed.
 #[track_caller]
-fn compare(name: &str, make: fn(&World) -> OpenSockets, from: &str, to: &str) -> (u64, u64, u64) {
-    netns::in_another_namespace(|| {
+fn compare(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str) -> (u64, u64, u64) {
+    netns::on_thread_in_new_namespace(|| {
         let world = World::make();
         let kept = make(&world);
         let before = procfs::sockets().len();
@@ -188,7 +186,7 @@ fn connections_and_buckets_of_the_same_destination_take_ports() {
         keep(client)
     };
     check("a refused client", refused, "127.0.0.1", "127.0.0.1:443", 16);
-    netns::in_another_namespace(|| {
+    netns::on_thread_in_new_namespace(|| {
         let _world = World::make();
         let kept = World::open(SIZE.into(), "127.0.0.1", "127.0.0.1:443");
         let (destination, _) = ask(Some("127.0.0.1"), "127.0.0.1:443", &[]);
@@ -209,7 +207,9 @@ fn other_destinations_and_source_addresses_have_ports_of_their_own() {
 }
 
 /// Makes five buckets, and sets `tcp_tw_reuse` to `MODE`. If `OLD`, every bucket is old enough to be taken over; otherwise none is.
-fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(world: &World) -> OpenSockets {
+fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(
+    world: &World,
+) -> Vec<OpenSockets> {
     let (from, to) = match (IPV6, LOOPBACK) {
         (false, false) => ("10.0.0.2", "10.0.0.1:443"),
         (false, true) => ("127.0.0.1", "127.0.0.1:443"),
@@ -280,7 +280,7 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
 /// connect() takes over a bucket whose connection had timestamps, even if new connections have none, and never another bucket.
 fn the_timestamps_of_the_old_connection_decide_and_not_the_present_setting() {
     for (old, new) in [(1, 0), (0, 1)] {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             narrow_range(1);
             set("ipv4.tcp_timestamps", old);
             let server = serve("127.0.0.1:443");
@@ -326,7 +326,7 @@ fn explicitly_bound_ports_are_not_free() {
     check("idle beside connections of others", beside, "127.0.0.1", "127.0.0.1:444", 15);
 }
 
-fn drop_now(socket: Socket) -> OpenSockets {
+fn drop_now(socket: Socket) -> Vec<OpenSockets> {
     drop(socket);
     vec![]
 }
@@ -462,7 +462,7 @@ fn sockets_of_an_interface_have_ports_of_their_own() {
 
 fn one_port_of_a_range_with_an_odd_size_is_uncertain() {
     for size in [15, 17, 3] {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             narrow_range(size);
             let _server = serve("127.0.0.1:443");
             let (destination, run) = ask(None, "127.0.0.1:443", &[]);

@@ -137,7 +137,7 @@ fn a_bucket_of_a_socket_without_reuseaddr_blocks_bind() {
 
 fn if_the_bucket_and_the_client_have_reuseaddr_the_verdict_is_unknown_and_the_bucket_stays() {
     for timestamps in [1, 0] {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             set("ipv4.tcp_timestamps", timestamps);
             // This setting must have no effect.
             set("ipv4.tcp_tw_reuse", 1 - timestamps);
@@ -180,7 +180,7 @@ fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
             .map(|step| text(step, "purpose").to_owned())
     };
     for timestamps in [0, 1] {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             set("ipv4.tcp_timestamps", timestamps);
             let server = serve(TO);
             bucket(&server, true);

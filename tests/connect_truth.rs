@@ -291,7 +291,7 @@ fn the_verdict_predicts_the_result_of_a_later_connect() {
     let mut random = Random::new(seed);
     let (mut wrong, mut words, mut buckets): (Vec<String>, BTreeMap<String, u32>, usize) = (vec![], BTreeMap::new(), 0);
     for number in 0..SITUATIONS {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             let world = World::make(&mut random);
             let began = Instant::now();
             let client = client(&mut random, &world);

@@ -8,7 +8,7 @@ use twtool::model::bind::ReuseOptions;
 
 use crate::support::cgroup::Cgroup;
 use crate::support::commands;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::situations::{addr, bucket_of_server};
 use crate::support::twtool::twtool;
 use crate::support::{not_checked, suite};
@@ -42,7 +42,7 @@ impl Container {
     /// process.
     fn make(name: &str) -> Option<Self> {
         let cgroup = Cgroup::make(name).map_err(|why| not_checked(format!("--container: {why}"))).ok()?;
-        let process = in_another_namespace(|| {
+        let process = on_thread_in_new_namespace(|| {
             let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::NONE).expect("a server");
             bucket_of_server(&server, "127.0.0.1:8080");
             Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("sleep can be started")

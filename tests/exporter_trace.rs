@@ -21,7 +21,7 @@ use crate::metrics::{promtool_accepts, samples, sum};
 use crate::support::cgroup::Cgroup;
 use crate::support::exporter::{Exporter, ask, get};
 use crate::support::kernel::patience;
-use crate::support::netns::{has_user, in_another_namespace};
+use crate::support::netns::{has_user, on_thread_in_new_namespace};
 use crate::support::private_proc::Resident;
 use crate::support::tracer::{Outside, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{PATH, program, twtool};
@@ -190,7 +190,7 @@ fn each_network_namespace_has_its_own_counters() {
     let (done, wait) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            in_another_namespace(move || {
+            on_thread_in_new_namespace(move || {
                 // twtool finds a namespace by its processes.
                 let _resident = Resident::start();
                 close(&["close", "accepted"]);

@@ -25,7 +25,7 @@ use twtool::sys::sandbox;
 use crate::support::answers::{COMMANDS, MixedSituation, RunAnswer};
 use crate::support::bucket_namespaces::{BucketNamespace, show_only_own_processes};
 use crate::support::limits::refuse;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::private_proc::OwnPidNamespace;
 use crate::support::twtool::{PATH, Run, twtool};
 use crate::support::{measured, not_checked, procfs, suite};
@@ -145,7 +145,7 @@ impl Subject {
 
     /// The arguments. The ID of the process in the other network namespace replaces the word `PID`.
     fn args(&self, world: &World) -> Vec<String> {
-        self.args.iter().map(|arg| arg.replace("PID", &world.place.resident.pid())).collect()
+        self.args.iter().map(|arg| arg.replace("PID", &world.other.resident.pid())).collect()
     }
 
     /// Restores the situation before each run.
@@ -210,12 +210,12 @@ impl Subject {
 struct World {
     situation: MixedSituation,
     /// Another network namespace, with a bucket and a process.
-    place: BucketNamespace,
+    other: BucketNamespace,
 }
 
 impl World {
     fn make() -> Self {
-        Self { situation: MixedSituation::make(), place: BucketNamespace::make(42_001) }
+        Self { situation: MixedSituation::make(), other: BucketNamespace::make(42_001) }
     }
 
     /// Makes the situation again in a new namespace.
@@ -235,7 +235,7 @@ fn subjects(folder: &Path) -> Vec<Subject> {
     };
     let (new, old, replayed) = (file("new"), file("old"), folder.join("replayed.twrec"));
     // This recording is from another namespace, so that its replay gives another answer.
-    let before = in_another_namespace(|| {
+    let before = on_thread_in_new_namespace(|| {
         twtool(["list", "--record", old.to_str().expect("UTF-8")]).ok();
         fs::read(&old).expect("a recording")
     });

@@ -208,7 +208,7 @@ fn differential(for_ss: bool, with_ss: bool) {
     let expressions: Vec<String> = (0..count).map(|_| generator.list(3, true)).collect();
     let asked = Asked::default();
     while asked.next.load(Ordering::Relaxed) < count {
-        netns::in_another_namespace(|| compare(&expressions, &asked, with_ss));
+        netns::on_thread_in_new_namespace(|| compare(&expressions, &asked, with_ss));
     }
     let (selective, failures) = (asked.selective.into_inner(), asked.failures.into_inner().expect("no panic held it"));
     let failed = failures.len();
@@ -359,7 +359,7 @@ fn every_form_selects_the_expected_rows() {
     let (mut left, mut wrong) = (forms.iter(), vec![]);
     while !left.as_slice().is_empty() {
         // A slow machine needs more than one population.
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             let varied = Varied::make();
             let began = Instant::now();
             while began.elapsed() < FRESH

@@ -661,7 +661,7 @@ fn a_warning_names_the_flag_that_would_select_a_socket() {
 
 fn no_command_is_printed_for_sockets_that_this_kernel_cannot_remove() {
     let hint = || twtool(["kill", "--local-port", "8080", "--yes"]).code(1).stderr;
-    netns::in_another_namespace(|| {
+    netns::on_thread_in_new_namespace(|| {
         let server = listen("127.0.0.1:8080");
         let open = half_closed(&server, "127.0.0.1:8080", ActiveCloser::Server);
         assert_eq!(hint().contains("cannot remove it"), !kernel::destroys_buckets(), "{}", hint());

@@ -353,7 +353,7 @@ fn an_interface_whose_name_is_not_utf8_is_printed_the_same_way_live_and_in_a_rep
 fn an_interface_is_looked_up_in_its_namespace_whichever_thread_asks() {
     let (here, there) = (
         interfaces::here(),
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             let end = |index, name| VethEnd { index, name, mac: [2, 0, 0, 0, 0, 7] };
             rtnetlink::create_veth(end(70, "there0"), end(71, "there1")).expect("a pair of interfaces");
             interfaces::here()
@@ -416,7 +416,7 @@ fn a_listener_of_another_namespace_is_not_seen() {
     let server = listen("127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
     let here = netns_inode();
-    let (there, rows) = crate::support::netns::in_another_namespace(|| (netns_inode(), list(&[])));
+    let (there, rows) = crate::support::netns::on_thread_in_new_namespace(|| (netns_inode(), list(&[])));
     assert_ne!(here, there);
     assert_eq!(rows, [] as [Value; 0]);
     assert_eq!(list(&[]).len(), 1);

@@ -110,17 +110,17 @@ fn each_namespace_has_its_own_settings_and_listeners() {
 
 fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     private_proc::mount_private_folders();
-    let (place, other) = (
+    let (web, other) = (
         in_new_namespace(|| {
             private_proc::name_this_namespace("web");
             BucketNamespace::make_here(42_001)
         }),
         BucketNamespace::make(42_002),
     );
-    let pid = place.resident.pid();
+    let pid = web.resident.pid();
     for word in ["web", "/run/netns/web", &format!("/proc/{pid}/ns/net"), &pid] {
         let records = list(&["--netns", word, "-o", "ndjson"]).ok().ndjson();
-        assert_eq!(clients(&records), [(place.inode, 42_001)], "{word}");
+        assert_eq!(clients(&records), [(web.inode, 42_001)], "{word}");
         assert_eq!(records[0]["netns_name"], "web", "the argument does not change the name: {word}");
     }
     // A namespace without a name is named after its process with the lowest ID.
@@ -132,10 +132,10 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
     }
 }
 
-/// Runs a function in the network namespace `place`, and returns to the namespace of the caller.
-fn hop_into<T>(place: &BucketNamespace, run: impl FnOnce() -> T) -> T {
+/// Runs a function in the network namespace `other`, and returns to the namespace of the caller.
+fn hop_into<T>(other: &BucketNamespace, run: impl FnOnce() -> T) -> T {
     in_new_namespace(|| {
-        let there = fs::File::open(format!("/proc/{}/ns/net", place.resident.pid())).expect("a namespace");
+        let there = fs::File::open(format!("/proc/{}/ns/net", other.resident.pid())).expect("a namespace");
         nix::sched::setns(there, nix::sched::CloneFlags::CLONE_NEWNET).expect("entered");
         run()
     })
@@ -146,7 +146,7 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
     fs::write("/etc/services", "everywhere 8080/tcp\n").expect("written");
     fs::create_dir("/etc/netns/web").expect("a folder");
     fs::write("/etc/netns/web/services", "inside 8080/tcp\n").expect("written");
-    let place = in_new_namespace(|| {
+    let web = in_new_namespace(|| {
         private_proc::name_this_namespace("web");
         BucketNamespace::make_here(42_001)
     });
@@ -158,17 +158,17 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
     assert_eq!(services, ["inside", "everywhere"]);
     // If only one namespace has the service name, the answer is incomplete.
     let run = list(&[&both[..], &["--local-port", "inside"]].concat()).code(2);
-    assert_eq!(clients(&run.ndjson()), [(place.inode, 42_001)], "{run}");
+    assert_eq!(clients(&run.ndjson()), [(web.inode, 42_001)], "{run}");
     run.says(&other.resident.pid()).says("'inside'");
     list(&["--netns", &other.resident.pid(), "--local-port", "inside"]).refused("inside");
     twtool(["port", "inside", "--netns", "web"]).ok().prints("8080");
 }
 
 fn a_namespace_that_is_asked_for_twice_is_read_once() {
-    let place = BucketNamespace::make(42_001);
-    let (pid, path) = (place.resident.pid(), format!("/proc/{}/ns/net", place.resident.pid()));
+    let other = BucketNamespace::make(42_001);
+    let (pid, path) = (other.resident.pid(), format!("/proc/{}/ns/net", other.resident.pid()));
     let run = list(&["--netns", &pid, "--netns", &path, "--netns", &pid, "--json"]).ok();
-    assert_eq!(clients(&run.records("sockets")), [(place.inode, 42_001)], "{run}");
+    assert_eq!(clients(&run.records("sockets")), [(other.inode, 42_001)], "{run}");
 }
 
 fn port_bind_test_and_summary_answer_for_the_selected_namespace() {
@@ -292,19 +292,19 @@ fn capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace() {
 
 fn a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
-    let place = BucketNamespace::make(42_001);
-    drop(place.server);
-    let pid = place.resident.pid();
+    let other = BucketNamespace::make(42_001);
+    drop(other.server);
+    let pid = other.resident.pid();
     let shell = ["--", "sh", "-c", "readlink /proc/self/ns/net"];
     let wait = |args: &[&str]| twtool([&["wait", "8080", "--with", "none", "--timeout", "0"], args].concat());
     wait(&[]).code(0);
     let blocked = wait(&["--netns", &pid, "--json"]).code(1);
     let document = blocked.json();
-    assert_eq!((&document["netns"], &document["blocked_by"][0]["remote_port"]), (&json!(place.inode), &json!(42_001)));
+    assert_eq!((&document["netns"], &document["blocked_by"][0]["remote_port"]), (&json!(other.inode), &json!(42_001)));
     assert_eq!(wait(&[&["--netns", &pid], &shell[..]].concat()).code(1).stdout, "");
 
     let mut waiter = Waiter::start(&["8080", "--with", "none", "--netns", &pid]);
-    assert_eq!(waiter.blocked("time-wait")["blocked_by"][0]["netns"], place.inode);
+    assert_eq!(waiter.blocked("time-wait")["blocked_by"][0]["netns"], other.inode);
     twtool(["kill", "--local-port", "8080", "--netns", &pid, "--yes"]).ok();
     assert_eq!(waiter.end().last["bindable"], true);
     let run = wait(&[&["--netns", &pid], &shell[..]].concat()).ok();
@@ -324,12 +324,12 @@ fn kill_removes_only_the_bucket_of_the_selected_namespace() {
 }
 
 fn reading_another_namespace_does_not_change_the_list_of_the_callers_own_namespace() {
-    let place = BucketNamespace::make(42_001);
+    let other = BucketNamespace::make(42_001);
     // One process reads both namespaces. Entering the other namespace must not change the answer about the caller's own namespace.
-    let run = list(&["--netns", &place.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
+    let run = list(&["--netns", &other.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
     assert_eq!(
         clients(&run.records("sockets")),
-        [(place.inode, 42_001)],
+        [(other.inode, 42_001)],
         "the test's own namespace has no bucket{run}"
     );
 }
@@ -395,9 +395,9 @@ fn namespaces_and_processes_that_end_are_skipped() {
         residents.push((0..4).map(|_| in_new_namespace(Resident::start)).collect());
     }
     // The bucket lasts a minute, so it is made last.
-    let place = BucketNamespace::make(42_001);
+    let other = BucketNamespace::make(42_001);
     let born = Instant::now();
-    let expected = (place.inode, 42_001);
+    let expected = (other.inode, 42_001);
     if !show_only_own_processes(&pid_namespace) {
         return;
     }
@@ -420,12 +420,12 @@ fn namespaces_and_processes_that_end_are_skipped() {
 }
 
 fn a_limit_applies_to_all_namespaces_together() {
-    let places: Vec<_> = (42_001..42_005).map(BucketNamespace::make).collect();
-    let pids: Vec<String> = places.iter().map(|place| place.resident.pid()).collect();
+    let others: Vec<_> = (42_001..42_005).map(BucketNamespace::make).collect();
+    let pids: Vec<String> = others.iter().map(|other| other.resident.pid()).collect();
     let args: Vec<&str> = pids.iter().flat_map(|pid| ["--netns", pid]).collect();
     let run = |more: &[&str]| list(&[&args[..], more].concat()).ok();
     for limit in 0..=5_usize {
-        let wanted: Vec<_> = places.iter().map(|place| place.inode).take(limit).collect();
+        let wanted: Vec<_> = others.iter().map(|other| other.inode).take(limit).collect();
         let ndjson = run(&["--limit", &limit.to_string(), "-o", "ndjson"]).ndjson();
         assert_eq!(ndjson.iter().map(|record| number(record, "netns")).collect::<Vec<_>>(), wanted);
         let csv = run(&["--limit", &limit.to_string(), "-o", "csv"]).csv().1;
@@ -521,8 +521,8 @@ fn device() -> Vec<u8> {
 }
 
 fn a_recording_of_another_namespace_gives_the_same_bytes() {
-    let place = BucketNamespace::make(42_001);
-    let pid = place.resident.pid();
+    let other = BucketNamespace::make(42_001);
+    let pid = other.resident.pid();
     let folder = tempfile::tempdir().expect("a folder");
     for format in ["table", "json", "ndjson", "csv"] {
         let file = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
@@ -530,9 +530,9 @@ fn a_recording_of_another_namespace_gives_the_same_bytes() {
         assert!(live.stdout.contains("42001"), "the list has the bucket{live}");
         assert_eq!(live.stdout, list(&["-o", format, "--replay", &file]).ok().stdout);
     }
-    let other = BucketNamespace::make(42_002);
+    let second = BucketNamespace::make(42_002);
     let file = folder.path().join("two").into_os_string().into_string().expect("UTF-8");
-    list(&["--netns", &pid, "--netns", &other.resident.pid(), "--record", &file]).refused("--record");
+    list(&["--netns", &pid, "--netns", &second.resident.pid(), "--record", &file]).refused("--record");
     assert!(!Path::new(&file).exists());
 }
 

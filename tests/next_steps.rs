@@ -18,7 +18,7 @@ use crate::support::bind::{OpenSockets, bind};
 use crate::support::commands::needs_program;
 use crate::support::dialogue::Dialogue;
 use crate::support::limits::{drop_capabilities_but_setfcap, drop_capability};
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::private_proc::{self, Resident, in_new_namespace};
 use crate::support::records::text;
 use crate::support::situations::{addr, connect, half_closed};
@@ -36,7 +36,7 @@ suite! {
         the_wait_comes_before_ending_the_process_that_names_its_namespace,
         a_server_in_a_named_namespace_is_started_there,
         a_server_with_workers_is_ended_by_one_command,
-        holders_without_a_step_are_counted,
+        commands_that_are_not_shown_are_counted,
         the_wait_comes_before_ending_a_client_that_uses_the_port,
         buckets_beside_a_listener_are_named,
         a_privileged_port_is_opened_to_every_user,
@@ -119,7 +119,7 @@ fn the_printed_commands_wait_for_buckets_and_remove_them() {
     for situation in situations {
         for (with, options) in SERVERS {
             let binds = || bind("0.0.0.0", 8080, options, false).0;
-            in_another_namespace(|| {
+            on_thread_in_new_namespace(|| {
                 let _kept = situation();
                 let (wait, kill) = wait_and_kill(steps(&["bind-test", "8080", "--with", with]));
                 let kill = kill.expect("two steps");
@@ -132,7 +132,7 @@ fn the_printed_commands_wait_for_buckets_and_remove_them() {
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{wait}");
                 assert_eq!(binds(), "ok", "{kill}");
             });
-            in_another_namespace(|| {
+            on_thread_in_new_namespace(|| {
                 let _kept = situation();
                 let [kill] = steps(&["wait", "8080", "--with", with, "--timeout", "0"]).try_into().expect("one step");
                 run_and_agree(&kill);
@@ -171,7 +171,7 @@ fn buckets_on_other_addresses_stay() {
     ];
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     for (asked, removed) in cases {
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             buckets_on(&ADDRS);
             let kill = kill_step(&[&["bind-test", "8080"], asked].concat());
             run_and_agree(&kill);
@@ -183,7 +183,7 @@ fn buckets_on_other_addresses_stay() {
     }
     // A socket on `::` without IPV6_V6ONLY conflicts with IPv4 sockets.
     for (v6only, expected) in [("1", "EADDRINUSE"), ("0", "ok")] {
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             buckets_on(&ADDRS);
             sysctl::write("ipv6.bindv6only", v6only).expect("the namespace is ours");
             run_and_agree(&kill_step(&["bind-test", "8080", "-6"]));
@@ -259,7 +259,7 @@ fn socket(listens: bool) -> Socket {
 
 fn the_process_that_holds_the_port_is_ended() {
     for command in [&["bind-test", "8080"][..], &["wait", "8080", "--timeout", "0"]] {
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             let mut owner = Owner::of(socket(true));
             let kill = format!("kill {}", owner.0.id());
             let document = twtool([command, &["--json"]].concat()).code(1).json();
@@ -355,18 +355,23 @@ fn a_server_with_workers_is_ended_by_one_command() {
     run(text(&document["next"][1], "command")).code(0).prints("started");
 }
 
-fn holders_without_a_step_are_counted() {
+fn commands_that_are_not_shown_are_counted() {
     let listener = |at: &str| {
         let socket = twtool::sys::bind::socket(addr(at).ip(), ReuseOptions::NONE).expect("a socket");
         socket.bind(&addr(at).into()).expect("bound");
         socket.listen(1).expect("listening");
         Owner::of(socket)
     };
-    let _owners: Vec<Owner> = (1..=6).map(|last| listener(&format!("127.0.0.{last}:8080"))).collect();
-    let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
-    if let Some((_, purpose)) = step_about_processes(&document, 3) {
-        assert!(purpose.contains("(2 more commands are necessary; --json lists all holders)"), "{document}");
-    }
+    let mut owners: Vec<Owner> = (1..=5).map(|last| listener(&format!("127.0.0.{last}:8080"))).collect();
+    let asserts_count = |count: &str| {
+        let document = twtool(["bind-test", "8080", "--json"]).code(1).json();
+        if let Some((_, purpose)) = step_about_processes(&document, 3) {
+            assert!(purpose.contains(&format!("({count} necessary; --json lists all holders)")), "{document}");
+        }
+    };
+    asserts_count("1 more command is");
+    owners.push(listener("127.0.0.6:8080"));
+    asserts_count("2 more commands are");
 }
 
 fn the_wait_comes_before_ending_a_client_that_uses_the_port() {

@@ -21,7 +21,7 @@ use twtool::sys::{sandbox, sysctl};
 use crate::support::bind::{OpenSockets, bind};
 use crate::support::dialogue::Dialogue;
 use crate::support::outbound::{LOW, buckets, connect, narrow_range, serve, set};
-use crate::support::private_proc::{inode, mount_private_folders, name_this_namespace, show_its_processes};
+use crate::support::private_proc::{inode, mount_private_folders, mount_proc_of_pid_namespace, name_this_namespace};
 use crate::support::records::text;
 use crate::support::settings::{read, reserved};
 use crate::support::situations::{addr, connect as connect_client};
@@ -629,7 +629,7 @@ fn the_sockets_of_systemd_are_listed() {
     fs::copy(sleep, &systemd).expect("a copy");
     unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
     let _first = Owner::named(systemd.to_str().expect("UTF-8"), listening());
-    if !show_its_processes() {
+    if !mount_proc_of_pid_namespace() {
         return not_checked("the command for a socket of systemd: no /proc of its own can be mounted here");
     }
     let run = twtool(["bind-test", "8080", "--json"]).code(1);

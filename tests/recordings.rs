@@ -17,7 +17,7 @@ use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
 use crate::support::limits::{drop_capability, refuse, refuse_files_without_a_name};
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::procfs;
 use crate::support::records::cookies;
 use crate::support::situations::{Mixed, bucket_of_server, listen, many_buckets};
@@ -102,7 +102,7 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
     for format in FORMATS {
         let live = list(&["-o", format, "--fin-wait-2", "--record", &file, "--force"]).ok();
         assert!(live.stdout.len() > 100, "the answer contains the buckets{live}");
-        let replay = in_another_namespace(|| {
+        let replay = on_thread_in_new_namespace(|| {
             // This namespace has other settings, listeners and buckets, on which an answer of this namespace would depend.
             twtool::sys::sysctl::write("ipv4.ip_local_port_range", "1024 2000").expect("the namespace is ours");
             let servers = [listen("127.0.0.1:9000"), listen("127.0.0.1:9001")];

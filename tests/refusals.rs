@@ -254,7 +254,7 @@ fn hidden_processes_are_reported_as_hidden() {
     let _pid_namespace = OwnPidNamespace::enter();
     // The socket listens, because older kernels do not list a socket that is only bound.
     let _holder = held(std::net::TcpListener::bind("127.0.0.1:8080").expect("a listener"));
-    if !private_proc::hide_its_processes() {
+    if !private_proc::mount_proc_with_hidepid() {
         return not_checked("hidepid: a private /proc cannot be mounted here");
     }
     // Process 1 and the process with the socket have capabilities that twtool lacks, so twtool has no permission to trace them.

@@ -502,7 +502,8 @@ fn a_replay_gives_the_same_bytes() {
         let path = folder.path().join(format).into_os_string().into_string().expect("UTF-8");
         let live = summary(&["-o", format, "--record", &path]).ok();
         assert!(live.stdout.contains("sockstat"), "{live}");
-        let replay = crate::support::netns::in_another_namespace(|| summary(&["-o", format, "--replay", &path]).ok());
+        let replay =
+            crate::support::netns::on_thread_in_new_namespace(|| summary(&["-o", format, "--replay", &path]).ok());
         assert_eq!(live.stdout, replay.stdout, "{format}");
         summary(&["-o", format, "--record", &path]).refused(&path);
     }

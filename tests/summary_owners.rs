@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use twtool::lab::ActiveCloser;
 
 use crate::support::cgroup::Cgroup;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::records::number;
 use crate::support::situations::{bucket_of_client, bucket_of_server, connect, half_closed, listen};
 use crate::support::tracer::Tracer;
@@ -224,7 +224,7 @@ fn each_namespace_has_its_own_owners() {
         let listener = listener_with_bucket("127.0.0.1:8080");
         Holder::of(&listener)
     };
-    let (here, there) = (make_holder(), in_another_namespace(make_holder));
+    let (here, there) = (make_holder(), on_thread_in_new_namespace(make_holder));
     let pids = [here.child.id(), there.child.id()].map(|pid| pid.to_string());
     let run = summary(&["--by", "owner", "--json", "--netns", &pids[0], "--netns", &pids[1]]).ok();
     let found: BTreeMap<String, u64> =

@@ -13,7 +13,7 @@ use serde_json::Value;
 use twtool::sys::sysctl;
 
 use crate::support::kernel::bucket_cookies;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::outbound::set;
 use crate::support::tracer::{Outside, Tracer, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{Keys, PATH, twtool};
@@ -153,7 +153,7 @@ fn equal_ends_in_two_namespaces_are_two_closes() {
     let tracer = Tracer::start("");
     let (expected, other) = (
         close(&["same_ends"]),
-        in_another_namespace(|| {
+        on_thread_in_new_namespace(|| {
             let other = Tracer::start("");
             let expected = close(&["same_ends"]);
             other.check(&expected)

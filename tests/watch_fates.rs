@@ -135,7 +135,7 @@ fn the_events_of_a_thousand_buckets_are_correct() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY for buckets");
     for size in SIZES {
         let groups = Groups { size };
-        match netns::in_another_namespace(|| fates(groups)) {
+        match netns::on_thread_in_new_namespace(|| fates(groups)) {
             Ok(events) => return check(groups, &events),
             Err(TooSlow) => {
                 not_checked(format!("watch_fates: {} buckets on this machine, which is too slow", 10 * size));

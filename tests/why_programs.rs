@@ -17,7 +17,7 @@ use twtool::model::bind::ReuseOptions;
 use crate::support::bind::{OpenSockets, bind};
 use crate::support::commands::{has, needs_program};
 use crate::support::kernel::patience;
-use crate::support::netns::in_another_namespace;
+use crate::support::netns::on_thread_in_new_namespace;
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::twtool::PATH;
 use crate::support::{measured, not_checked, suite};
@@ -210,7 +210,7 @@ fn real_servers_are_reported_as_strace_reports_them() {
             continue;
         }
         for situation in &SITUATIONS {
-            in_another_namespace(|| check(program, line, situation));
+            on_thread_in_new_namespace(|| check(program, line, situation));
             checked += 1;
         }
     }
@@ -227,7 +227,7 @@ fn check(program: &str, line: &str, situation: &ServerCase) {
         command
     };
     // Each run has a namespace of its own, so that sockets of the previous run do not block it.
-    let expected = in_another_namespace(|| {
+    let expected = on_thread_in_new_namespace(|| {
         let _kept = make();
         let log = folder.path().join("strace");
         let mut strace = Command::new("strace");

@@ -159,7 +159,7 @@ impl BindCase {
         assert_eq!(
             Keys::of(&run.stdout),
             DOCUMENT_KEYS.into_iter().chain(KEYS).collect::<Vec<_>>(),
-            "the keys in the order of the contract"
+            "the keys in the order of docs/json.md"
         );
         assert_eq!(
             (text(&document, "verdict"), text(&document, "cause")),
@@ -185,7 +185,7 @@ impl BindCase {
             OPTION_SETS.map(|options| {
                 let shares = options.contains(&"SO_REUSEPORT");
                 let result = shares.then(|| {
-                    netns::in_another_namespace(|| {
+                    netns::on_thread_in_new_namespace(|| {
                         let _kept = (self.make)();
                         bind(addr, self.port(), options, listen)
                     })
@@ -328,7 +328,7 @@ impl Attempt {
 pub(crate) fn check_all(situations: &[BindCase]) {
     let mut failures = vec![];
     for situation in situations {
-        let checked = catch_unwind(AssertUnwindSafe(|| netns::in_another_namespace(|| situation.check())));
+        let checked = catch_unwind(AssertUnwindSafe(|| netns::on_thread_in_new_namespace(|| situation.check())));
         if let Err(panic) = checked {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");

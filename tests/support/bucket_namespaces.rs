@@ -50,7 +50,7 @@ pub(crate) fn clients(records: &[Value]) -> Vec<(u64, u64)> {
 
 /// Makes /proc show only the processes of the pid namespace. If the kernel does not allow it, notes that as not checked and returns false.
 pub(crate) fn show_only_own_processes(_: &OwnPidNamespace) -> bool {
-    let shown = private_proc::show_its_processes();
+    let shown = private_proc::mount_proc_of_pid_namespace();
     if !shown {
         not_checked("--all-netns with only the namespaces of the test: a private /proc cannot be mounted here");
     }

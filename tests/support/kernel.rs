@@ -73,7 +73,7 @@ sockopt_impl!(PortRange, SetOnly, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
 pub(crate) fn lists_bound_sockets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()).expect("bound");
             // State 13 is TCP_BOUND_INACTIVE.
@@ -171,7 +171,7 @@ fn make_bucket() -> (SocketAddr, SocketAddr) {
 pub(crate) fn destroys_buckets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             Killer::new().destroy(make_bucket());
             procfs::bucket_count() == 0
         })
@@ -188,7 +188,7 @@ pub(crate) fn ends_orphans() -> bool {
 pub(crate) fn lists_marks_of_buckets() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        netns::in_another_namespace(|| {
+        netns::on_thread_in_new_namespace(|| {
             const INET_DIAG_MARK: u16 = 15;
             make_bucket();
             let answer = dump(1 << 6);

@@ -96,8 +96,8 @@ pub(crate) fn assert_isolated() {
 }
 
 /// Runs a function on a new thread in a new network namespace.
-pub(crate) fn in_another_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    on_a_thread("elsewhere", || {
+pub(crate) fn on_thread_in_new_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    on_a_thread("new-namespace", || {
         sandbox::enter_network_namespace().expect("a second network namespace");
         run()
     })
@@ -106,9 +106,9 @@ pub(crate) fn in_another_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T
 /// Runs a function in a new network namespace with its own hash table of connections and buckets. The table has this many chains.
 /// Returns `None` if all namespaces of this kernel share one table (before 6.1).
 pub(crate) fn with_chains<T: Send>(chains: u32, run: impl FnOnce() -> T + Send) -> Option<T> {
-    in_another_namespace(|| {
+    on_thread_in_new_namespace(|| {
         sysctl::write("ipv4.tcp_child_ehash_entries", &chains.to_string()).ok()?;
-        Some(in_another_namespace(run))
+        Some(on_thread_in_new_namespace(run))
     })
 }
 

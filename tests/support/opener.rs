@@ -95,12 +95,12 @@ impl Spec {
 }
 
 /// The opened sockets, in this process or in a child. Dropping this value closes them, and ends the child.
-pub(crate) struct OpenSockets {
+pub(crate) struct OpenedSockets {
     _sockets: Vec<Socket>,
     child: Option<(Child, ChildStdin)>,
 }
 
-impl Drop for OpenSockets {
+impl Drop for OpenedSockets {
     fn drop(&mut self) {
         if let Some((mut child, stdin)) = self.child.take() {
             drop(stdin);
@@ -110,12 +110,12 @@ impl Drop for OpenSockets {
 }
 
 /// Opens the sockets one after the other as this user. Each socket stays open while the next ones are opened.
-pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, OpenSockets) {
+pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, OpenedSockets) {
     if uid == nix::unistd::geteuid().as_raw() {
         let (opened, sockets): (Vec<_>, Vec<_>) = specs.iter().map(Spec::open).unzip();
-        return (opened, OpenSockets { _sockets: sockets.into_iter().flatten().collect(), child: None });
+        return (opened, OpenedSockets { _sockets: sockets.into_iter().flatten().collect(), child: None });
     }
-    let instructions = serde_json::to_string(&(uid, specs)).expect("orders");
+    let instructions = serde_json::to_string(&(uid, specs)).expect("instructions");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     let mut child = command
         .env(INSTRUCTIONS, instructions)
@@ -127,13 +127,13 @@ pub(crate) fn open(uid: u32, specs: &[Spec]) -> (Vec<Opened>, OpenSockets) {
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
     let opened = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
     let stdin = child.stdin.take().expect("a pipe");
-    (opened, OpenSockets { _sockets: vec![], child: Some((child, stdin)) })
+    (opened, OpenedSockets { _sockets: vec![], child: Some((child, stdin)) })
 }
 
 /// Follows the instructions in a child process: becomes the user, opens the sockets, prints the results, and keeps the sockets open
 /// until its input ends.
 pub(crate) fn run_instructions(instructions: &str) {
-    let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(instructions).expect("orders");
+    let (uid, specs): (u32, Vec<Spec>) = serde_json::from_str(instructions).expect("instructions");
     setgroups(&[]).expect("setgroups");
     let gid = Gid::from_raw(uid);
     setresgid(gid, gid, gid).expect("setresgid");

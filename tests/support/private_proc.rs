@@ -94,14 +94,14 @@ impl OwnPidNamespace {
 /// belong to that namespace. Returns false if the kernel does not allow it, for example in a container, where other
 /// mounts cover parts of /proc.
 #[must_use]
-pub(crate) fn show_its_processes() -> bool {
+pub(crate) fn mount_proc_of_pid_namespace() -> bool {
     mount_proc("hidepid=0")
 }
 
 /// Mounts a /proc of the pid namespace that shows a reader only the processes that the reader is permitted to trace. It uses hidepid=4,
 /// because hidepid=2 shows all processes to the group of root. Returns false if the kernel does not allow it.
 #[must_use]
-pub(crate) fn hide_its_processes() -> bool {
+pub(crate) fn mount_proc_with_hidepid() -> bool {
     mount_proc("hidepid=4")
 }
 
