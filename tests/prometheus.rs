@@ -294,6 +294,16 @@ impl Drop for ExporterThatTraces {
     }
 }
 
+/// The query that counts the series by the values of a variable. It is empty if no series has the label.
+fn count_of_values(label_values: &str, instance: &str) -> String {
+    let values = label_values.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
+    let (series, label) = values.and_then(|values| values.rsplit_once(", ")).expect("a query for values");
+    let series = series.replace("$job", "twtool").replace("$instance", instance);
+    let (name, selector) = series.trim_end_matches('}').split_once('{').unwrap_or((&series, ""));
+    let separator = if selector.is_empty() { "" } else { ", " };
+    format!("count by ({label}) ({name}{{{selector}{separator}{label}!=\"\"}})")
+}
+
 /// Sends the query of every panel, and asserts that the result is not empty. Replaces the variables of a board as Grafana does. Only
 /// one exporter has metrics of traced closes.
 fn every_panel_has_series(instance: &str, traced: bool) {
@@ -320,10 +330,8 @@ fn every_panel_has_series(instance: &str, traced: bool) {
                 assert_eq!(variable["type"], "datasource", "{variable}");
                 continue;
             };
-            let values = query.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
-            let (series, label) = values.and_then(|values| values.rsplit_once(", ")).expect("a query for values");
-            let series = series.replace("$job", "twtool").replace("$instance", instance);
-            let query = format!("count by ({label}) ({series}{{}})").replace("}{}", "}");
+            let query = count_of_values(query, instance);
+            assert!(!query.contains('$'), "{query}");
             queries.push((format!("the variable {}", variable["name"]), query));
         }
     }
@@ -333,9 +341,13 @@ fn every_panel_has_series(instance: &str, traced: bool) {
     loop {
         let empty: Vec<_> = queries.iter().filter(|(_, query)| Prometheus::query(query).is_empty()).collect();
         if empty.is_empty() {
-            return;
+            break;
         }
         assert!(Instant::now() < deadline, "panels without series: {empty:#?}");
         std::thread::sleep(Duration::from_millis(500));
+    }
+    for typo in ["label_values(twtool_build_info, jobs)", "label_values(twtool_build_info{job=\"$job\"}, instances)"] {
+        let query = count_of_values(typo, instance);
+        assert_eq!(Prometheus::query(&query), Vec::<Value>::new(), "no series has the label: {query}");
     }
 }
