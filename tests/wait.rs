@@ -1,6 +1,7 @@
 //! `twtool wait` for timewait buckets on the real kernel: the wait ends when the port is free and not before, which the tests check
 //! with binds of their own. Also tests the output, the command that twtool starts after the wait, and the terminal.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,7 +24,7 @@ use crate::support::records::{DOCUMENT_KEYS, LIST_KEYS, number};
 use crate::support::situations::{addr, connect, half_closed, listen, many_buckets};
 use crate::support::twtool::{Keys, PATH, Run, command, twtool};
 use crate::support::waiter::{Ended, Waiter};
-use crate::support::{kernel, measured, procfs, suite};
+use crate::support::{kernel, measured, private_proc, procfs, suite};
 
 suite! {
     pure: [],
@@ -37,7 +38,7 @@ suite! {
         without_sock_diag_the_wait_uses_procfs,
         a_timeout_of_zero_is_one_attempt,
         a_timeout_reports_what_blocks,
-        quiet_prints_nothing,
+        quiet_prints_only_the_warnings_of_an_incomplete_answer,
         the_document_has_the_documented_keys,
         a_command_takes_the_place_of_twtool,
         a_command_on_a_reusable_port_comes_after_a_warning,
@@ -304,7 +305,7 @@ fn a_timeout_reports_what_blocks() {
     assert!(own_bind(8080, &["SO_REUSEADDR"]).contains(&"EADDRINUSE".to_owned()));
 }
 
-fn quiet_prints_nothing() {
+fn quiet_prints_only_the_warnings_of_an_incomplete_answer() {
     left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
     for (args, code) in [
         (["8080", "--timeout", "0", "-q"].as_slice(), 1),
@@ -315,6 +316,12 @@ fn quiet_prints_nothing() {
         let run = twtool([&["wait"], args].concat()).code(code);
         assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run}");
     }
+    // If the answer is incomplete, the warnings are printed.
+    private_proc::mount_private_folders();
+    fs::remove_file("/etc/services").expect("removed");
+    fs::create_dir("/etc/services").expect("a folder");
+    let run = twtool(["wait", "8080", "--timeout", "0", "-q"]).code(2).says("warning: /etc/services could not be read");
+    assert!(run.stdout.is_empty() && run.stderr.lines().count() == 1, "{run}");
 }
 
 fn the_document_has_the_documented_keys() {
