@@ -37,6 +37,7 @@ suite! {
         unexpected_behaviour_of_the_kernel_is_reported,
         scenarios_that_need_no_veth_run_without_it,
         an_error_explains_how_to_allow_forbidden_namespaces,
+        an_error_explains_where_a_capture_can_be_written,
         no_privilege_is_needed,
     ],
 }
@@ -346,6 +347,17 @@ fn an_error_explains_how_to_allow_forbidden_namespaces() {
     }
     // The list of scenarios needs no namespace.
     demo_list();
+}
+
+fn an_error_explains_where_a_capture_can_be_written() {
+    // twtool makes the capture as a file without a name.
+    let flag = u64::from(libc::O_TMPFILE.cast_unsigned());
+    refuse(libc::SYS_openat, Some((2, SeccompCmpOp::MaskedEq(flag), flag)), libc::EACCES);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.pcap");
+    let run = demo("reuse", &["--pcap", path.to_str().expect("UTF-8")]).refused("x.pcap' cannot be written");
+    let advice = "if you used sudo, run demo without it; otherwise choose a directory that you can write to";
+    run.says("Permission denied").says(advice);
 }
 
 fn no_privilege_is_needed() {

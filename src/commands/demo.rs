@@ -238,7 +238,8 @@ impl Capture {
             // experiment, so that the error does not come after the experiment.
             io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
                 "the capture '{}' cannot be written: {error}; demo runs in a user namespace, where even root cannot write \
-                 to the directories of other users; if you used sudo, run it without sudo, else choose a folder that you can write to",
+                 to the directories of other users; if you used sudo, run demo without it; otherwise choose a directory that you \
+                 can write to",
                 path.display()
             )),
             _ => CommandError::Usage(format!("the capture '{}' cannot be written: {error}", path.display())),
