@@ -73,7 +73,7 @@ pub struct ListArgs {
     /// Columns of a table or csv: JSON keys, or `local` and `remote` for address:port
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = ColumnParser)]
     columns: Vec<&'static Column>,
-    /// Omit the header line, and the line with the totals below a table
+    /// Omit the header line, the line with the totals below a table, and the line that stands for an empty table
     #[arg(long)]
     no_header: bool,
     /// Print only the number of rows
