@@ -26,7 +26,6 @@ use twtool::view::text::Text;
 
 const ROWS: u32 = 100_000;
 
-/// A filter expression with tests of ports, of addresses and of the remaining time.
 const EXPRESSION: &str =
     "(sport = :443 or dport >= 8000) and dst 10.0.0.0/8 and not src [2001:db8::]/32 and expires < 30s";
 
@@ -45,7 +44,6 @@ fn facts() -> Facts {
     }
 }
 
-/// Builds a netlink message as in a dump.
 fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + payload.len()).expect("short");
     let header =
@@ -78,10 +76,9 @@ fn payload(i: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A transport that returns prepared datagrams.
-struct Ready<'a>(std::slice::Iter<'a, Vec<u8>>);
+struct PreparedDatagrams<'a>(std::slice::Iter<'a, Vec<u8>>);
 
-impl Transport for Ready<'_> {
+impl Transport for PreparedDatagrams<'_> {
     fn send(&mut self, _: &Request) -> io::Result<()> {
         Ok(())
     }
@@ -104,9 +101,9 @@ fn rows() -> Vec<Row> {
 
 fn decoding(c: &mut Criterion) {
     let messages: Vec<Vec<u8>> = (0..ROWS).map(|i| message(TCPDIAG_GETSOCK, &payload(i))).collect();
-    // The kernel fills a datagram up to 32 KiB, which is 340 messages of 96 bytes.
+    // 340 messages of 96 bytes have almost 32 KiB, the size to which the kernel fills a datagram.
     let mut datagrams: Vec<Vec<u8>> = messages.chunks(340).map(<[_]>::concat).collect();
-    // NLMSG_DONE, with the errno 0.
+    // NLMSG_DONE
     datagrams.push(message(3, &[0; 4]));
     let states = StateSet::of(&[TcpState::Listen, TcpState::TimeWait]);
     let request = Request { walk: Walk::BothFamilies, states, program: None, tcp_info: false };
@@ -115,7 +112,7 @@ fn decoding(c: &mut Criterion) {
     group.bench_function("decode", |b| {
         b.iter(|| {
             let mut sum = 0_u64;
-            let end = dump::run(&mut Ready(datagrams.iter()), &request, &mut |socket| {
+            let end = dump::run(&mut PreparedDatagrams(datagrams.iter()), &request, &mut |socket| {
                 sum += u64::from(socket.tuple().local_port().0);
                 ControlFlow::Continue(())
             });
@@ -133,7 +130,7 @@ fn formatting(c: &mut Criterion) {
         rows.iter().try_for_each(|row| stream.write(row, &facts)).and_then(|()| stream.finish()).expect("written");
     };
     group.bench_function("ndjson", |b| b.iter(|| stream(Stream::ndjson(&mut io::sink()))));
-    // The difference from the benchmark `ndjson` is the gain from the generated code of view/column.rs.
+    // The difference from `ndjson` is the gain from the generated code of view/column.rs.
     let mut text = Text::default();
     group.bench_function("ndjson in a loop over the columns", |b| {
         b.iter(|| {
@@ -162,15 +159,14 @@ fn formatting(c: &mut Criterion) {
         table(&mut io::sink(), &list, style).expect("written");
     };
     group.bench_function("table", |b| b.iter(|| draw(&facts)));
-    // The difference from the benchmark `table` is the gain from view/fast_path.rs. twtool does not use the fast path here, because
-    // the name of a service is not ASCII.
+    // The difference from `table` is the gain from view/fast_path.rs, which twtool does not use if the name of a service is not ASCII.
     let named = Facts { services: Services::new([(Port(1), ["\u{f6}"])]), ..facts.clone() };
     group.bench_function("table without fast path", |b| b.iter(|| draw(&named)));
     group.finish();
     prefetching(c, &rows, &facts);
 }
 
-/// Measures the gain from the prefetch of view/list.rs, with rows whose order differs from their order in memory.
+/// Measures the prefetch of view/list.rs on rows whose order differs from their order in memory.
 fn prefetching(c: &mut Criterion, rows: &[Row], facts: &Facts) {
     let mut shuffled: Vec<&Row> = rows.iter().collect();
     shuffled.sort_by_key(|row| row.bucket.cookie.map(|cookie| cookie.number().wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -201,7 +197,7 @@ fn filtering(c: &mut Criterion) {
     group.bench_function("accepts", |b| b.iter(|| rows.iter().filter(|row| filter.accepts(row)).count()));
 }
 
-/// Measures how much faster clap parses a command line if it builds only the arguments of the given command, not of every command.
+/// Measures the gain if clap builds only the arguments of the given command.
 fn arguments(c: &mut Criterion) {
     let words = ["twtool", "list"];
     let mut group = c.benchmark_group("arguments");

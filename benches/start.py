@@ -3,8 +3,8 @@
     unshare -n sh -c 'ip link set lo up; python3 benches/start.py "$(packaging/static)" 101'
 
 It makes 10 TIME_WAIT sockets in its network namespace, so run it in a separate namespace, as above. The second argument is the number
-of pairs. In each pair both programs run, in alternating order, because a busy machine slows both. The output goes to /dev/null. The wall
-time includes the time that Python needs to start the process. On a busy machine, the processor time is more reliable.
+of pairs. In each pair both programs run, in alternating order. The output goes to /dev/null. The wall time includes the time that Python
+needs to start the process. On a busy machine, the processor time is more reliable.
 """
 
 import os
@@ -68,11 +68,10 @@ def run(command):
 
 
 def walk():
-    """Returns the time of the request and the responses of a sock_diag dump, in seconds."""
+    """Returns the time of a sock_diag dump in seconds."""
     states = 1 << 6 | 1 << 10  # TIME_WAIT and LISTEN
     request = struct.pack("=IHHII", 72, 20, 0x301, 0, 0) + struct.pack("=BBBBI48x", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, states)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as kernel:
-        # If no NLMSG_DONE arrives, fail instead of waiting for ever.
         kernel.settimeout(5)
         began = time.perf_counter()
         kernel.send(request)
@@ -82,7 +81,7 @@ def walk():
             if kind == 2:  # NLMSG_ERROR, with the negative errno after the header
                 error = -struct.unpack_from("=i", data, 16)[0]
                 raise OSError(error, f"sock_diag refuses the dump: {os.strerror(error)}")
-            # NLMSG_DONE (type 3) ends the dump. It is the only message of the last datagram, or it follows other messages there.
+            # NLMSG_DONE (type 3) is the only or the last message of the last datagram.
             if kind == 3 or data[-20:].startswith(struct.pack("=IH", 20, 3)):
                 return time.perf_counter() - began
 

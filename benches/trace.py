@@ -3,9 +3,9 @@
 
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
-It needs root (BPF, network namespaces) and a C compiler. It measures two modes of the tracer: one record per close, and counts by
-process. Each pair has one run with the tracer and one without, in alternating order. Each run has a new network namespace. With
-`leak` as the second argument, the benchmark instead makes 1,000,000 closes, and shows how the memory of the tracer changes.
+It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating order, each
+in a new network namespace. With `leak` as the second argument, the benchmark instead makes 1,000,000 closes, and shows how the memory of
+the tracer changes.
 """
 import json
 import os

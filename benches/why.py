@@ -3,8 +3,7 @@
 
     unshare -n sh -c 'ip link set lo up; python3 benches/why.py target/release/twtool 21'
 
-Each pair has one run with twtool and one without it. The order alternates, so that the load of the machine affects both.
-Needs root, nginx and ab (apache2-utils).
+Each pair has one run with twtool and one without it, in alternating order. The benchmark needs root, nginx and ab (apache2-utils).
 """
 
 import pathlib
@@ -25,14 +24,14 @@ http { access_log off; keepalive_requests 1000000; client_body_temp_path b; prox
 
 
 def cpu_ns(pid):
-    """The CPU time of the main threads of a process and of its running descendants, in nanoseconds."""
+    """Returns the CPU time of the main threads of a process and of its running descendants, in nanoseconds."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     own = int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0])
     return own + sum(map(cpu_ns, children))
 
 
 def run(watch, folder):
-    """Requests per second, and requests per nanosecond of CPU time."""
+    """Returns the requests per second, and the requests per nanosecond of CPU time."""
     command = [*watch, "nginx", "-p", folder, "-c", "nginx.conf"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while True:

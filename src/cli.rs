@@ -359,7 +359,7 @@ fn dispatch(args: impl IntoIterator<Item = OsString>, environment: &mut Environm
     })
 }
 
-/// The lines of `--version --verbose`.
+/// The lines that `--verbose` adds to `--version`.
 fn confinement_lines(ActiveConfinement { landlock, seccomp }: ActiveConfinement) -> String {
     let landlock = landlock.map_or_else(|| "not available".to_owned(), |version| format!("active (ABI {version})"));
     format!("landlock: {landlock}\nseccomp: {}\n", if seccomp { "active" } else { "not available" })
@@ -379,7 +379,7 @@ fn clap_text(message: &clap::Error, color: bool) -> String {
     if color { text.ansi().to_string() } else { text.to_string() }
 }
 
-/// The `--color` choice in arguments that clap rejected.
+/// The `--color` choice in arguments for which clap returns a text or an error.
 fn typed_color(args: &[OsString]) -> ColorChoice {
     let texts = || args.iter().map(|arg| arg.to_string_lossy());
     let joined = texts().find_map(|arg| arg.strip_prefix("--color=").map(str::to_owned));
@@ -394,7 +394,6 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The completion script of a shell. Each script calls `twtool __complete`.
 const fn completions(shell: CompletionShell) -> &'static str {
     match shell {
         CompletionShell::Bash => include_str!("../completions/twtool.bash"),
@@ -403,7 +402,6 @@ const fn completions(shell: CompletionShell) -> &'static str {
     }
 }
 
-/// Prints one manual page, or writes all of them to a folder.
 fn manual_pages(args: &ManArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let pages = manual::pages(command());
     if let Some(dir) = &args.dir {
@@ -418,12 +416,11 @@ fn manual_pages(args: &ManArgs, out: &mut dyn Write) -> Result<(), CommandError>
     let wanted = iter::once("twtool").chain(args.command.as_deref()).collect::<Vec<_>>().join("-");
     match pages.iter().find(|page| page.name == wanted) {
         Some(page) => Ok(out.write_all(page.text.as_bytes())?),
-        None => Err(no_page(args.command.as_deref().unwrap_or_default())),
+        None => Err(unknown_command(args.command.as_deref().unwrap_or_default())),
     }
 }
 
-/// The usage error for a command that does not exist.
-fn no_page(name: &str) -> CommandError {
+fn unknown_command(name: &str) -> CommandError {
     let program = command();
     let commands = program.get_subcommands().filter(|command| !command.is_hide_set());
     let names: Vec<&str> = commands.map(clap::Command::get_name).collect();

@@ -24,9 +24,7 @@
 //!
 //! # How it is built
 //!
-//! Data flows one way. Bytes come up from the kernel through `sock_diag` and `sys` and become `model` values. The
-//! `snapshot` layer gathers everything that one answer needs into plain values, `analysis` draws conclusions from them, and
-//! `view` prints them.
+//! Data flows one way, from the kernel to people and scripts:
 //!
 //! ```text
 //!     kernel                                            people, scripts
@@ -44,7 +42,7 @@
 //! | `parallel` | ordered work on several cores | std |
 //! | `filter` | the filter language | `model` |
 //! | `sock_diag` | the kernel interface of that name | `model`, `filter`, `parallel`, `sys` |
-//! | `sys` | every other system call, procfs, clocks, terminals | `model` |
+//! | `sys` | other system calls, procfs, clocks, terminals | `model` |
 //! | `trace` | live reports of which process closes a connection: a BPF program and its records | `model`, `sys` |
 //! | `source` | one interface for three sources of sockets: sock_diag, procfs, a recording | `model`, `filter`, `sock_diag`, `sys` |
 //! | `analysis` | conclusions from plain values, without I/O or clock | `model` |
@@ -60,23 +58,13 @@
 //! `snapshot` imports `analysis` because a question may depend on an inference: a filter tests the direction of a bucket, and a
 //! wait names the cause of each failed bind. A test (`tests/layers.rs`) fails if an import breaks the table.
 //!
-//! # Where to add things
-//!
-//! | thing | places in `src/` |
-//! |---|---|
-//! | a column of `list` | its entry in `view/column.rs`; a field or a method in `view/record.rs` if the record lacks the value |
-//! | a subcommand | a file in `commands/`, its module in `commands/mod.rs`, and in `cli.rs` a variant of `Command`, an arm of `dispatch` and an example |
-//! | a setting that `doctor` explains | its entry in `model/setting.rs` |
-//! | a word of the filter language | the word in `filter/parser.rs`; for a new test also a variant in `filter/mod.rs`, and an arm in `sock_diag/bytecode.rs`, which produces no code if the kernel cannot evaluate the test |
-//! | a question about the kernel | a file in `snapshot/`, and its module and a row of the table in `snapshot/mod.rs`; its types in `lib.rs` if other programs can use it |
-//!
-//! `docs/architecture.md` has the steps for most of these things, with the tests, documents and generated files that belong to them.
+//! `docs/architecture.md` has the steps to add a column, a question, a subcommand, a metric, a setting, or a word of the filter language.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("twtool reads interfaces of the Linux kernel (sock_diag, /proc) and builds only for Linux");
 
-// The modules are public only for the tests, fuzz targets and benchmarks of this package. They may change at any time. They are
-// declared without a macro, because rustfmt does not follow modules that a macro declares.
+// The modules are public only for the program, the tests, the fuzz targets and the benchmarks of this package, and may change at any
+// time. No macro declares them, because rustfmt does not follow modules that a macro declares.
 #[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod analysis;

@@ -31,7 +31,6 @@ const MAX_WORKERS: usize = 3;
 /// The pool of workers. `None` if there is no second core, or if no thread can be created.
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 
-/// Locked while a caller uses the pool.
 static AT_WORK: Mutex<()> = Mutex::new(());
 
 /// The pool of workers, which one caller at a time can use.
@@ -52,8 +51,8 @@ impl Workers {
         };
         let make = || {
             let others = thread::available_parallelism().ok()?.get() - 1;
-            // The kernel delivers a signal to any thread that does not block it. So a thread can hold back a signal only if every
-            // worker blocks it.
+            // The kernel delivers a signal to any thread that does not block it. So another thread can block a signal for the process
+            // only if every worker blocks it.
             let block = |_| {
                 let _ = SigSet::all().thread_block();
             };
@@ -69,8 +68,7 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
-    /// Runs `own` on the calling thread, and the jobs that it spawns in the scope on the workers. Returns when all are
-    /// done.
+    /// Runs `own` on the calling thread, and the jobs that it spawns on the workers. Returns when all are done.
     pub fn beside<'s, T>(&self, own: impl FnOnce(&Scope<'s>) -> T) -> T {
         self.pool.in_place_scope(own)
     }
@@ -84,7 +82,6 @@ fn workers(rows: usize) -> Option<Workers> {
 /// A function that receives the pieces of a result. If it returns [`ControlFlow::Break`], it needs no more pieces.
 pub type PassOn<'a, P> = dyn FnMut(P) -> ControlFlow<()> + Send + 'a;
 
-/// A job for another thread.
 type Job<'s> = Box<dyn FnOnce() + Send + 's>;
 
 /// The maximum number of pieces that wait in the channel of a thread.
@@ -165,7 +162,7 @@ pub fn in_order_on_new_threads<T: Sync, P: Send>(
 }
 
 /// Formats rows `0..rows` in parallel and writes them to `out` in order. `bytes_of` formats a range of rows. It may reuse
-/// the memory of the buffer that it gets, and must remove the old content of this buffer. Memory is bounded.
+/// the memory of the buffer that it gets, and must remove the old content of this buffer.
 pub fn write(
     out: &mut (dyn Write + Send),
     rows: usize,

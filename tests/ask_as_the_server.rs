@@ -35,7 +35,7 @@ suite! {
 /// The uid of a user that is not root.
 const OTHER: u32 = 33;
 
-/// The server that a test asks about: its port, its addresses and its options.
+/// The server that a test asks about.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Asked {
@@ -142,7 +142,6 @@ fn make(before: &[Before], Asked { port, dev, .. }: &Asked) -> Vec<opener::Opene
     kept
 }
 
-/// The name of the second network device.
 const SECOND: &str = "tw0";
 
 /// Makes a second network device. Returns its name, or `None` if no device can be made.
@@ -377,8 +376,7 @@ fn the_other_value_of_an_option_is_named_if_it_changes_the_verdict() {
     let held = hold("0.0.0.0:8080");
     twtool(["bind-test", "8080", "--addr", "::"]).code(1).prints(LINE);
     answer("8080 --addr :: --v6only yes").code(0);
-    // 0.0.0.0 stays blocked with both values of IPV6_V6ONLY. If the
-    // command line sets an option, twtool gives no verdict for its other value.
+    // 0.0.0.0 stays blocked with both values of IPV6_V6ONLY. For an option that the command line sets, there is no other verdict.
     for words in ["8080", "8080 --addr 0.0.0.0", "8080 --addr :: --v6only no"] {
         assert_eq!(answer(words).code(1).json()["other_verdicts"], json!([]), "{words}");
     }
@@ -514,8 +512,7 @@ fn printed_commands_keep_the_options() {
 }
 
 fn the_listener_of_bind_test_accepts_no_connection() {
-    // bind-test attaches a filter to each listener that it makes. The filter drops the SYN of a client, so the listener accepts no
-    // connection. The client sends the SYN again later.
+    // bind-test attaches a filter to each listener that it makes. The filter drops the SYN of a client.
     let Some(strace) = crate::support::twtool::program("strace") else {
         return not_checked("the filter of a test socket: strace is not installed");
     };

@@ -1,5 +1,4 @@
-//! Bad words on the command line. The first line of the error names the word, stderr contains the allowed values, stdout is empty, and
-//! the exit code is 2. Words with control characters do not reach the terminal.
+//! Bad words on the command line: the error names the word and the allowed values, stdout is empty, and the exit code is 2.
 
 use std::fs;
 
@@ -57,7 +56,6 @@ fn a_fifo_instead_of_the_services_file_does_not_block() {
         for args in
             [["list", "--count"].as_slice(), &["port", "80"], &["bind-test", "8080"], &["list", "--netns", "web"]]
         {
-            // This test only checks that the command ends, whatever its exit code is.
             assert!(twtool(args).code.is_some(), "{args:?}");
         }
     }
@@ -74,7 +72,6 @@ const PORT_PLACES: [(&[&str], &[&str]); 7] = [
     (&["wait"], &["--timeout", "0"]),
 ];
 
-/// Asserts that the command refuses the word, and that stderr contains each of the texts in `allowed`.
 #[track_caller]
 fn refused(args: &[&str], word: &str, allowed: &[&str]) -> Run {
     let run = twtool(args).refused(word);
@@ -107,7 +104,6 @@ fn bad_ports_are_named_with_the_allowed_forms() {
     for args in [["port", "-6", "80"], ["port", "80", "-4"], ["bind-test", "-4", "80"], ["wait", "-6", "0"]] {
         assert!(!twtool(args).stderr.contains("unexpected"), "{args:?}");
     }
-    // These commands take one port.
     for command in ["bind-test", "wait"] {
         for bad in ["8000-8099", ":9999", "httpz", "65536"] {
             let run = refused(&[command, bad], bad, &["65535", "/etc/services"]);
@@ -223,7 +219,6 @@ fn arguments_of(command: &str) -> &'static [&'static str] {
     }
 }
 
-/// The values that a help text lists for `--output`.
 fn listed_formats(help: &str) -> Vec<&str> {
     let Some((_, about)) = help.split_once("-o, --output <FORMAT>\n") else { return vec![] };
     let lines = about.lines().take_while(|line| !line.trim_start().starts_with("--"));
@@ -237,7 +232,7 @@ fn the_help_lists_exactly_the_formats_that_a_command_accepts() {
         let help = twtool([command, "--help"]).ok();
         let formats = listed_formats(&help.stdout);
         if ["completions", "man"].contains(&command) {
-            // They accept the options, which have no effect.
+            // These commands accept and ignore the options.
             let options = ["--output", "--json", "--ipv4", "--ipv6"];
             assert!(options.iter().all(|option| !help.stdout.contains(option)), "{help}");
             continue;

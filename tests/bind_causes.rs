@@ -1,5 +1,5 @@
-//! Verdict and cause of `bind-test` and `wait` if buckets of one or two old sockets block. The test tries every combination of the
-//! options of the old sockets with every value of `--with`. Binds of the test itself decide which result is right.
+//! `bind-test` and `wait` if buckets of one or two old sockets block, for every combination of the options of the old sockets and every
+//! value of `--with`. Binds of the test itself decide which result is right.
 
 use serde_json::Value;
 use twtool::lab::{ActiveCloser, Server};
@@ -20,8 +20,7 @@ suite! {
 /// The values of `--with`, in the order of [`OPTION_SETS`].
 const WITH: [&str; 4] = ["none", "reuseaddr", "reuseport", "both"];
 
-/// For each set of options, leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of its own address. The socket that left the bucket
-/// had these options.
+/// For each of `olds`, a server with these options leaves a bucket (TIME_WAIT or FIN_WAIT_2) on port 8080 of its own address.
 fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> OpenSockets {
     let mut open = vec![];
     for (last, old) in (1..).zip(olds) {
@@ -43,7 +42,7 @@ fn the_cause_of_bind_test_is_the_same_for_every_value_of_with() {
     for olds in &olds {
         for fin_wait_2 in [false, true] {
             let situation = || leave(olds, fin_wait_2);
-            // A bind with SO_REUSEPORT changes the result of the next bind, so each bind has its own situation.
+            // A bind with SO_REUSEPORT can change the result of the next bind, so each bind has its own situation.
             let works = OPTION_SETS.map(|options| {
                 crate::support::netns::on_thread_in_new_namespace(|| {
                     let _kept = situation();
@@ -90,10 +89,10 @@ fn check(works: [bool; 4], situation: &str) {
     }
 }
 
-/// Checks that the options in the first advice work, or that the advice reports that no option works.
+/// Checks that the options work that the first advice names. If it names none, no option may work.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
-    // The advice never names the set without options. So the first text is one that no advice contains.
+    // The advice never names the set without options, so no advice contains the first text.
     let sets = ["\u{0}", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
     let named = (0..4).rev().find(|number| first.contains(&format!("Set {} on ", sets[*number])));
     match named {

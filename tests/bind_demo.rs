@@ -1,5 +1,4 @@
-//! `bind-test --demo`: the experiment runs in private namespaces and needs no root. If no namespace can be created, the error explains
-//! what to do.
+//! `bind-test --demo`: the experiment runs in private namespaces and needs no root.
 
 use caps::Capability;
 use seccompiler::SeccompCmpOp;

@@ -1,5 +1,5 @@
 //! The processes that `bind-test` names for each socket on the port (each *holder* of the port), and its warning if it cannot find
-//! them. For example, /proc does not show the processes of another pid namespace.
+//! them.
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -75,7 +75,6 @@ impl Drop for Process {
     }
 }
 
-/// The process with this id among the processes of a holder.
 fn process(holder: &Value, pid: u32) -> &Value {
     let processes = holder["processes"].as_array().unwrap_or_else(|| panic!("no processes in {holder}"));
     processes.iter().find(|process| process["pid"] == pid).unwrap_or_else(|| panic!("no process {pid} in {holder}"))
@@ -270,8 +269,7 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
         "{run}"
     );
     assert_eq!(document["warnings"], json!([]), "{run}");
-    // There is no server to stop. So the first step prints a command that shows the endpoint, and `purpose` of this step contains the
-    // command that deletes the endpoint.
+    // The first step prints a command that shows the endpoint, and its `purpose` contains the command that deletes the endpoint.
     let advice = document["advice"][0].to_string();
     assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
     let step = &document["next"][0];
@@ -299,8 +297,8 @@ fn no_process_is_found_for_a_socket_in_a_message() {
         return not_checked("a socket that no process has open: not every process may be inspected");
     }
     assert!(warnings.contains("no process was found"), "{run}");
-    // Only in the initial pid namespace does /proc show every process. This namespace always has the same inode (PROC_PID_INIT_INO). In
-    // every other pid namespace, the warning must say that the owner may be a process outside of it.
+    // The initial pid namespace has this inode (PROC_PID_INIT_INO). In another one, the owner may be a process outside of it, and the
+    // warning must say so.
     let initial = fs::read_link("/proc/1/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
     assert_eq!(warnings.contains("pid namespace"), !initial, "{run}");
 }

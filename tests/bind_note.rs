@@ -1,6 +1,6 @@
 //! The *note* of SO_REUSEPORT: the user and address that a bind with SO_REUSEPORT stores in the kernel, so that the kernel does not
-//! check later binds of this user for conflicts (docs/commands/bind-test.md). A note that `bind-test` makes must not change a result of
-//! `bind-test`. When `bind-test` ends, the note must be gone or reported, also if `bind-test` is interrupted or runs out of descriptors.
+//! check later binds of this user for conflicts (docs/commands/bind-test.md). A note of `bind-test` must not change its results, and must
+//! be gone or reported when `bind-test` ends.
 
 use std::process::Command;
 
@@ -73,8 +73,8 @@ impl Beside {
         if self.listens {
             socket.listen(1).ok()?;
         }
-        // If the socket has SO_REUSEPORT, its note would change the results of later binds. This bind clears the note if the socket is
-        // IPv6 only. The other wildcard sockets conflict with this bind, so their note stays.
+        // This bind clears the note of an IPv6-only socket with SO_REUSEPORT, which would change later results. Beside another wildcard
+        // socket this bind fails, so the note stays.
         let _ = bind("127.0.0.77", 8080, &[], false);
         Some(Box::new(socket))
     }
@@ -83,16 +83,14 @@ impl Beside {
 const ADDRS: [&str; 2] = ["::", "0.0.0.0"];
 const SHARED: &[&str] = &["SO_REUSEPORT"];
 
-/// For each address of ADDRS: makes `beside` in a new network namespace, and returns the result of a second server's bind.
-/// `None` if `beside` cannot be made.
+/// The result of a second server's bind on each of [`ADDRS`]; `None` if `beside` cannot be made.
 fn second_server(beside: &Beside) -> Option<Vec<String>> {
     let get = |at: &&str| on_thread_in_new_namespace(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
     ADDRS.iter().map(get).collect()
 }
 
-/// Runs bind-test while the socket `beside` exists, and then makes the bind of a second server on `at`. Without `admin`, bind-test
-/// lacks CAP_NET_ADMIN. Returns the JSON and the run of bind-test, and the result of the second server's bind. Unless
-/// bind-test reports `note_lost`, this result must be the same as without bind-test.
+/// Runs bind-test, and then makes the bind of a second server on `at`. Without `admin`, bind-test lacks CAP_NET_ADMIN. Returns the JSON
+/// and the run of bind-test, and the result of the bind.
 fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     on_thread_in_new_namespace(|| {
         let _kept = beside.make()?;
@@ -126,9 +124,8 @@ fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     }
     measured(format!("bind-test: a note stayed in {} of {checked} situations", left.len()));
     assert!(checked > 200, "{checked}");
-    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because only beside this socket can every
-    // ordinary bind that would clear the note conflict (a non-listening socket with SO_REUSEADDR does not conflict). With
-    // CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
+    // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because there every ordinary bind that would
+    // clear the note can conflict. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
     assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
 }
 

@@ -99,7 +99,6 @@ fn left_by(at: &str, options: ReuseOptions) -> OpenSockets {
     nothing()
 }
 
-/// A socket that is only bound.
 #[track_caller]
 fn bound(at: &str, options: ReuseOptions) -> Socket {
     let socket = twtool::sys::bind::socket(addr(at).ip(), options).expect("a socket");
@@ -671,8 +670,6 @@ fn full_range() -> OpenSockets {
 
 fn a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends() {
     let server = server("127.0.0.1:8080", NONE);
-    // Each client has its own port, because a second connection between the same ends would take over the bucket of the first
-    // one.
     let connections: Vec<_> =
         (20_000..20_200).map(|port| connect_from(&server, "127.0.0.1:8080", &format!("127.0.0.1:{port}"))).collect();
     let (clients, servers): (Vec<_>, Vec<_>) = connections.into_iter().map(|c| (c.client, c.server)).unzip();
@@ -693,7 +690,6 @@ fn a_port_with_two_hundred_buckets_is_free_when_the_last_one_ends() {
     let holders = document["holders"].as_array().expect("holders");
     assert_eq!(holders.len(), 200);
     assert_eq!(holders.iter().map(|holder| number(holder, "expires_ms")).max(), Some(free_in));
-    // The page shows only some of the holders.
     let page = twtool(["bind-test", "8080"]).code(1);
     assert!(page.stdout.lines().count() < 40 && page.stdout.contains("more"), "{page}");
 }

@@ -58,8 +58,7 @@ struct Mixed {
 }
 
 impl Mixed {
-    /// Makes the situation. The test is not checked on a kernel that cannot test single ports, because the numbers of twtool are then
-    /// not exact.
+    /// Skips the test on a kernel that cannot test single ports, because the numbers of twtool are then not exact.
     fn make() -> Self {
         kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
         narrow_range(16);
@@ -242,7 +241,6 @@ fn advice_about_reserved_ports_comes_first_if_they_leave_few_ports() {
         let shows = first.starts_with("dd if=/proc/sys/net/ipv4/ip_local_reserved_ports ");
         assert_eq!(shows, count > 2, "{document}");
         if !shows {
-            // Enough ports are left.
             assert_eq!(document["commands"], json!([]), "{document}");
             continue;
         }

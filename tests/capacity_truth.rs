@@ -71,7 +71,6 @@ impl World {
         self.servers.iter().find(is_it).unwrap_or_else(|| panic!("no server at {at}"))
     }
 
-    /// Makes open connections.
     fn open(count: usize, from: &str, to: &str) -> Vec<OpenSockets> {
         let from = Some(from.parse().expect("an address"));
         (0..count).map(|_| Box::new(connect(from, addr(to)).expect("a connection")) as OpenSockets).collect()
@@ -121,8 +120,8 @@ fn check(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str,
     }
 }
 
-/// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. A kernel that compares whole
-/// seconds may take over each of them. On such a kernel, twtool must report them as uncertain.
+/// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. On a kernel that compares
+/// whole seconds, twtool must report them as uncertain.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -206,7 +205,7 @@ fn other_destinations_and_source_addresses_have_ports_of_their_own() {
     check("the same source, TIME_WAIT", closed, "10.0.0.2", "10.0.0.1:443", 7);
 }
 
-/// Makes five buckets, and sets `tcp_tw_reuse` to `MODE`. If `OLD`, every bucket is old enough to be taken over; otherwise none is.
+/// Makes five buckets, and sets `tcp_tw_reuse` and the age of the buckets.
 fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: bool>(
     world: &World,
 ) -> Vec<OpenSockets> {
@@ -277,7 +276,6 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
     check("an explicitly bound client's bucket", explicit, "127.0.0.1", "127.0.0.1:443", 15);
 }
 
-/// connect() takes over a bucket whose connection had timestamps, even if new connections have none, and never another bucket.
 fn the_timestamps_of_the_old_connection_decide_and_not_the_present_setting() {
     for (old, new) in [(1, 0), (0, 1)] {
         netns::on_thread_in_new_namespace(|| {

@@ -30,7 +30,6 @@ suite! {
     ],
 }
 
-/// The number of rows in a long list.
 const MANY: usize = 30_000;
 
 /// The number of long-lived buckets, of short-lived buckets per second, and of dumps. `TWTOOL_FULL=1` gives the numbers of a busy
@@ -57,8 +56,8 @@ fn dumps_under_churn_miss_no_bucket_and_repeat_none() {
     dump_under_churn();
 }
 
-/// The namespace has its own hash table, with one to two chains for each long-lived bucket. The table of the initial namespace usually
-/// has more chains, which are shorter. With longer chains, the kernel pauses a dump within a chain more often.
+/// The namespace has its own hash table, with one to two chains for each long-lived bucket. Its chains are longer than usual, so the
+/// kernel pauses a dump within a chain more often.
 fn dumps_of_a_small_hash_table_miss_no_bucket_and_repeat_none() {
     let chains = u32::try_from(numbers().0).expect("few");
     if netns::with_chains(chains, dump_under_churn).is_none() {
@@ -88,7 +87,6 @@ fn dump_under_churn() {
         // Continue until some short-lived buckets have ended, too.
         let enough = |done| done >= dumps && made.load(Ordering::Relaxed) > a_second / 2;
         while !enough(done) && kernel::is_young(born) {
-            // Every other dump includes the buckets in FIN_WAIT_2.
             let found = cookies(if done % 2 == 0 { &[] } else { &["--fin-wait-2"] });
             let mut times: HashMap<u64, usize> = HashMap::new();
             for cookie in found {

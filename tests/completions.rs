@@ -132,8 +132,8 @@ fn no_error_is_reported_if_no_word_can_be_offered() {
 /// Names with characters that a shell interprets.
 const FOREIGN: [&str; 6] = ["a b", "q'uote", "d\"quote", "*", "$(touch owned)", "x;touch owned"];
 
-/// Makes network namespaces with the names of [`FOREIGN`], and a folder with a script `twtool`. For completions, the script runs the
-/// binary. Otherwise it prints its arguments.
+/// Makes the network namespace `web` and one for each name of [`FOREIGN`], and a folder with a script `twtool`. For completions, the
+/// script runs the binary. Otherwise it prints its arguments.
 fn stage() -> TempDir {
     mount_private_folders();
     for foreign in FOREIGN.into_iter().chain(["web"]) {

@@ -39,7 +39,7 @@ suite! {
     ],
 }
 
-/// Whether `--version --verbose` reports this protection (`landlock`, `seccomp`) as active.
+/// Whether `--version --verbose` reports `landlock` or `seccomp` as active.
 pub(crate) fn is_active(what: &str) -> bool {
     let version = twtool(["--version", "--verbose"]).ok();
     let line = version.stdout.lines().find_map(|line| line.strip_prefix(&format!("{what}: ")));
@@ -107,7 +107,7 @@ fn a_replay_is_confined_before_it_reads_the_recording() {
         for (active, call) in [(landlock, "landlock_restrict_self("), (seccomp, "seccomp(SECCOMP_SET_MODE_FILTER")] {
             assert!(!active || at(call).is_some_and(|confined| confined < opened), "{args:?}: {call}\n{calls}");
         }
-        // Nothing that the replay needs is refused. So the confinement changes no answer.
+        // The confinement refuses nothing that the replay needs.
         let after: Vec<&str> = calls.lines().skip(opened).collect();
         let refused = |line: &&&str| line.contains("EPERM") || line.contains("EACCES");
         assert_eq!(after.iter().find(refused), None, "{args:?}");
@@ -265,7 +265,7 @@ fn needs_units_and_users(users: &[u32]) {
     }
 }
 
-/// The process that has a socket open. Dropping this value ends the process.
+/// A process. Dropping this value ends the process.
 struct Owner(Child);
 
 impl Drop for Owner {
@@ -310,7 +310,7 @@ fn a_drop_in_lets_the_exporter_enter_other_namespaces() {
     let has_other =
         |body: &str| body.lines().any(|line| line.starts_with("twtool_timewait") && line.contains("\"other\""));
     assert!(has_other(&body), "{body}");
-    // twtool-metrics.service runs as root, who has the capabilities of the bounding set.
+    // twtool-metrics.service runs as root, with the capabilities of the bounding set.
     let bounding: Vec<&str> =
         user.iter().filter(|word| word.starts_with("--bounding-set")).map(String::as_str).collect();
     let root = [&bounding[..], &["--inh-caps=-all"]].concat();

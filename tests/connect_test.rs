@@ -1,4 +1,4 @@
-//! `twtool connect-test`: the JSON keys, the exit codes, the messages, and each command that it prints. tests/connect_truth.rs compares
+//! `twtool connect-test`: the JSON keys, the exit codes, the messages, and the commands that it prints. tests/connect_truth.rs compares
 //! the verdicts with the kernel.
 
 use caps::Capability;
@@ -90,7 +90,7 @@ fn client(from: Option<&str>, to: &str, reuseaddr: bool) -> Client {
     Client { from: from.map(addr), to: addr(to), reuseaddr, no_port: false }
 }
 
-/// Makes a bucket on 127.0.0.1:15060, by a connection to the server. `reuseaddr`: whether the client sets SO_REUSEADDR.
+/// Leaves the bucket of a client on [`FROM`]. `reuseaddr`: whether the client sets SO_REUSEADDR.
 fn bucket(server: &std::net::TcpListener, reuseaddr: bool) {
     let client = client(Some(FROM), TO, reuseaddr).connect().expect("a connection");
     client.set_linger(None).expect("SO_LINGER");
@@ -350,8 +350,7 @@ fn buckets_that_may_be_reusable_make_the_verdict_unknown() {
     assert_eq!(client(None, TO, false).connect_failure(), None);
 }
 
-/// Checks that the verdict is `denied` (the failure is not about ports), and that twtool names the call and the errno with which
-/// the kernel refuses this client.
+/// Checks that the verdict is `denied`, and that twtool names the call and the errno with which the kernel refuses this client.
 #[track_caller]
 fn is_denied(client: &Client, cause: &str) {
     let failure = client.connect_failure();
@@ -528,8 +527,8 @@ fn step(args: &[&str], part: &str) -> String {
 
 fn each_printed_command_has_the_effect_that_its_purpose_names() {
     let server = serve(TO);
-    // The bucket blocks a client without SO_REUSEADDR. twtool prints a command that tests again with SO_REUSEADDR, a command that waits for
-    // the end of the bucket, and a command that removes the bucket.
+    // The bucket blocks a client without SO_REUSEADDR. The printed commands test again with this option, wait for the end of the bucket,
+    // and remove the bucket.
     bucket(&server, true);
     let plain = [TO, "--from", FROM];
     let again = run(&step(&plain, "--with reuseaddr")).code(2);

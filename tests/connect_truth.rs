@@ -26,16 +26,13 @@ suite! {
     ],
 }
 
-/// The number of random situations.
 const SITUATIONS: u64 = 100;
 
 const IPV4: [&str; 2] = ["127.0.0.1", "10.0.0.1"];
 const IPV6: [&str; 2] = ["::1", "2001:db8::1"];
 /// Source ports: one inside of the ephemeral range, and two outside.
 const PORTS: [u16; 3] = [LOW, 15_060, 99];
-/// The ports of the two servers.
 const SERVERS: [u16; 2] = [443, 444];
-/// A port without a listener.
 const NO_SERVER: u16 = 445;
 
 /// An address of the family. The first one is more frequent, so that sockets often conflict.
@@ -53,8 +50,7 @@ struct World {
     kept: Vec<Box<dyn Any>>,
     /// A description of the sockets, for the message of a failure.
     made: Vec<String>,
-    /// One client for each call of [`Self::add`], with the addresses and ports that `add` has chosen at random. `add` may have made no
-    /// socket with these ends, because a call failed or because the kernel chose another port.
+    /// The addresses and ports that each call of [`Self::add`] has chosen. A socket with these ends need not exist.
     clients: Vec<Client>,
 }
 

@@ -22,8 +22,7 @@ suite! {
     ],
 }
 
-/// A container ID. The first ten digits are the number of the test and the ID of this process. So all IDs of one test begin with the same
-/// ten digits, and no other test and no simultaneous run uses these digits.
+/// A container ID. All IDs of one test begin with the same ten digits, which no other test and no simultaneous run uses.
 fn id(test: u8, number: u8) -> String {
     format!("{test:02x}{:08x}{number:02x}{}", std::process::id(), "0123456789abcdef".repeat(4))
         .chars()
@@ -115,8 +114,7 @@ fn an_id_that_selects_no_container_or_several_is_refused() {
             && run.stderr.contains(&format!("podman container {}", &one[..12])),
         "{run}"
     );
-    // Several containers can be selected. A container can also be combined with --netns: here both options select the same namespace, so
-    // the namespace is listed once.
+    // --container can be repeated, and combined with --netns. A namespace that both select is listed once.
     let both = twtool(["list", "--json", "--container", &one, "--container", &other]).ok();
     assert_eq!(both.records("sockets").len(), 2, "{both}");
     let pid = first.pid().to_string();

@@ -55,8 +55,7 @@ fn holders(run: &Run) -> Vec<Value> {
     holders
 }
 
-/// The TIME_WAIT sockets on the port. If both ends send a FIN before they receive the other FIN, the client also gets a bucket.
-/// That bucket has the client's port, so it is not counted here.
+/// The TIME_WAIT sockets on port 8080. (After a simultaneous close, the client also has a bucket, on its own port.)
 fn buckets_of_the_server() -> u64 {
     procfs::time_wait().iter().filter(|entry| entry.local.1 == 8080).count() as u64
 }
@@ -103,8 +102,7 @@ fn each_of_thousands_of_sockets_on_a_port_is_named_once() {
     let counted = number(&ports[0], "time_wait");
     assert!((before.min(after)..=before.max(after)).contains(&counted), "{counted} between {before} and {after}");
 
-    // Now only buckets hold the port. The port is free when the last timer ends, and every command reports the same number of
-    // buckets.
+    // From here on, only buckets hold the port.
     drop(server);
     for connection in open {
         // A reset leaves no bucket.

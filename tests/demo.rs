@@ -1,5 +1,4 @@
-//! Checks the events of each scenario of `twtool demo` on this kernel: states, segments, errnos and results. The texts are not
-//! compared.
+//! Checks the events of each scenario of `twtool demo` on this kernel: states, segments, errnos and results.
 
 use std::collections::BTreeSet;
 
@@ -270,7 +269,7 @@ fn time_wait_lasts_at_least_sixty_seconds_with_any_tcp_fin_timeout() {
         number(lines.find("call", &what), "t_ms") - number(born, "t_ms")
     };
     for port in [8080, 8081] {
-        // TIME_WAIT lasts 60 s. The limit is 100 ms lower, because the kernel rounds its timers.
+        // TIME_WAIT lasts 60 s; 100 ms are a tolerance.
         assert!(gone(port) >= 59_900, "port {port}: {} ms", gone(port));
     }
     let blocked = lines.events.iter().filter(|event| event["errno"] == "EADDRINUSE").count();

@@ -1,5 +1,5 @@
-//! The direction of connections, which `list` infers and which `bind-test` and `capacity` use. The tests make sockets that are
-//! connected to themselves, clients with a fixed source port, and sockets that are bound to an interface.
+//! The inferred direction of sockets that are connected to themselves, and of clients with a fixed source port. Also the interface in
+//! tables.
 
 use socket2::{Domain, Socket};
 use twtool::lab::ActiveCloser;
@@ -22,7 +22,6 @@ suite! {
     ],
 }
 
-/// A socket that is connected to itself.
 fn connected_to_itself(at: &str) -> Socket {
     let socket = Socket::new(Domain::for_address(addr(at)), socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&addr(at).into()).expect("bound");

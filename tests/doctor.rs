@@ -1,5 +1,5 @@
-//! `twtool doctor` on the real kernel. Most tests make a situation that causes a note or a warning, and compare the numbers in it with the
-//! numbers of the kernel. Some tests then run the printed command, and assert that the warning disappears.
+//! `twtool doctor` on the real kernel, in situations that cause a note or a warning. Some tests then run the printed command, and assert
+//! that the warning disappears.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,12 +59,10 @@ fn doctor(args: &[&str], code: i32) -> (Run, BTreeMap<String, Value>) {
     (run, checks)
 }
 
-/// The ids of the checks with this status.
 fn with_status(checks: &BTreeMap<String, Value>, status: &str) -> Vec<String> {
     checks.iter().filter(|(_, check)| check["status"] == status).map(|(id, _)| id.clone()).collect()
 }
 
-/// The value of a setting of this namespace, read from its file.
 #[track_caller]
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new("/proc/sys/net").join(name)).expect("a setting").trim().to_owned()
@@ -156,7 +154,6 @@ fn the_page_has_warnings_first_and_verbose_explains_every_check() {
     }
 }
 
-/// The present value of a TcpExt counter of the kernel.
 fn counter(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -226,7 +223,7 @@ fn ports_given(to: SocketAddr) -> (Vec<u16>, io::Error) {
             Err(error) => {
                 let mut ports: Vec<u16> = open.iter().map(|s| s.local_addr().expect("an address").port()).collect();
                 ports.sort_unstable();
-                // A reset leaves nothing that would keep the ports.
+                // A reset leaves no bucket that would keep the port.
                 let reset = |s: &TcpStream| SockRef::from(s).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
                 open.iter().for_each(reset);
                 return (ports, error);
@@ -258,8 +255,7 @@ fn a_server_port_in_the_range_causes_a_warning_until_it_is_reserved() {
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     assert_eq!(ports, [40000, 40001, 40002, 40003, 40004, 40005, 40006, 40007]);
 
-    // The printed command keeps the ports that were reserved before, and adds the ports of the servers. Then connect() does not choose
-    // the servers' ports, and there is no warning.
+    // The printed command keeps the reserved ports, and adds the ports of the servers. Then there is no warning.
     apply(check);
     assert_eq!(file("ipv4/ip_local_reserved_ports"), "8080,9000-9010,40002-40003");
     let other = listener("127.0.0.2:7001");
@@ -339,7 +335,6 @@ fn a_destination_with_few_ports_left_causes_a_warning() {
     let more: Vec<_> = (0..6).map(|_| pair(&server, to)).collect();
     assert_eq!(TcpStream::connect(to).map_err(|e| e.raw_os_error()).err(), Some(Some(libc::EADDRNOTAVAIL)));
     drop(more);
-    // With a wider range, there is no warning.
     sysctl::write("ipv4.ip_local_port_range", "42000 43999").expect("the namespace is ours");
     let (_, checks) = doctor(&[], 0);
     assert_eq!(checks["destinations"]["status"], "ok");
@@ -502,8 +497,7 @@ fn without_sock_diag_the_checks_still_have_results() {
     let (run, checks) = doctor(&["--close-wait-after", "1ms"], 0);
     assert_eq!(checks["tcp_diag"]["value"], "procfs");
     assert!(text(&checks["tcp_diag"], "finding").contains("Operation not permitted"), "{run}");
-    // /proc/net/tcp shows neither whether the program or the kernel chose the port, nor the time in CLOSE_WAIT. So there is no
-    // warning.
+    // /proc/net/tcp does not show who chose the port (program or kernel), nor the time in CLOSE_WAIT. So there is no warning.
     assert_eq!(with_status(&checks, "note"), ["close_wait", "ephemeral_listeners", "tcp_diag"], "{run}");
     assert_eq!(checks["close_wait"]["evidence"]["silent"], Value::Null);
     assert_eq!(checks["close_wait"]["value"], 10);

@@ -29,7 +29,7 @@ suite! {
     ],
 }
 
-/// The maximum number of lines of the README. The README is only for the first ten minutes of a reader.
+/// The README is only for the first ten minutes of a reader.
 const README_LINES: usize = 300;
 
 /// The Markdown files at the root of the project and under docs/. The key is the path from the root, the value is the text.
@@ -187,8 +187,7 @@ fn every_subcommand_has_a_page_that_names_its_options_and_exit_codes() {
         let text = page(subcommand);
         assert!(text.contains(&format!("twtool {subcommand}")), "{subcommand}");
         for option in options(subcommand) {
-            // Each option is described once. For example, the page of kill links to the page of list, which describes the options that
-            // both commands have.
+            // A page may link to the page of `list` instead of naming an option that both commands have.
             let named = text.contains(&option) || (of_list.contains(&option) && text.contains("](list.md"));
             assert!(named, "the page of {subcommand} does not name {option}");
         }

@@ -1,7 +1,6 @@
 //! Runs each twtool command in code spans of the help, of the documents (except CHANGELOG.md) and of src/, and each line of twtool or
-//! sysctl in help examples and `console` blocks. Each line runs in a namespace with the sockets that the line needs. It must end with a
-//! documented exit code, and twtool must not report wrong usage. `Stage::run` replaces placeholders such as PORT, and adds options to lines
-//! that would not end or would take a minute.
+//! sysctl in help examples and `console` blocks. Each line must end with a documented exit code, and twtool must not report wrong usage.
+//! `Stage::run` replaces placeholders such as PORT, and changes lines that would not end or would take a minute.
 //!
 //! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
 //! code.
@@ -187,7 +186,6 @@ impl Stage {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
     }
 
-    /// Runs the line. The error says what is wrong with the line.
     fn run(&self, line: &Line) -> Result<(), String> {
         let here = tempfile::tempdir().expect("a folder");
         let server = here.path().join("server");

@@ -152,7 +152,7 @@ fn a_thousand_idle_connections_do_not_block_a_new_client() {
     // about 33 MiB.
     assert!(memory < 40.0 * 1024.0 * 1024.0, "{memory}");
     // The thread that collects ends a moment after the scrape has its result. Two threads stay, one for requests and one that starts
-    // collections, and also the worker threads for long lists, one for each core.
+    // collections, and also the worker threads for long lists, which are fewer than the cores.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while exporter.switches().1 > 2 + cores {
@@ -189,7 +189,6 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
             let stream = connect();
             socket2::SockRef::from(&stream).set_recv_buffer_size(2048).expect("a small buffer");
             let mut stream = stream;
-            // Many requests on one connection, without reading a response.
             let _ = stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200).as_bytes());
             stream
         })
@@ -208,8 +207,8 @@ fn a_client_that_never_reads_does_not_block_other_clients() {
     drop(silent);
 }
 
-/// Makes this side of a connection silent, as if the machine were switched off: a filter drops each packet that arrives. Closing the
-/// socket would send a FIN. TCP_REPAIR suppresses the FIN, but then the kernel answers a late packet of the exporter with a RST.
+/// Makes this side of a connection silent, as if the machine were switched off: a filter drops each packet that arrives. (A closed socket
+/// would send a FIN, or answer a late packet with a RST.)
 fn vanish(stream: &TcpStream) {
     // BPF_RET with 0: keep 0 bytes of the packet.
     socket2::SockRef::from(stream).attach_filter(&[socket2::SockFilter::new(0x06, 0, 0, 0)]).expect("a filter");
@@ -230,7 +229,7 @@ fn slow_and_half_open_connections_end() {
         half_open.push(stream);
     }
     half_open.iter().for_each(vanish);
-    // This client sends the head of its request so slowly that it would need hours.
+    // This client sends the head of its request very slowly.
     let mut slow = connect();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ").expect("written");
     assert_eq!(open(), 5.0, "the exporter does not know that its peers are gone");

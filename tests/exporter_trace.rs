@@ -81,7 +81,6 @@ impl Tracing {
         counters
     }
 
-    /// Waits until the counters are as expected.
     #[track_caller]
     fn counts(&self, expected: &BTreeMap<String, f64>) {
         let began = Instant::now();
@@ -111,8 +110,7 @@ impl Tracing {
 
 impl Drop for Tracing {
     fn drop(&mut self) {
-        // The exporter may run as another user. The test has no capability outside its user namespace, so the test cannot kill the
-        // exporter. The shell outside of the namespace can.
+        // The exporter may run as another user. Only a shell outside of the tests' user namespace can kill it then.
         if !self.0.file("code").exists()
             && let Some(killed) = Outside::start(&format!("kill -KILL {}", self.0.pid()))
         {
@@ -136,7 +134,6 @@ fn closes_are_counted_by_program_and_role() {
     add(&mut expected, "process=\"python3\"", &close(&["close", "accepted", "accepted", "exit", "linger_0"]));
     assert_eq!(expected.len(), 2, "both roles");
     exporter.counts(&expected);
-    // A counter grows with every further close.
     add(&mut expected, "process=\"python3\"", &close(&["close"]));
     // The name of this process has an escape character and a line feed.
     add(&mut expected, "process=\"a\u{1b}[31m\\nb\"", &close(&["renamed"]));
@@ -242,8 +239,7 @@ fn the_thread_that_traces_keeps_at_most_cap_bpf() {
 }
 
 fn tracing_needs_exactly_two_capabilities() {
-    // BPF needs capabilities in the initial user namespace. The capabilities that the test has in its own user namespace do not count
-    // there.
+    // BPF needs capabilities in the initial user namespace. The test has them only in its own.
     twtool(["exporter", "--trace"]).refused("closes cannot be traced");
     needs_bpf();
     if !has_user(65534) || program("setpriv").is_none() {

@@ -3,11 +3,10 @@
 //! be loaded.
 //!
 //! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
-//! `CALLS` has for it. A normal run takes every 41st of them (`SAMPLE`), always the same ones. `TWTOOL_FULL=1` takes all.
+//! `CALLS` has for it. A normal run takes every 41st of them (`SAMPLE`), `TWTOOL_FULL=1` takes all.
 //!
-//! strace counts `when=N` separately for each thread. All commands here make their calls in one thread, except the commands with
-//! `--netns` and `--all-netns`: there, the N-th call of the main thread and the N-th call of the only worker both fail. The test
-//! runs on one processor, so that there is no second worker. strace also traces the children of a command.
+//! strace counts `when=N` separately for each thread. With `--netns` and `--all-netns`, twtool reads each namespace on a new thread, so
+//! the N-th call of each thread fails. The test runs on one processor, so that twtool reads one namespace after the other.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -68,7 +67,7 @@ const CALLS: [(&str, &[&str]); 25] = [
     ("getrandom", &["EINTR", "ENOSYS"]),
 ];
 
-/// The maximum number of calls of one kind that are tested. Each run makes one of these calls fail.
+/// The maximum number of calls of one kind that are tested.
 const CALLS_OF_A_KIND: u32 = 24;
 
 /// A normal run tests one of this many cases of the matrix.
@@ -81,7 +80,6 @@ fn full() -> bool {
     std::env::var_os("TWTOOL_FULL").is_some()
 }
 
-/// Runs the command while one call fails.
 fn injected(args: &[impl AsRef<OsStr>], call: &str, error: &str, when: u32) -> Run {
     let mut strace = Command::new("strace");
     strace.args(["--seccomp-bpf", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
@@ -148,7 +146,6 @@ impl Subject {
         self.args.iter().map(|arg| arg.replace("PID", &world.other.resident.pid())).collect()
     }
 
-    /// Restores the situation before each run.
     fn prepare(&self, world: &mut World) {
         match &self.does {
             Does::Removes => world.renew(),
@@ -225,8 +222,7 @@ impl World {
     }
 }
 
-/// The commands of support/answers.rs, and more commands: for example, those that remove sockets, write files, read another namespace or
-/// start a program.
+/// The commands of support/answers.rs, and commands that remove sockets, write files, read another namespace or start a program.
 fn subjects(folder: &Path) -> Vec<Subject> {
     let file = |name: &str| {
         let own = folder.join(name);

@@ -43,7 +43,6 @@ fn selected(more: &[&str]) -> String {
     letters(run.stdout.lines().map(|line| line.split_once(',').expect("two columns")))
 }
 
-/// The letters of all buckets.
 fn all() -> String {
     BUCKETS.iter().map(|bucket| bucket.0).collect()
 }
@@ -141,10 +140,9 @@ impl Generator {
 
     /// An address of a bucket with or without a port, a prefix, or a port alone.
     ///
-    /// ss evaluates the expression again on the rows that the kernel returned (all rows, if the expression contains `dev`).
-    /// Then ss compares the first bits of addresses without regard to their family (`inet_addr_match` in lib/utils.c of iproute2):
-    /// for ss, 127.0.0.1 is in ::/0, and ::1 is in 0.0.0.0. So ss gets only prefixes with which no address of the other family
-    /// begins.
+    /// ss evaluates the expression again on the rows that the kernel returned. There it compares the first bits of addresses without
+    /// regard to their family (`inet_addr_match` in lib/utils.c of iproute2): for ss, 127.0.0.1 is in ::/0, and ::1 is in 0.0.0.0. So ss
+    /// gets only prefixes with which no address of the other family begins.
     fn host(&mut self) -> String {
         let (_, local, remote) = *self.random.of(&BUCKETS);
         let (addr, _) = self.random.of(&[local, remote]).rsplit_once(':').expect("an end");
@@ -219,11 +217,9 @@ fn differential(for_ss: bool, with_ss: bool) {
 /// How far the comparison has come.
 #[derive(Default)]
 struct Asked {
-    /// The next expression.
     next: AtomicUsize,
     /// Expressions that select some rows and not others.
     selective: AtomicUsize,
-    /// Expressions for which the answers differ.
     failures: Mutex<Vec<String>>,
 }
 
@@ -238,8 +234,7 @@ fn compare(expressions: &[String], asked: &Asked, with_ss: bool) {
         while began.elapsed() < FRESH
             && let Some(expression) = expressions.get(asked.next.fetch_add(1, Ordering::Relaxed))
         {
-            // In the live run, the kernel evaluates a part of the filter. The recording was made without a filter, so in the replay
-            // twtool evaluates the whole filter.
+            // The recording was made without a filter, so in the replay twtool evaluates the whole filter.
             let (live, replayed) = (selected(&[expression]), selected(&["--replay", &file, expression]));
             let ss = if with_ss { in_ss(expression) } else { live.clone() };
             if live != replayed || live != ss {
@@ -284,8 +279,8 @@ fn in_ss(expression: &str) -> String {
 
 // Expressions with an expected result
 
-/// Every form of an expression, and the letters of the rows that it selects. FIN_WAIT_2 rows match only if the expression names
-/// that state.
+/// Every form of an expression, and the letters of the rows that it selects. FIN_WAIT_2 rows match only if the expression tests
+/// the state.
 #[rustfmt::skip]
 const FORMS: &[(&str, &str)] = &[
     // Ports, with every comparison, sign and word.

@@ -267,8 +267,7 @@ fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // For a process called systemd, the cgroup in which a socket was created names the unit. For the process `inetd`, which creates its
-    // socket in the same way, twtool must not take demo.socket as the unit.
+    // Only for a process called systemd does the cgroup in which a socket was created name the unit.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
     let (process, run) = bind_test_record(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");

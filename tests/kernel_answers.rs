@@ -1,5 +1,5 @@
-//! `twtool list` on responses that are made by hand. Most of them are responses that this kernel does not send: refusals, broken and
-//! interrupted dumps, malformed datagrams. The responses are in recordings. One test uses a sandbox that refuses the netlink socket.
+//! `twtool list` on recordings of responses that are made by hand: refusals, broken and interrupted dumps, malformed datagrams. One test
+//! uses a sandbox that refuses the netlink socket.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -311,7 +311,7 @@ fn an_answer_without_an_end_is_an_error() {
 }
 
 fn full_sockets_do_not_count_as_buckets() {
-    // Timer 3 makes it a bucket.
+    // A socket with timer 3 is a bucket.
     let fin_wait_2 = |timer, cookie| Sock { state: FIN_WAIT_2, timer, cookie, ..bucket_v4() };
     let answer =
         [fin_wait_2(0, 11), fin_wait_2(2, 12), fin_wait_2(3, 13), bucket_v4()].map(|sock| sock.message()).concat();
@@ -350,7 +350,7 @@ fn a_table_has_no_control_characters_from_names_in_a_recording() {
     assert!(table.stdout.contains("evil"), "{table}");
     let plain = replay_with(&facts, &events, &[]).ok();
     assert!(!plain.stdout.contains(['\x1b', '\r', '\t']), "{:?}", plain.stdout);
-    // JSON contains the names unchanged.
+    // JSON and csv contain the whole names.
     let json = replay_with(&facts, &events, &["--json"]).ok();
     assert_eq!(json.records("sockets")[0]["interface"], evil);
     assert!(!json.stdout.contains('\x1b'), "JSON escapes control characters: {:?}", json.stdout);

@@ -1,5 +1,4 @@
-//! `twtool kill` on the real kernel: which sockets it removes, and above all which sockets it does not remove. The tests check this with
-//! /proc/net/tcp and with binds.
+//! `twtool kill` on the real kernel: which sockets it removes, and above all which sockets it does not remove.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -99,7 +98,6 @@ fn an_error_names_the_wrong_filter_or_option() {
     twtool(["kill", "--yes", "--all", "--replay", "x"]).refused("--replay");
 }
 
-/// Whether the bucket is in TIME_WAIT and of this family.
 fn in_time_wait(entry: &Entry, family: &str) -> bool {
     entry.identity().0 == family && entry.state == 6
 }
@@ -691,8 +689,7 @@ fn several_ports_may_be_separated_by_commas() {
 }
 
 fn orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them() {
-    // twtool makes an experiment in a private namespace: does SOCK_DESTROY end an orphan? The result must be the same as in this
-    // namespace.
+    // twtool tests in a private namespace whether SOCK_DESTROY ends an orphan. The result must be the same in this namespace.
     let before = (owned(), procfs::buckets());
     let ends = lab::orphan::test_sock_destroy().expect("a private network namespace");
     assert_eq!((owned(), procfs::buckets()), before, "the experiment leaves nothing in this namespace");

@@ -25,7 +25,6 @@ suite! {
 
 /// A part of src/, and the parts that it may import beside itself and std.
 const LAYERS: [(&str, &[&str]); 17] = [
-    // This module only distributes work to threads. It has no types of the domain.
     ("parallel", &[]),
     ("model", &[]),
     ("filter", &["model"]),
@@ -222,7 +221,7 @@ fn one_function_reads_all_files_below_proc_sys_and_sys() {
 /// Finds the lines of a source file that may read a file below /proc/sys or /sys without `setting::read`. If the source file contains such
 /// a path, every line that opens a file counts, unless it calls `setting::read` or names another file of /proc.
 fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
-    /// Names of std, rustix, nix, libc, procfs and of this crate's own modules that open a file.
+    /// Names in code that can open a file.
     const OPENING: [&str; 12] = [
         "open",
         "openat",

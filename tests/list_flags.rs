@@ -36,7 +36,7 @@ fn list(args: &[&str]) -> Vec<Value> {
 }
 
 /// Asserts that the list with these flags has exactly the rows for which `passes` returns true, and that `passes` returns true for some
-/// rows and false for others. ndjson must have the same rows as JSON, and --count and --quiet must agree with the number of rows.
+/// rows and false for others.
 #[track_caller]
 fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     let all = list(&["--fin-wait-2"]);
@@ -49,7 +49,6 @@ fn selects(flags: &[&str], passes: impl Fn(&Value) -> bool) {
     has_exactly(flags, &expected);
 }
 
-/// Asserts that the list with these flags is empty.
 #[track_caller]
 fn selects_nothing(flags: &[&str]) {
     has_exactly(flags, &[]);
@@ -212,8 +211,8 @@ fn rows_are_sorted_by_the_requested_key() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // All runs use one recording. The remaining times of two buckets can be equal in one live list, and differ by a tick of the timer in
-    // the next list. Then the order of the lists would differ.
+    // All runs use one recording, because the order of buckets with almost equal remaining times can change from one live list to the
+    // next.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();

@@ -81,7 +81,6 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// The tests of all modules.
 fn suites() -> Vec<support::Suite> {
     vec![
         ask_as_the_server::suite(),

@@ -72,8 +72,6 @@ fn every_command_has_a_page_with_the_texts_of_its_help() {
         let has = |text: &str| assert!(page.contains(text), "{name}: {text:?} is missing\n{page}");
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--"))).for_each(has);
-        // The page adds a full stop to the first sentence of the help. So each line of the help is a part of the page, but not always a
-        // whole line of the page.
         let headings = ["Usage:", "Commands:", "Arguments:", "Options:", "Global options:", "Exit codes:", "Examples:"];
         let paragraphs = help.split("\n\n").filter(|text| !text.starts_with(' '));
         for text in paragraphs.filter(|text| !headings.iter().any(|heading| text.starts_with(heading))) {

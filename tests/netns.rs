@@ -77,7 +77,6 @@ fn three_namespaces_with_equal_ports_are_distinguished() {
     assert_eq!(list(&[&args[..], &["--count"]].concat()).ok().stdout, "3\n");
     list(&[&args[..], &["-q", "--remote-port", "42002"]].concat()).code(0);
     list(&[&args[..], &["-q", "--remote-port", "42003"]].concat()).code(1);
-    // With one namespace, the document names it.
     let one = list(&["--netns", &pid_a, "--json"]).ok();
     assert_eq!((one.json()["netns"].clone(), clients(&one.records("sockets"))), (json!(a.inode), vec![expected[0]]));
     assert!(!list(&["--netns", &pid_a]).ok().stdout.contains("NETNS"));
@@ -225,7 +224,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     assert_eq!(text(&top("netns")[1], "netns_name"), format!("{}:cat", a.resident.pid()));
     let shared = top("destination").into_iter().find(|line| line["remote_port"] == 42_001).expect("the destination");
     assert_eq!(shared["count"], 2);
-    // Each namespace has its own counters. So the counter of the summary is the sum of the counters of the three namespaces.
+    // The counter of the summary is the sum of the counters of the three namespaces.
     let made = number(&document["counters"], "tw");
     let alone: u64 = pids
         .iter()
@@ -241,7 +240,7 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     ] {
         assert!(page.stdout.contains(words), "expected {words}{page}");
     }
-    // Each namespace has its own maximum. If a namespace has reached its maximum, an entry of `limits` names the namespace.
+    // If a namespace has reached its own maximum, an entry of `limits` names the namespace.
     let full = in_new_namespace(|| {
         sysctl::write("ipv4.tcp_max_tw_buckets", "1").expect("the namespace is ours");
         BucketNamespace::make_here(42_004)
@@ -255,7 +254,6 @@ fn a_summary_of_several_namespaces_is_their_sum_and_has_the_number_of_each() {
     let gone_pid = gone.resident.pid();
     gone.resident.become_zombie();
     twtool(["summary", "--netns", &pids[0], "--netns", &gone_pid]).refused(&gone_pid);
-    // With one namespace, the group has one line.
     let one = twtool(["summary", "--by", "netns", "--json", "--netns", &a.resident.pid()]).ok().json();
     assert_eq!((&one["groups"]["netns"]["top"][0]["netns"], &one["netns"]), (&json!(a.inode), &json!(a.inode)));
     twtool([&["summary", "--record", "x"], &args[..]].concat()).refused("--record");
@@ -325,7 +323,6 @@ fn kill_removes_only_the_bucket_of_the_selected_namespace() {
 
 fn reading_another_namespace_does_not_change_the_list_of_the_callers_own_namespace() {
     let other = BucketNamespace::make(42_001);
-    // One process reads both namespaces. Entering the other namespace must not change the answer about the caller's own namespace.
     let run = list(&["--netns", &other.resident.pid(), "--netns", "/proc/self/ns/net", "--json"]).ok();
     assert_eq!(
         clients(&run.records("sockets")),

@@ -59,7 +59,6 @@ fn a_name_without_its_mount_is_refused() {
     fs::write("/run/netns/stale", "").expect("written");
     list(&["--netns", "stale"]).refused("stale").says("gone").says("hint:");
     list(&["--netns", "nosuch"]).refused("nosuch").says("stale");
-    // The path gives the same error as the name.
     list(&["--netns", "/run/netns/stale"]).refused("/run/netns/stale").says("plain file");
 }
 

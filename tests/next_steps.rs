@@ -108,7 +108,7 @@ fn wait_and_kill(lines: Vec<String>) -> (String, Option<String>) {
 
 fn the_printed_commands_wait_for_buckets_and_remove_them() {
     if !kernel::destroys_buckets() {
-        // This kernel cannot remove buckets. A bucket in FIN_WAIT_2 ends after 20 s with this setting, so the wait is short.
+        // A bucket in FIN_WAIT_2 ends after 20 s with this setting, so the wait is short.
         sysctl::write("ipv4.tcp_fin_timeout", "20").expect("the namespace is ours");
         let _kept = fin_wait_2();
         let (wait, _) = wait_and_kill(steps(&["bind-test", "8080", "--with", "none"]));
@@ -142,13 +142,11 @@ fn the_printed_commands_wait_for_buckets_and_remove_them() {
     }
 }
 
-/// The command of `kill` among the steps.
 fn kill_step(args: &[&str]) -> String {
     let lines = steps(args);
     lines.iter().find(|line| line.contains(" kill ")).unwrap_or_else(|| panic!("no kill: {lines:?}")).clone()
 }
 
-/// Makes a bucket of a server on each of these addresses.
 fn buckets_on(addrs: &[&str]) {
     for ip in addrs {
         let at = if ip.contains(':') { format!("[{ip}]:8080") } else { format!("{ip}:8080") };
@@ -405,7 +403,6 @@ fn the_wait_comes_before_ending_a_client_that_uses_the_port() {
 }
 
 fn buckets_beside_a_listener_are_named() {
-    // The server still listens, and a connection that it closed has left a bucket on the same port.
     let server = Server::listen(addr("127.0.0.1:8080"), ReuseOptions::REUSEADDR).expect("listening");
     connect(&server, "127.0.0.1:8080").close(ActiveCloser::Server).expect("a bucket");
     let advice = || twtool(["bind-test", "8080", "--json"]).code(1).json()["advice"].to_string();

@@ -1,6 +1,6 @@
 //! Runs the commands that twtool prints, exactly as it prints them, and checks that they solve the problem: in the caller's own
 //! namespace, with --netns in another one, and as an ordinary user with sudo. A command that was printed for --netns must change
-//! that namespace and leave the caller's namespace as it is. `PRODUCERS` names the tests in other files that run the remaining commands.
+//! that namespace and leave the caller's namespace as it is. `PRODUCERS` names the tests of all printed commands.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -119,8 +119,7 @@ const PRODUCERS: [(&str, usize, &[&str]); 12] = [
     ),
 ];
 
-/// Compares only the number of calls per file, and checks that the named tests exist. So a new command fails this test until somebody
-/// changes the number, and with it the list of tests.
+/// Counts the calls per file, so that a new command fails this test until somebody updates `PRODUCERS`.
 fn every_producer_of_commands_is_known() {
     let tests: String = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
         .expect("a folder")
@@ -140,7 +139,6 @@ fn every_producer_of_commands_is_known() {
     }
 }
 
-/// The network namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// A problem for which twtool prints commands, and the check that they have solved it.
@@ -148,7 +146,6 @@ struct Case {
     what: &'static str,
     make: fn() -> OpenSockets,
     args: &'static [&'static str],
-    /// The commands of the document.
     printed: fn(&Value) -> Value,
     /// Returns whether the problem is solved in the calling thread's namespace. Before the commands run, it returns false.
     helped: fn() -> bool,
@@ -175,7 +172,6 @@ fn commands(document: &Value) -> Value {
     document["commands"].clone()
 }
 
-/// The commands of the checks of `doctor`.
 fn of_checks(document: &Value) -> Value {
     let checks = document["checks"].as_array().expect("checks");
     checks.iter().flat_map(|check| check["commands"].as_array().expect("commands").clone()).collect()
@@ -339,7 +335,6 @@ const CASES: [Case; 12] = [
     },
 ];
 
-/// The commands that contain this text.
 fn only(commands: &Value, part: &str) -> Value {
     let commands = commands.as_array().expect("commands");
     commands.iter().filter(|step| text(step, "command").contains(part)).cloned().collect()
@@ -459,8 +454,7 @@ fn commands_help_in_the_selected_namespace() {
             if changes {
                 assert!(within(&there, case.helped), "{}: {lines:?} did not help", case.what);
             }
-            // If the only command is a wait, the wait ends when the bucket in the other namespace ends. The bucket in the caller's
-            // namespace has the same age, so it has ended, too, and the comparison would prove nothing.
+            // If the only command is a wait, the buckets of both namespaces have ended, so the comparison would prove nothing.
             if changes && netns.is_some() && !others.is_empty() {
                 assert!(!(case.helped)(), "{}: {lines:?} changed the caller's namespace", case.what);
             }

@@ -35,7 +35,6 @@ fn page() -> String {
     fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/privileges.md")).expect("the page")
 }
 
-/// The cells of the rows of all tables.
 fn cells(page: &str) -> impl Iterator<Item = Vec<&str>> {
     page.lines().filter_map(|line| Some(line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect()))
 }
@@ -64,7 +63,6 @@ fn ways() -> Vec<[String; 3]> {
     rows.collect()
 }
 
-/// How twtool gets its capabilities.
 enum Means {
     /// The thread that starts twtool has only these capabilities.
     Thread(Vec<Capability>),
@@ -232,7 +230,6 @@ fn each_feature_needs_exactly_the_capabilities_of_its_row() {
     }
 }
 
-/// Because both tables agree, the test of the first table shows for both that no capability of a row can be left out.
 fn both_tables_have_the_same_capabilities_for_a_feature() {
     let mut ways = ways();
     assert_eq!(ways.last().map(|way| way[0].as_str()), Some("`trace`"));

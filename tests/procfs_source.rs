@@ -63,7 +63,7 @@ fn both_sources_give_the_same_rows() {
                 assert!(fits, "{earliest}..={latest} ms by sock_diag: {row}");
                 assert!(number(row, key).is_multiple_of(UNIT_MS), "{row}");
             } else if key == "direction" && row["family"] == "ipv4-mapped" {
-                // The listener is on [::], and procfs does not report whether it accepts IPv4.
+                // The listener is on [::].
                 assert!(row[key] == "unknown" || row[key] == before[key], "{row}");
             } else {
                 assert_eq!(row[key], before[key], "{key} of {row}");
@@ -178,7 +178,6 @@ fn refuse_netlink() {
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
 }
 
-/// Asserts that the warning names sock_diag, the reason of the refusal, and the source that twtool reads instead.
 #[track_caller]
 fn warns_of_the_fallback(warning: &str, run: &Run) {
     for word in ["sock_diag", "Operation not permitted", "/proc/net/tcp"] {
@@ -272,8 +271,7 @@ fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
         let ends = |row: &Value| (text(row, "remote_addr").to_owned(), number(row, "remote_port"));
         run.records("destinations").iter().map(ends).collect()
     };
-    // The ports of the servers are ephemeral, and the ports of the clients are not. The second server accepts IPv4 through ::. The
-    // other servers listen on the address to which their client connects.
+    // The ports of the servers are ephemeral, and the ports of the clients are not. The second server accepts IPv4 through ::.
     let servers = [
         ("127.0.0.1:40000", "127.0.0.1:40000", "127.0.0.1:5000"),
         ("[::]:40001", "127.0.0.1:40001", "127.0.0.1:5001"),

@@ -43,7 +43,6 @@ fn packaging(below: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(below)
 }
 
-/// Runs promtool in the folder of the rules.
 fn promtool(args: &[&str]) -> Run {
     Run::of(Command::new("promtool").args(args).current_dir(packaging("prometheus")))
 }
@@ -52,7 +51,6 @@ fn the_rules_pass_their_tests() {
     needs_program("promtool");
     promtool(&["test", "rules", "twtool.rules.test.yml"]).code(0);
     promtool(&["check", "rules", "twtool.rules.yml"]).code(0);
-    // Every alert has a test.
     let rules = fs::read_to_string(packaging("prometheus/twtool.rules.yml")).expect("rules");
     let tests = fs::read_to_string(packaging("prometheus/twtool.rules.test.yml")).expect("tests");
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
@@ -193,14 +191,12 @@ impl Prometheus {
         data.and_then(|data| data["result"].as_array().cloned()).unwrap_or_default()
     }
 
-    /// The machines for which the alert fires.
     fn firing(alert: &str) -> Vec<String> {
         let firing = Self::query(&format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}"));
         firing.iter().map(|one| one["metric"]["instance"].as_str().expect("an instance").to_owned()).collect()
     }
 }
 
-/// Waits until the condition holds.
 #[track_caller]
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(60));
@@ -249,7 +245,6 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
     wait_until("the machines are scraped", || Prometheus::query("up == 1").len() == targets.len());
     assert_eq!(Prometheus::firing(ALERT), Vec::<String>::new());
 
-    // Makes four connections at a time until the alert fires. At that moment, a connection is still possible.
     let step = || busy.within(|| (0..4).try_for_each(|_| use_a_port(&server)));
     wait_until("the alert fires", || {
         step().expect("connect() fails before the alert fires");
@@ -294,7 +289,7 @@ impl Drop for ExporterThatTraces {
     }
 }
 
-/// The query that counts the series by the values of a variable. It is empty if no series has the label.
+/// The query that counts the series by the values of a variable. Its result is empty if no series has the label.
 fn count_of_values(label_values: &str, instance: &str) -> String {
     let values = label_values.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
     let (series, label) = values.and_then(|values| values.rsplit_once(", ")).expect("a query for values");

@@ -103,7 +103,7 @@ fn a_replay_gives_the_same_bytes_in_another_namespace() {
         let live = list(&["-o", format, "--fin-wait-2", "--record", &file, "--force"]).ok();
         assert!(live.stdout.len() > 100, "the answer contains the buckets{live}");
         let replay = on_thread_in_new_namespace(|| {
-            // This namespace has other settings, listeners and buckets, on which an answer of this namespace would depend.
+            // This namespace has other settings, listeners and buckets.
             twtool::sys::sysctl::write("ipv4.ip_local_port_range", "1024 2000").expect("the namespace is ours");
             let servers = [listen("127.0.0.1:9000"), listen("127.0.0.1:9001")];
             bucket_of_server(&servers[0], "127.0.0.1:9000");

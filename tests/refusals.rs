@@ -332,7 +332,6 @@ impl Drop for Holder {
     }
 }
 
-/// Starts a process that holds a socket that is bound and does not listen.
 fn idle_holder(at: &str) -> Holder {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&addr(at).into()).expect("bound");
@@ -365,7 +364,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
                 assert_eq!(run.json()["complete"], false, "{run}");
             });
         }
-        // If pidfd_getfd() is refused, twtool cannot find the socket. That does not mean that there is no socket, so the cause is unknown.
+        // If pidfd_getfd() is refused, twtool cannot find the socket, so the cause is unknown.
         for errno in [EPERM, ENOSYS] {
             on_a_thread_that_refuses(SYS_pidfd_getfd, errno, || {
                 let run = twtool(bind_test).code(2);

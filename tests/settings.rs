@@ -304,7 +304,6 @@ fn the_commands_of_capacity_give_connect_more_ports() {
     assert_eq!(answered(&["capacity", "--json"]).json()["verdict"], Value::Null);
 }
 
-/// Runs every command of a document, in order.
 fn run_the_commands(run: &Run) -> Vec<String> {
     let printed = run.json()["commands"].as_array().expect("commands").clone();
     let commands: Vec<String> = printed.iter().map(|step| text(step, "command").to_owned()).collect();

@@ -304,8 +304,7 @@ fn on_a_terminal(args: &[&str]) -> String {
     let terminal = openpty(None, None).expect("a terminal");
     let mut command = command(args);
     let mut child = command.stdout(terminal.slave).stderr(Stdio::null()).spawn().expect("twtool can be started");
-    // `command` still has this process's copy of the slave end of the terminal. Replacing it closes the copy. Otherwise read() on the
-    // master end would wait forever after the end of the child.
+    // This closes the copy of the slave end in `command`. Otherwise read() on the master end would not report the end of the child.
     command.stdout(Stdio::null());
     let mut shown = vec![];
     // At the end, read() fails with EIO.

@@ -303,7 +303,6 @@ fn buckets_count_in_the_seconds_in_which_they_were_made() {
     }
 }
 
-/// The number of occurrences of each key.
 fn counts<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, u64> {
     keys.fold(BTreeMap::new(), |mut counts, key| {
         *counts.entry(key).or_default() += 1;
@@ -413,7 +412,6 @@ fn minus_4_and_minus_6_count_only_one_family() {
     mixed.end();
 }
 
-/// Waits until the condition is true.
 fn wait_for(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(20));
     while !done() {

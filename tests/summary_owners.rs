@@ -36,7 +36,6 @@ fn summary(args: &[&str]) -> Run {
     twtool([&["summary"], args].concat())
 }
 
-/// The lines of a group in the document of `twtool summary`.
 fn lines(document: &Value, group: &str) -> Vec<Value> {
     document["groups"][group]["top"].as_array().unwrap_or_else(|| panic!("no {group}: {document}")).clone()
 }
@@ -163,8 +162,7 @@ impl Drop for Holder {
     }
 }
 
-/// Opens a listener on this address, and leaves one bucket on its port: the server's end of a connection closes first. The caller passes
-/// the listener to other processes and drops its own copy.
+/// Opens a listener on this address, and leaves one bucket on its port: the server's end of a connection closes first.
 fn listener_with_bucket(at: &str) -> TcpListener {
     let listener = TcpListener::bind(at).expect("a listener");
     let client = TcpStream::connect(at).expect("a connection");
@@ -219,7 +217,7 @@ fn in_the_group_of_units_the_processes_of_a_unit_count_as_one_candidate() {
 }
 
 fn each_namespace_has_its_own_owners() {
-    // Both namespaces have a listener on the same port. A different process holds the listener of each namespace.
+    // Both namespaces have a listener on the same port, held by different processes.
     let make_holder = || {
         let listener = listener_with_bucket("127.0.0.1:8080");
         Holder::of(&listener)

@@ -74,7 +74,7 @@ fn only_a_client_with_tls_and_the_password_is_served() {
     let _exporter = Exporter::start(&["--web.config.file", &write(folder, "secret", "")]);
     for (args, expected) in [
         (&["-u", "prometheus:secret", URL][..], "200"),
-        // The exporter finds the password of this request in its cache.
+        // The exporter finds this Authorization header in its cache.
         (&["-u", "prometheus:secret", URL], "200"),
         (&["-u", "prometheus:secret", "https://127.0.0.1:16060/-/healthy"], "200"),
         (&["-u", "prometheus:wrong", URL], "401"),

@@ -1,7 +1,6 @@
 //! `twtool trace`: for each way to close a connection, compares the reported process with the process that closed it.
 //!
-//! The script support/closers.py closes the connections and prints the expected reports. The cookie of each record is compared with
-//! the cookies of the kernel's buckets.
+//! The script support/closers.py closes the connections and prints the expected reports.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -98,8 +97,6 @@ fn each_way_to_close_names_the_process() {
     }
 }
 
-/// Closes by garbage collection of Unix sockets, by io_uring, at both ends at the same time, and with `TCP_LINGER2`. A machine may
-/// disable io_uring.
 fn rare_ways_to_close_name_the_process() {
     let tracer = Tracer::start("");
     for way in ["garbage", "io_uring", "both", "linger2"] {
@@ -126,8 +123,7 @@ fn a_process_that_only_delivers_a_fast_open_packet_is_not_named() {
 }
 
 fn every_short_lived_process_is_named() {
-    // With this setting, connect() does not take over a bucket of this test. On a slow machine it could do so without the setting, and
-    // then two closes would have the same ends.
+    // Otherwise connect() may take over a bucket on a slow machine, and then two closes would have the same ends.
     set("ipv4.tcp_tw_reuse", 0);
     let tracer = Tracer::start("");
     let expected = close(&["short_lived"]);
@@ -337,7 +333,6 @@ fn a_connection_that_closed_before_the_start_has_no_process() {
     assert_eq!((record["certain"].as_bool(), record["outcome"].as_str()), (Some(false), Some("time-wait")), "{record}");
 }
 
-/// Closes many connections on several threads.
 pub(crate) fn close_many(threads: u32, each: u32) {
     let server = TcpListener::bind("127.0.0.1:8096").expect("a server");
     std::thread::scope(|scope| {
@@ -370,10 +365,7 @@ fn counting() -> Outside {
     outside
 }
 
-/// While a BPF program runs on a core, the kernel does not start it again on that core. So twtool attaches two copies, and some closes
-/// reach only the second copy.
-///
-/// Some kernels run no BPF program while process 1 is current (see [`skips_process_1`]). On these kernels, a few closes may be missing.
+/// Some closes reach only the second copy of the BPF program (src/trace/program.rs).
 fn nearly_every_close_is_seen_on_busy_cores() {
     let outside = counting();
     close_many(4, 2000);

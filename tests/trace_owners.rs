@@ -239,7 +239,7 @@ fn samples_name_the_process_of_a_connection_that_lasts() {
     let record = until("a record with a process", || {
         let client = TcpStream::connect("127.0.0.1:8097").expect("a connection");
         let accepted = server.accept().expect("a connection");
-        // twtool takes a sample every 20 ms, or less often on a slow machine. If it takes none in time, the next attempt waits again.
+        // twtool takes a sample every 20 ms, or less often on a slow machine.
         std::thread::sleep(Duration::from_millis(200));
         drop(client);
         drop(accepted);

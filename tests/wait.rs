@@ -87,8 +87,7 @@ fn own_bind(port: u16, options: &[&str]) -> [String; 2] {
     ["0.0.0.0", "::"].map(|addr| bind(addr, port, options, false).0)
 }
 
-/// The result of [`own_bind`] if both binds work.
-fn bound() -> [String; 2] {
+fn both_ok() -> [String; 2] {
     ["ok".into(), "ok".into()]
 }
 
@@ -128,7 +127,7 @@ fn slow_a_wait_lasts_through_the_whole_life_of_a_bucket() {
                 run.ok();
                 assert_eq!((&last["bindable"], &last["cause"]), (&json!(true), &json!("none")), "{last}");
                 assert_eq!(last["blocked_by"], json!([]));
-                assert_eq!(own_bind(port, &[]), bound(), "a server that sets no option gets the port");
+                assert_eq!(own_bind(port, &[]), both_ok(), "a server that sets no option gets the port");
                 let (waited, attempts) = (number(&last, "waited_ms"), number(&last, "attempts"));
                 assert!(gone.duration_since(since) >= left, "the bucket ended before its timer, which had {left:.1?}");
                 assert!(attempts < 120, "{attempts} binds in {waited} ms");
@@ -182,7 +181,7 @@ fn a_bucket_that_is_removed_ends_the_wait() {
     for with in ["none", "reuseaddr", "reuseport", "both"] {
         left_by("127.0.0.1:8080", "127.0.0.1:8080", NONE);
         ends_with_the_bucket(&format!("an IPv4 bucket (--with {with})"), &["--with", with], || destroy(8080));
-        assert_eq!(own_bind(8080, &[]), bound());
+        assert_eq!(own_bind(8080, &[]), both_ok());
     }
     left_by("[::1]:8080", "[::1]:8080", NONE);
     ends_with_the_bucket("an IPv6 bucket", &[], || destroy(8080));
@@ -232,7 +231,7 @@ fn a_bucket_that_shares_the_port_is_not_waited_for() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     ends_with_the_bucket("one of two buckets", &[], || Killer::new().destroy(blocking));
     assert_eq!(buckets(8080).len(), 1);
-    assert_eq!(own_bind(8080, &["SO_REUSEADDR"]), bound());
+    assert_eq!(own_bind(8080, &["SO_REUSEADDR"]), both_ok());
 }
 
 fn thousands_of_buckets_are_waited_for_with_few_binds() {
@@ -274,7 +273,7 @@ fn without_sock_diag_the_wait_uses_procfs() {
     let run = twtool(["wait", "8080", "--json"]).code(0).says("/proc/net/tcp");
     let document = run.json();
     assert_eq!((&document["bindable"], &document["complete"]), (&json!(true), &json!(true)), "{run}");
-    assert_eq!(own_bind(8080, &[]), bound());
+    assert_eq!(own_bind(8080, &[]), both_ok());
     drop(client);
 }
 
@@ -316,7 +315,6 @@ fn quiet_prints_only_the_warnings_of_an_incomplete_answer() {
         let run = twtool([&["wait"], args].concat()).code(code);
         assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{run}");
     }
-    // If the answer is incomplete, the warnings are printed.
     private_proc::mount_private_folders();
     fs::remove_file("/etc/services").expect("removed");
     fs::create_dir("/etc/services").expect("a folder");
@@ -435,7 +433,6 @@ fn a_command_gets_unchanged_signals_and_descriptors() {
 }
 
 impl Waiter {
-    /// Ends the wait with a signal.
     fn end_by(self, signal: Signal) {
         let id = i32::try_from(self.id()).expect("a process");
         kill(Pid::from_raw(id), signal).expect("our own child");
@@ -451,7 +448,7 @@ fn on_a_terminal(width: u16, args: &[&str], meanwhile: impl Fn(Pid, &str)) -> (S
     let mut command = command([&["wait", "8080"], args].concat());
     let slave: OwnedFd = pty.slave;
     let mut child = command.stdout(Stdio::null()).stderr(slave).spawn().expect("twtool can be started");
-    // `command` holds this process's copy of the slave. Without the copy, read() of the master reports the end when the child ends.
+    // This closes the copy of the slave in `command`, so that read() of the master reports the end of the child.
     drop(command);
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
     let mut master = std::fs::File::from(pty.master);
@@ -496,7 +493,7 @@ fn a_terminal_shows_a_countdown_and_is_left_clean() {
     }
     let (text, _) = on_a_terminal(80, &["--timeout", "1s", "-q"], |_, _| {});
     assert_eq!(text, "");
-    // When the bucket is removed, the wait ends at once.
+    // Without a bucket, nothing is drawn.
     destroy(8080);
     let (text, status) = on_a_terminal(80, &[], |_, _| {});
     assert_eq!((text.as_str(), status.code()), ("", Some(0)));
@@ -547,7 +544,6 @@ fn a_wait_whose_output_is_not_read_can_be_interrupted() {
         let pty = openpty(None, None).expect("a pseudo-terminal");
         let slave: OwnedFd = pty.slave;
         let mut child = command(args).stdout(Stdio::piped()).stderr(slave).spawn().expect("twtool can be started");
-        // The test reads only the first byte.
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the beginning of the answer");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a process")), Signal::SIGTERM).expect("our own child");
         let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));

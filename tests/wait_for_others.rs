@@ -168,7 +168,6 @@ fn a_bind_that_is_denied_ends_the_wait_at_once() {
         let run = Run::of(&mut shell).code(1);
         let place = |text: &str| run.stdout.find(text).unwrap_or_else(|| panic!("no {text:?}{run}"));
         assert!(place("denied") < place("warning: "), "{run}");
-        // bind-test has the same verdict and cause.
         let document = twtool([&["bind-test"], args, &["--json"]].concat()).code(1).json();
         assert_eq!((text(&document, "verdict"), text(&document, "cause")), ("denied", cause));
     };

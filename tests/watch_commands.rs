@@ -28,7 +28,6 @@ const WIDE: (u16, u16) = (300, 50);
 
 /// A row that is selected on the screen.
 struct Chosen {
-    /// The keys that select the row.
     keys: &'static str,
     /// The beginning of the title of the details.
     title: &'static str,

@@ -95,12 +95,10 @@ const FLAG_RST: u8 = 0x04;
 /// Ten groups of buckets. Each group has its own client ports and gets one kind of event.
 #[derive(Clone, Copy)]
 struct Groups {
-    /// The number of buckets in a group.
     size: u16,
 }
 
 impl Groups {
-    /// The ports of the clients of a group.
     fn ports(self, number: u16) -> Range<u16> {
         let first = 41_000 + number * self.size;
         first..first + self.size
@@ -128,7 +126,6 @@ impl Watched {
     }
 }
 
-/// The machine is too slow for this number of buckets.
 struct TooSlow;
 
 fn the_events_of_a_thousand_buckets_are_correct() {
@@ -212,7 +209,6 @@ fn fates(groups: Groups) -> Result<Vec<Value>, TooSlow> {
     Ok(std::mem::take(&mut run.watcher.events))
 }
 
-/// Connects from a port that has a bucket.
 fn connect_again(server: &Socket, port: u16) -> (Socket, Socket) {
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     client.set_reuse_address(true).expect("SO_REUSEADDR");

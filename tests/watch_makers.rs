@@ -38,7 +38,6 @@ fn the_option_tracer_needs_the_screen_and_the_kernel() {
     twtool(["watch", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");
 }
 
-/// The row of a table that begins with this text.
 fn row(screen: &Screen, beginning: &str) -> Option<String> {
     screen.text().lines().find(|line| line.starts_with(beginning)).map(str::to_owned)
 }
@@ -80,7 +79,6 @@ fn a_tracer_with_a_socket_names_owners_and_makers() {
     screen.until(|screen| row(screen, &maker).is_some_and(|row| row.contains("  1  ") && row.ends_with("traced")));
     screen.until(|screen| row(screen, "unknown").is_some_and(|row| row.ends_with(" -")));
     assert!(!screen.text().contains("listener"), "{}", screen.text());
-    // A new close is shown, too.
     let connection = connect(&server, "127.0.0.1:8080");
     connection.close(ActiveCloser::Server).expect("a bucket");
     let own = format!("({}", std::process::id());
@@ -117,7 +115,6 @@ fn without_permission_the_key_t_shows_the_reason() {
     if screen.text().contains("BPF_MAP_CREATE returned EPERM") {
         screen.until_shown("run twtool as root of the host");
     }
-    // The screen continues to work.
     let server = listen("127.0.0.1:8080");
     bucket_of_server(&server, "127.0.0.1:8080");
     screen.until_shown("1 TIME_WAIT");

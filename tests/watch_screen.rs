@@ -38,7 +38,6 @@ suite! {
 
 const SMALL: (u16, u16) = (80, 24);
 
-/// Starts `twtool watch` with these arguments on a small terminal.
 fn watch(args: &[&str]) -> Screen {
     Screen::start(command([&["watch"], args].concat()), SMALL)
 }
@@ -142,7 +141,6 @@ fn a_typed_filter_is_checked_and_applied() {
     screen.types("/\x15sprt = :80\r");
     screen.until_shown("  ^^^^");
     screen.until_shown("invalid filter: expected a test");
-    // The whole screen follows the new filter.
     screen.types("\x15not sport = :8080\r");
     screen.until_shown("1 TIME_WAIT");
     screen.types("\x1b");
@@ -191,7 +189,6 @@ fn a_stop_restores_the_terminal_until_watch_continues() {
         screen.signal(Signal::SIGCONT);
         screen.until(|screen| !screen.is_restored() && screen.text().contains("1 TIME_WAIT"));
     }
-    // The screen continues to work.
     bucket_of_server(&server, "127.0.0.1:8080");
     screen.until_shown("2 TIME_WAIT");
     quits(screen);
@@ -230,7 +227,6 @@ fn the_key_k_proposes_a_kill_and_asks_before_it_runs() {
     screen.types("\x1b[B\x1b[Bk");
     screen.until_shown("Run it now? [y/N]");
     screen.until_shown("kill 'src 127.0.0.1:8080 and dst 127.0.0.1:");
-    // A key other than y removes nothing.
     screen.types("n");
     screen.until_shown("nothing was removed");
     screen.types("ky");

@@ -42,7 +42,6 @@ fn watch(args: &[&str]) -> Screen {
     Screen::start(command([&["watch"], args].concat()), SMALL)
 }
 
-/// Ends the screen with `q`.
 #[track_caller]
 fn quits(mut screen: Screen) {
     screen.types("q");
@@ -116,8 +115,7 @@ fn a_shell_stops_and_continues_watch() {
     for round in 1..=2 {
         screen.types("\x1a");
         screen.until(Screen::is_restored);
-        // If a stop had failed, twtool would have entered the alternate screen again at once. So a count that is equal to the round proves
-        // that every stop worked.
+        // After a failed stop, twtool would have entered the alternate screen once more.
         assert_eq!(String::from_utf8_lossy(&screen.written).matches("\x1b[?1049h").count(), round);
         // A process in the background must not change the terminal, so the kernel stops twtool again (SIGTTOU).
         screen.types("clear; bg\n");

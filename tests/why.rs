@@ -1,6 +1,6 @@
 //! `twtool why`: its report about a program equals what the program did, and the program runs as it does without twtool.
 //!
-//! In most tests, the watched program is `twtool bind-test`: it binds with every set of options, and reports each result.
+//! In some tests, the watched program is `twtool bind-test`: it binds with every set of options, and reports each result.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -67,7 +67,6 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// The failures that bind-test itself reports.
 fn failures_of_bind_test(run: &Run) -> Failures {
     let failed = |attempt: &&Value| attempt["bind"] != "ok";
     let attempts = run.records("attempts");
@@ -181,7 +180,7 @@ fn only_the_command_uses_stdin_and_stdout() {
     let run = Run::of(Command::new("sh").args(["-c", script, PATH])).code(0);
     assert_eq!(run.stdout, "a\nb\n", "{run}");
     assert!(run.stderr.contains("no bind(), listen() or connect()"), "{run}");
-    // The signal mask and the limits are the same as without twtool.
+    // The signal mask and the limits of descriptors are the same as without twtool.
     let facts = "grep -E '^(SigBlk|NoNewPrivs)' /proc/self/status; ulimit -n; ulimit -Hn";
     let plain = Run::of(Command::new("sh").args(["-c", facts])).stdout;
     let watched = twtool(["why", "-q", "sh", "-c", facts]).code(0).stdout;
@@ -190,8 +189,7 @@ fn only_the_command_uses_stdin_and_stdout() {
     assert_eq!(without_nnp(&watched), without_nnp(&plain));
 }
 
-/// An earlier version of twtool did not handle PTRACE_EVENT_FORK. Then the watch ended too early in 13 of 40 runs, and the daemon was
-/// killed.
+/// Without PTRACE_EVENT_FORK, the watch ended too early in 13 of 40 runs, and the daemon was killed.
 fn a_daemon_whose_parent_ends_at_once_runs_on() {
     let folder = tempfile::tempdir().expect("a folder");
     for i in 0..30 {
@@ -274,7 +272,7 @@ fn a_connection_with_the_same_ends_blocks_a_fixed_source_port() {
     needs_program("python3");
     let _servers = [listen("127.0.0.1:6200"), listen("127.0.0.2:6200")];
     // Every client is bound to the wildcard address, so the route chooses its address. The second client has the same ends as the
-    // first one. The third client has another destination.
+    // first one.
     let code = "from socket import *\ndef client(to):\n  s = socket(); s.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1); s.bind(('', 6201))\n  \
                 try: s.connect((to, 6200))\n  except OSError as e: print(e.errno)\n  return s\n\
                 a = client('127.0.0.1'); b = client('127.0.0.1'); c = client('127.0.0.2')";

@@ -30,8 +30,8 @@ suite! {
     ],
 }
 
-/// Runs a script under `twtool why` in a process group of its own. When the script has written `begun`, `prepare` gets the pid of twtool,
-/// and the whole group gets SIGTERM, as a terminal sends the signal of Ctrl-C. Checks the exit code, and returns standard error.
+/// Runs a script under `twtool why` in a process group of its own. When the script has written `begun`, calls `prepare` with the pid of
+/// twtool, and sends SIGTERM to the whole group. Checks the exit code, and returns standard error.
 fn ended_with_its_group(script: &str, prepare: impl FnOnce(Pid)) -> String {
     let mut why = command(["why", "sh", "-c", script]);
     let mut why =
@@ -53,8 +53,8 @@ fn processes_that_one_signal_ends_are_not_reported_as_running_on() {
     assert!(!text.contains("other process"), "{text}");
 }
 
-/// The program can end before twtool has read its own copy of the signal. That is likely (8 to 26 of 100 runs without the remedy) if both
-/// run on one processor, twtool has the lowest priority, and twtool is always busy with new processes.
+/// The program can end before twtool has read its own copy of the signal. Without `read_arrived` (src/sys/socket_calls/signals.rs), 8 to 26
+/// of 100 runs failed if both ran on one processor, twtool had the lowest priority, and new processes kept it busy.
 fn a_signal_to_the_group_does_not_end_twtool_before_its_summary() {
     let mut one = CpuSet::new();
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("processors");

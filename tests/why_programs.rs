@@ -249,7 +249,7 @@ fn check(program: &str, line: &str, situation: &ServerCase) {
     let seen: Vec<String> = records.iter().map(ToString::to_string).collect();
     assert_eq!(calls, expected, "{program}, {name}\n{}", seen.join("\n"));
     if calls.is_empty() {
-        // For example, memcached needs setgroups(2), which a user namespace refuses.
+        // For example, memcached needs setgroups(2), which a user namespace may refuse.
         not_checked(format!("twtool why {program}, {name}: the program does not reach bind() here"));
     }
     for record in records.iter().filter(|record| record["call"] == "bind") {

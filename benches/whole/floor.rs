@@ -6,10 +6,9 @@ use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// The sockets that the floor requests.
+/// The buckets that the floor requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
-    /// Every bucket.
     All,
     /// Buckets of local port 443.
     Port443,
@@ -51,7 +50,6 @@ fn request(floor: Floor) -> Vec<u8> {
     bytes
 }
 
-/// Receives the whole dump.
 pub(crate) fn run(floor: Floor) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -67,7 +65,7 @@ pub(crate) fn run(floor: Floor) -> io::Result<()> {
     }
 }
 
-/// Whether a datagram contains NLMSG_DONE. It reads only the message headers.
+/// Whether a datagram contains NLMSG_DONE.
 fn ends(datagram: &[u8]) -> io::Result<bool> {
     let mut rest = datagram;
     while let Some(&[a, b, c, d, kind_a, kind_b]) = rest.first_chunk() {

@@ -8,8 +8,8 @@
 //! - `cargo bench --bench whole -- watch` measures a stream of samples, without the floor.
 //!
 //! The benchmark runs each command and the floor in turns. Each such pair gives one ratio: the wall time of the command divided by that of
-//! the floor. The benchmark reports the median of the ratios. A busy machine slows both runs of a pair, so it hardly changes the ratio.
-//! The benchmark prints the figures for docs/performance.md as Markdown tables, and never fails because of a time.
+//! the floor. A busy machine slows both runs of a pair, so it hardly changes the ratio. The benchmark prints Markdown tables for
+//! docs/performance.md, and never fails because of a time.
 
 mod floor;
 mod namespaces;
@@ -31,8 +31,8 @@ use process::{Cost, Process, WATCH, on_one_core};
 use report::{Machine, Measured, Size};
 use twtool::sys::sandbox;
 
-/// Copies of twtool and of this benchmark. The benchmark measures copies, because an installed program is a copy, too. The file that the
-/// linker wrote starts more slowly, because the kernel maps it in smaller pieces: a short list takes 5 % longer.
+/// Copies of twtool and of this benchmark, because an installed program is a copy, too. The file that the linker wrote starts more slowly,
+/// because the kernel maps it in smaller pieces: a short list takes 5 % longer.
 const TWTOOL: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/twtool");
 const THIS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/whole");
 
@@ -83,7 +83,7 @@ struct Case {
     one_core: bool,
     /// Another program to compare with, by name, and how many times faster twtool should be.
     rival: Option<(&'static str, f64)>,
-    /// The maximum wall time as a multiple of the floor.
+    /// The target for the wall time, as a multiple of the floor.
     at_most: Option<f64>,
     /// Whether the command removes the buckets, so that each run needs a new population.
     consumes: bool,
@@ -115,7 +115,6 @@ impl Case {
         Self { process, consumes: true, ..Self::twtool("kill --all --yes --json", &[], at_most) }
     }
 
-    /// `twtool summary`.
     fn summary(at_most: Option<f64>) -> Self {
         Self { process: Process::new(TWTOOL, &["summary"]), ..Self::twtool("summary", &[], at_most) }
     }
@@ -134,7 +133,6 @@ impl Case {
         Process::installed(program).then_some(case)
     }
 
-    /// The commands to measure for a population of this size, with their targets.
     fn all(buckets: u32) -> Vec<Self> {
         let filter = "sport = :443";
         let others = [
@@ -166,7 +164,6 @@ impl Case {
         twtool.into_iter().chain(others.into_iter().flatten()).chain(kill).collect()
     }
 
-    /// Runs the process, and the floor before or after it. The floor is always first if the process removes the buckets.
     fn pair(&self, floor_first: bool) -> Result<(Cost, Cost), Box<dyn Error>> {
         let floor = floor_process(self.floor);
         let pair = || {
@@ -182,9 +179,8 @@ impl Case {
     }
 }
 
-/// Whether an uncounted pair, which fills the caches, runs before each counted pair of a case that keeps the buckets. With a million buckets
-/// there is no uncounted pair, because no cache is large enough, and because its time would leave room for fewer counted pairs before the
-/// buckets expire.
+/// Whether an uncounted pair, which fills the caches, runs before each counted pair. A million buckets fit into no cache, and would expire
+/// after fewer counted pairs.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }
@@ -208,7 +204,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     }
     install()?;
     let machine = Machine::here()?;
-    // This must come before the process has a second thread.
+    // The process must have only one thread.
     sandbox::enter_user_namespace()?;
     if arguments.iter().any(|word| word == "namespaces") {
         return namespaces::bench(&machine);
@@ -221,7 +217,7 @@ fn bench(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Provides a population of buckets for each measurement. It creates a new population if the current one would expire too early.
+/// Provides a population of buckets for each measurement.
 struct Supply {
     buckets: u32,
     now: Option<Population>,
@@ -264,8 +260,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             // Twice, because an uncounted pair runs before the counted pair.
             supply.ensure_outlives(2 * *longest)?;
-            // This pair loads into the caches what the counted pair needs. The previous case may have evicted it: after netstat, even
-            // the file of the program is not cached.
+            // The previous case may have evicted what this pair needs from the caches: after netstat, even the file of the program.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }

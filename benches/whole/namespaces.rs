@@ -34,13 +34,11 @@ const NAMESPACES: usize = 200;
 const BUCKETS: usize = 100;
 const ROUNDS: usize = 11;
 
-/// The time for which the benchmark uses the buckets, from the start of their creation. It leaves a margin before the 60 s of
-/// TIME_WAIT end.
+/// The time for which the benchmark uses the buckets, from the start of their creation. They exist for 60 s.
 const LIFE: Duration = Duration::from_secs(50);
 
 const LOOP: &str = "for n in /run/netns/*; do nsenter --net=$n ss -tanoH state time-wait; done";
 
-/// Receives the whole dump in each namespace.
 pub(crate) fn floor() -> Result<(), Box<dyn Error>> {
     let names: Vec<_> = fs::read_dir("/run/netns")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     let workers = thread::available_parallelism()?.get();
@@ -75,7 +73,6 @@ pub(crate) fn make() -> Result<(), Box<dyn Error>> {
     Ok(writeln!(io::stdout(), "{seen}")?)
 }
 
-/// Measures all commands, and prints the table.
 pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
@@ -108,7 +105,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
         Ok(())
     };
     let mut measured: Vec<Measured> = cases.iter().map(|_| Measured::default()).collect();
-    // The time of the longest pair so far. For the first pair, the benchmark assumes 5 s.
+    // The time of the longest pair so far. 5 s is an assumption about the first pair.
     let mut longest = Duration::from_secs(5);
     for round in 0..ROUNDS {
         for ((_, process), measured) in cases.iter().zip(&mut measured) {

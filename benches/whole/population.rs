@@ -1,8 +1,8 @@
 //! Makes populations of timewait buckets, which last a minute, in the network namespace of the caller.
 //!
 //! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. The end that closes first
-//! changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses of 127.0.0.0/8 and on many ports. Every
-//! hundredth bucket is on local port 443.
+//! changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses and ports. Every hundredth bucket is on
+//! local port 443.
 
 use std::error::Error;
 use std::fs;
@@ -24,7 +24,6 @@ const PORTS: u16 = 10;
 
 /// The buckets in the network namespace of the main thread.
 pub(crate) struct Population {
-    /// The time when the first bucket was created.
     begun: Instant,
 }
 
@@ -72,7 +71,7 @@ pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     Population::count_buckets()
 }
 
-/// The listeners of one thread. Threads do not share listeners, because each must accept its own connections.
+/// The listeners of one thread, which must accept its own connections.
 struct Lane {
     ipv4: Vec<TcpListener>,
     dual: Vec<TcpListener>,

@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 
 use super::THIS;
 
-/// The cost of one run of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// The wall time from before the fork until the end of the process.
     pub(crate) wall: Duration,
-    /// The processor time of all threads, in user and kernel mode. It is more stable than wall time on a busy machine.
+    /// The processor time of all threads, in user and kernel mode.
     pub(crate) processor: Duration,
 }
 
@@ -63,15 +62,14 @@ impl Process {
         if status.success() { Ok(cost) } else { Err(format!("{self:?}: {status}").into()) }
     }
 
-    /// The peak resident set in KiB. A small separate process measures it ([`watch`]) for two reasons. The kernel keeps only one
-    /// maximum for all children of a process. And the maximum of a child is at least the resident set of its parent at the fork.
+    /// The peak resident set in KiB. A small separate process measures it ([`watch`]), because the kernel keeps only one maximum for all
+    /// children of a process, and because the maximum of a child is at least the resident set of its parent at the fork.
     pub(crate) fn peak_kib(&self) -> Result<u32, Box<dyn Error>> {
         let mut watcher = Command::new(THIS);
         let output = watcher.arg(WATCH).arg(&self.program).args(&self.arguments).stderr(Stdio::inherit()).output()?;
         Ok(String::from_utf8(output.stdout)?.trim().parse().map_err(|_| format!("no peak memory of {self:?}"))?)
     }
 
-    /// Whether the program exists. Its exit code does not matter.
     pub(crate) fn installed(program: &str) -> bool {
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     }

@@ -11,7 +11,6 @@ use super::Case;
 use super::floor::Floor;
 use super::process::Cost;
 
-/// The machine of the measurement.
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) kernel: String,
@@ -37,7 +36,6 @@ pub(crate) fn load() -> io::Result<String> {
     Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// The results of a case.
 #[derive(Default)]
 pub(crate) struct Measured {
     /// The costs of the floor and of the command in each pair of runs, in the order of the runs.
@@ -45,7 +43,6 @@ pub(crate) struct Measured {
     pub(crate) peak_kib: u32,
 }
 
-/// The results for a population.
 pub(crate) struct Size {
     pub(crate) buckets: u32,
     /// The number of buckets before and after each measurement.
@@ -73,12 +70,12 @@ impl Spread {
 }
 
 impl Measured {
-    /// The wall time as a multiple of the floor.
+    /// The wall time, as a multiple of the floor.
     pub(crate) fn ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.wall.div_duration_f64(floor.wall)))
     }
 
-    /// The processor time as a multiple of the floor.
+    /// The processor time, as a multiple of the floor.
     pub(crate) fn processor_ratio(&self) -> Spread {
         Spread::of(self.pairs.iter().map(|(floor, own)| own.processor.div_duration_f64(floor.processor)))
     }
@@ -93,7 +90,7 @@ impl Size {
         self.cases.iter().find(|(case, _)| case.name == name).map(|(_, measured)| measured)
     }
 
-    /// The time of the other program as a multiple of the time of twtool: the median over the pairs of runs with the same number.
+    /// The time of the other program as a multiple of the time of twtool: the median over the rounds.
     fn rival_ratio(&self, measured: &Measured, rival: &str) -> Option<f64> {
         let rounds = self.named(rival)?.pairs.iter().zip(&measured.pairs);
         Some(Spread::of(rounds.map(|((_, theirs), (_, ours))| theirs.wall.div_duration_f64(ours.wall))).median)
@@ -104,7 +101,6 @@ impl Size {
         Spread::of(cases.flat_map(|(_, measured)| &measured.pairs).map(|(floor, _)| floor.wall.as_secs_f64()))
     }
 
-    /// The number of buckets during the measurements, as one number or as a range.
     fn population(&self) -> String {
         let (fewest, most) = (self.seen.iter().min(), self.seen.iter().max());
         match (fewest, most) {
@@ -114,7 +110,7 @@ impl Size {
     }
 }
 
-/// Formats a number with commas: `1,000,000`.
+/// `1,000,000`
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -140,7 +136,6 @@ fn or_blank(value: Option<String>) -> String {
     value.unwrap_or_default()
 }
 
-/// Writes the report.
 pub(crate) fn write(out: &mut dyn Write, machine: &Machine, sizes: &[Size]) -> Result<(), Box<dyn Error>> {
     let Machine { processor, kernel, date } = machine;
     writeln!(out, "{processor}, Linux {kernel}, {date}; `cargo bench --bench whole`. Whole processes, output to")?;

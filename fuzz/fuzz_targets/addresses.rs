@@ -1,5 +1,4 @@
-//! Parses words of a command line (addresses, prefixes, ports, namespaces). Every text gives an error or a value. The printed form of
-//! a value parses to the same value. Durations are only parsed.
+//! Parses words of a command line. The printed form of an address, prefix, port or namespace parses to the same value.
 #![no_main]
 
 use std::ffi::OsString;

@@ -1,5 +1,5 @@
-//! Parses /proc/PID/cgroup. The result is the path of one of the lines, or no path. The line has no controller (the unified
-//! hierarchy) or the controller name=systemd, unless its path names a container.
+//! Parses /proc/PID/cgroup. The path in the result is from a line without controllers (the unified hierarchy), from the line
+//! name=systemd, or from a line that names a container.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,6 @@ use twtool_fuzz::bounded;
 
 fuzz_target!(|case: &[u8]| {
     let Some(path) = bounded(case, || path_of_process(case)) else { return };
-    // The names of the unit and the container are parts of the path.
     assert!(unit_of_cgroup(&path).is_none_or(|unit| path.contains(unit)));
     let container = Container::of_cgroup(&path);
     assert!(container.as_ref().is_none_or(|container| path.contains(container.id)));

@@ -1,5 +1,5 @@
-//! Parses files of /proc that contain numbers: net/netstat, net/sockstat, slabinfo, and the capabilities of PID/status. The result
-//! contains only numbers of the text, or the text is rejected.
+//! Parses files of /proc that contain numbers: net/netstat, net/sockstat, slabinfo, and the capabilities of PID/status. Each number in
+//! the result is in the text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

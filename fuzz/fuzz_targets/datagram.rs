@@ -1,5 +1,4 @@
-//! Parses netlink datagrams. Any bytes give sockets or an error, and each socket comes from a message, in the order of the
-//! messages.
+//! Parses netlink datagrams. Each socket comes from a message, in the order of the messages.
 //!
 //! A case is a list of datagrams. Two bytes before each datagram are its length. The last datagram may be truncated.
 #![no_main]

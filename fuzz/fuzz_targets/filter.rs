@@ -1,5 +1,5 @@
-//! Parses filter expressions. Every text gives a filter or an error with a caret. A filter prints as an expression with the same
-//! meaning, and the part that the kernel evaluates accepts every row that the filter accepts.
+//! Parses filter expressions. An error has a caret. A filter prints as an expression with the same meaning, and the part that the kernel
+//! evaluates accepts every row that the filter accepts.
 #![no_main]
 
 use std::num::NonZeroU32;

@@ -1,4 +1,4 @@
-//! Parses lines of /proc/net/tcp and tcp6. Every text gives a socket or nothing, and a socket has the values in its line.
+//! Parses lines of /proc/net/tcp and tcp6. A socket has the values in its line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Parses recordings. Any bytes give facts and events, or an error. There are not more events than lines, and a replay reports only
-//! sockets that are in the netlink messages of the recording.
+//! Parses recordings. There are fewer events than lines, and a replay reports only sockets that are in the netlink messages of the
+//! recording.
 //!
 //! The input is the content of a recording. If it starts with a line feed, the target removes that byte and adds the last line with
 //! the correct checksum, which a fuzzer cannot guess.

@@ -1,6 +1,5 @@
-//! Parses the kernel's response to a change of an interface. The result is Ok exactly if the response is a message of type
-//! NLMSG_ERROR with the errno 0, which is netlink's acknowledgement. An error has the errno of the response, or no errno if the
-//! response is not well-formed.
+//! Parses the kernel's response to a change of an interface. The result is Ok only if the response is a message of type NLMSG_ERROR with
+//! the errno 0, which is netlink's acknowledgement. If the result has an errno, it is that of the response.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

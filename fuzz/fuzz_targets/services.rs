@@ -1,4 +1,4 @@
-//! Parses /etc/services. Parsing never fails. For UTF-8, the table equals the table of a second, independent parser.
+//! Parses /etc/services. For UTF-8, the table equals the table of a second, independent parser.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,6 @@ use twtool::model::port::Port;
 use twtool::sys::services::parse;
 use twtool_fuzz::bounded;
 
-/// The port and the names of a line, parsed independently of twtool.
 fn entry(line: &str) -> Option<(Port, Vec<&str>)> {
     let line = line.split('#').next()?;
     let mut words: Vec<&str> = line.split([' ', '\t', '\r', '\x0b', '\x0c']).filter(|word| !word.is_empty()).collect();

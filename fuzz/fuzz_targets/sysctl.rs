@@ -1,4 +1,4 @@
-//! Parses settings under /proc/sys. No text makes the parsers panic. The printed form of a list of ports parses to the same list.
+//! Parses settings under /proc/sys. The printed form of a list of ports parses to the same list.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

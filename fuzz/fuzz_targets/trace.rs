@@ -1,4 +1,4 @@
-//! Parses the kernel's type information and the records of the BPF program. Any bytes give a result or an error, in bounded memory.
+//! Parses the kernel's type information and the records of the BPF program.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -16,17 +16,16 @@ use twtool::sock_diag::transport::{Commands, Transport};
 static ALLOCATED_BYTES: AtomicUsize = AtomicUsize::new(0);
 static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// The system allocator with a counter of allocated bytes.
-struct Counting;
+struct CountingAllocator;
 
-impl Counting {
+impl CountingAllocator {
     fn add(bytes: usize) {
         PEAK_BYTES.fetch_max(ALLOCATED_BYTES.fetch_add(bytes, Relaxed) + bytes, Relaxed);
     }
 }
 
 // SAFETY: every call is passed on to the system allocator with unchanged arguments.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size());
         unsafe { System.alloc(layout) }
@@ -39,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Runs a case and checks its peak memory: at most 256 KiB (a table of service names takes 128 KiB) plus 64 bytes per byte of
 /// the case.

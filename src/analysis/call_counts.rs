@@ -10,7 +10,7 @@ use crate::model::call::{CallCause, CallName, CalledAddr, CalledSocket, SocketCa
 /// A kind of failure. Failures with equal fields are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FailureKind {
-    /// The call.
+    /// The name of the call.
     pub name: CallName,
     /// The address; `None` if it could not be read.
     pub addr: Option<CalledAddr>,
@@ -49,7 +49,7 @@ pub struct LastExplanation {
     pub at: Duration,
 }
 
-/// The time after which another failure of the same kind is examined again.
+/// While failures of one kind repeat, only one of them is examined in this time.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what a watched program did.
@@ -57,7 +57,7 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub struct CallCounts {
     /// The successful listens on TCP sockets, each address and set of options once, with the number of calls.
     pub listening: Vec<(SocketCall, usize)>,
-    /// The failures and how often each happened.
+    /// The number of failures of each kind.
     pub failures: BTreeMap<FailureKind, usize>,
     /// The last explanation of each kind of failure.
     pub explained: BTreeMap<FailureKind, LastExplanation>,
@@ -78,7 +78,7 @@ impl CallCounts {
         if call.name != CallName::Listen || !tcp {
             return false;
         }
-        // Equal calls are stored once, because a program can repeat them: nginx calls listen() twice on each socket.
+        // nginx calls listen() twice on each socket.
         let options =
             |call: &SocketCall| call.socket.as_ref().map(|socket| (socket.options_text(), socket.protocol.clone()));
         let same = |(known, _): &&mut (SocketCall, usize)| known.addr == call.addr && options(known) == options(call);
@@ -90,7 +90,7 @@ impl CallCounts {
         true
     }
 
-    /// Whether to examine a failure of this kind: none was examined during the last second.
+    /// Whether to examine another failure of this kind.
     #[must_use]
     pub fn is_due(&self, kind: &FailureKind, at: Duration) -> bool {
         self.explained.get(kind).is_none_or(|last| at.saturating_sub(last.at) >= REPEAT_INTERVAL)

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::model::bind::{Attempt, CallResult, Errno};
 use crate::model::socket::{Family, Socket, TcpState};
 
-/// Whether a socket's local address conflicts with that of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     No,
@@ -96,7 +95,7 @@ impl<'a> FailedAttempts<'a> {
 ///    buckets that perhaps overlap (see `Overlap::Perhaps`), because at least one of them blocks the attempt.
 /// 2. Maximum: the longest remaining time of all these buckets.
 ///
-/// The result is certain, because it is returned only if minimum and maximum are equal.
+/// The function returns a time only if minimum and maximum are equal.
 #[must_use]
 pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket> + Clone)) -> Option<Duration> {
     let (mut least, mut most) = (Duration::ZERO, Duration::ZERO);
@@ -124,8 +123,7 @@ pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
 }
 
 /// Whether plain attempts and listed sockets are consistent: every address whose bind fails has a socket that explains it, and
-/// no bind works on an address that a socket covers. They are not consistent if a socket appeared or ended between the
-/// attempts and the list, or if the kernel does not list the socket that blocks the bind.
+/// no bind works on an address that a socket certainly covers.
 #[must_use]
 pub fn consistent(plain: &[Attempt], sockets: &[Socket]) -> bool {
     let mut bound = plain.iter().filter(|attempt| attempt.bind == CallResult::Ok);

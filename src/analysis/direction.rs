@@ -1,12 +1,12 @@
 //! The direction of a connection: which end opened it. The kernel does not store it, so it is inferred from listeners and
-//! port ranges.
+//! the ephemeral range.
 //!
 //! The first rule that applies decides:
 //! 1. Both ends are the same (a socket that is connected to itself): outbound. Only connect() makes such a connection.
 //! 2. A listener of the namespace covers the local end: inbound. If this depends on the IPV6_V6ONLY of the listener, and the source of
 //!    the sockets does not report this option: unknown.
 //! 3. The local port lies in the ephemeral range and the remote port outside it: outbound.
-//! 4. The remote end is in this namespace, too, and a listener covers it: outbound. An example is a client with a fixed source port.
+//! 4. The remote end is in this namespace, too, and a listener covers it: outbound.
 //! 5. Otherwise: unknown.
 
 use std::num::NonZeroU32;

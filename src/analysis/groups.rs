@@ -116,7 +116,6 @@ struct RankedCount {
 
 impl RankedCount {
     fn sort_key(&self) -> (Reverse<u64>, usize, Option<IpAddr>, u16) {
-        // The order of `IpAddr` is IPv4 first.
         let (number, addr, port) = match self.key {
             GroupKey::Class(class) => (class as usize, None, 0),
             GroupKey::Direction(direction) => (direction as usize, None, 0),
@@ -165,7 +164,7 @@ impl RemoteEnds {
         let addrs = &mut self.addrs;
         *self.indices.entry(addr).or_insert_with(|| {
             addrs.push((addr, StateCounts::default()));
-            // There are never 2^32 buckets: the kernel counts them in 31 bits.
+            // The number fits: 2^32 buckets would need 1 TiB of kernel memory.
             AddrIndex::try_from(addrs.len() - 1).unwrap_or(AddrIndex::MAX)
         })
     }
@@ -227,7 +226,7 @@ impl Groups {
     #[must_use]
     pub fn new(by: &[GroupBy], expected: usize) -> Self {
         let ports = |wanted| if by.contains(&wanted) { vec![StateCounts::default(); 1 << 16] } else { vec![] };
-        // A table that grows step by step would be copied a dozen times. Reserved memory that is never used costs almost nothing.
+        // A table that grows step by step would be copied many times. Reserved memory that is never used costs almost nothing.
         let room = || HashMap::with_capacity_and_hasher(expected.min(MAX_ROOM), RandomState::default());
         let ends = by.contains(&GroupBy::Destination).then(room);
         let remote = ends.is_some() || by.contains(&GroupBy::RemoteAddr);
@@ -261,12 +260,11 @@ impl Groups {
         let addr = ends.map_or(0, |ends| ends.add_addr(tuple.remote_bits(), fin_wait_2));
         self.pending.push(PendingBucket { local, remote, addr, fin_wait_2 });
         if self.pending.len() == PENDING {
-            self.settle();
+            self.count_pending();
         }
     }
 
-    /// Counts the pending buckets.
-    fn settle(&mut self) {
+    fn count_pending(&mut self) {
         if !self.local_ports.is_empty() {
             self.pending.iter().for_each(|one| self.local_ports[usize::from(one.local.0)].add(one.fin_wait_2));
         }
@@ -283,8 +281,8 @@ impl Groups {
 
     /// Adds the counts of another network namespace, which has the same attributes.
     pub fn merge(&mut self, mut other: Self) {
-        self.settle();
-        other.settle();
+        self.count_pending();
+        other.count_pending();
         let sum = |counts: &mut [StateCounts], others: &[StateCounts]| {
             counts.iter_mut().zip(others).for_each(|(count, other)| *count += *other);
         };
@@ -302,7 +300,7 @@ impl Groups {
     /// The `limit` largest counts by each attribute, in the order in which the caller named the attributes.
     #[must_use]
     pub fn top(&mut self, limit: usize) -> Vec<Ranking> {
-        self.settle();
+        self.count_pending();
         self.by.iter().map(|&by| self.rank(by, limit)).collect()
     }
 

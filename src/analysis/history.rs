@@ -130,8 +130,7 @@ impl Length {
 pub struct History {
     /// The assumed length of TIME_WAIT.
     pub length: Length,
-    /// The closes of each second, the oldest second first. `None` if buckets of that second are already gone, or have more than an hour
-    /// left.
+    /// The closes of each second, the oldest second first; `None` if unknown.
     pub closes: [Option<u64>; SECONDS],
 }
 

@@ -78,8 +78,7 @@ pub fn collect_limits(
 /// The limit that applies if tcp_max_tw_buckets is reached. The kernel compares this setting with the number of buckets in both states
 /// (`inet_twsk_alloc` in net/ipv4/inet_timewait_sock.c).
 ///
-/// `negative_is_none` tells whether a negative setting means that there is no maximum (`Facts::negative_maximum_is_none`); `None` if
-/// this is unknown for the kernel.
+/// `negative_is_none` is `Facts::negative_maximum_is_none`.
 pub(super) fn at_maximum(totals: StateCounts, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {
     let count = totals.all().max(kernel.sockstat.map_or(0, |sockstat| sockstat.tw));
     let most = kernel.max_tw_buckets?;

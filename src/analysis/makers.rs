@@ -49,7 +49,7 @@ pub enum MakerGroupKey {
     Netns(u64),
     /// The process is known and belongs to no unit, or to no container.
     Outside,
-    /// The process is unknown. Or its cgroup is unknown, and so are its unit and its container.
+    /// The process, or its cgroup, is unknown.
     Unknown,
     /// All groups after the first [`MAX_GROUPS`], counted together.
     Others,
@@ -115,14 +115,11 @@ impl MakerGroupKey {
         }
     }
 
-    /// The key of a process without a known unit or container: [`Self::Outside`] if its cgroup is known, otherwise
-    /// [`Self::Unknown`].
     const fn without(facts: &MakerFacts) -> Self {
         if facts.cgroup.is_some() { Self::Outside } else { Self::Unknown }
     }
 }
 
-/// The closes of a group, and the buckets that they made in the last minute.
 #[derive(Clone, Debug)]
 struct MakerCounter {
     closes: u64,
@@ -149,7 +146,6 @@ impl MakerCounter {
     }
 }
 
-/// The index of a second in [`MakerCounter::made`].
 fn slot(second: u64) -> usize {
     usize::try_from(second % SECONDS as u64).unwrap_or(0)
 }
@@ -165,8 +161,7 @@ pub struct MakerRow {
     pub per_second: f64,
     /// The share of the group in all closes, 0 to 1.
     pub share: f64,
-    /// The number of buckets that the closes of the group made in the last 60 s. FIN_WAIT_2 buckets count, too, because they become TIME_WAIT when
-    /// the peer closes.
+    /// The number of buckets that the group made in the last 60 s, including FIN_WAIT_2 buckets.
     pub buckets: u64,
 }
 

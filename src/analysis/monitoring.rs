@@ -1,4 +1,4 @@
-//! Counts of buckets for monitoring: by state, direction and port class, closes per second, and the busiest server ports.
+//! Counts of buckets for monitoring: by state, direction and port class, closes per second, and the server ports with the most buckets.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,7 @@ pub struct BucketCounts {
     /// The counts by direction, then by port class.
     by: [[StateCounts; PortClass::ALL.len()]; Direction::ALL.len()],
     times: [RemainingTimes; Direction::ALL.len()],
-    /// The TIME_WAIT buckets of inbound connections by local port, without due buckets (0 ms left). Outbound connections are left out,
-    /// because their local ports are not ports of servers.
+    /// The TIME_WAIT buckets of inbound connections by local port, without due buckets (0 ms left).
     server_ports: HashMap<Port, u32, RandomState>,
 }
 

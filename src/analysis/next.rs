@@ -17,7 +17,7 @@ use crate::model::row::Direction;
 use crate::model::setting;
 use crate::model::socket::Socket;
 
-/// The default timeout of `twtool wait`. A longer wait needs the option `--timeout`.
+/// The default timeout of `twtool wait`.
 const WAIT: Duration = Duration::from_secs(120);
 
 /// A failed bind, and the facts on which the suggested commands depend.
@@ -89,7 +89,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             let ends = !steps.is_empty() || is_blocked_by_orphan(failure.holders);
             let wait = (!failure.waited && ends).then(|| wait(failure));
             if failure.holders.iter().filter(|holder| holder.blocks).all(is_clients) || is_named_by_a_holder(failure) {
-                // A client's connection ends by itself, so the command that stops the client comes last. If the user named the
+                // A client's connection usually ends by itself, so the command that stops the client comes last. If the user named the
                 // namespace by the process to stop, `wait` must open the namespace before this process ends.
                 wait.into_iter().chain(steps).collect()
             } else {
@@ -107,7 +107,7 @@ pub fn steps(failure: &Failure) -> Vec<Step> {
             steps.extend(
                 // With --user, the test binds as another user, so it lacks the privilege even if root starts it.
                 (failure.uid != 0 && failure.setup.user.is_none())
-                    .then(|| as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
+                    .then(|| test_as_root(failure, Capability::NetBindService, "test the bind with the privilege")),
             );
             steps.push(start);
             steps
@@ -138,8 +138,7 @@ pub fn reserve(shell: &Shell, facts: &Facts, port: Port) -> Suggestions {
     }
 }
 
-/// The command that runs the same bind test as root, with this capability.
-fn as_root(failure: &Failure, needs: Capability, purpose: &str) -> Step {
+fn test_as_root(failure: &Failure, needs: Capability, purpose: &str) -> Step {
     let server = server_words(failure);
     let words: Vec<&str> = ["bind-test"].into_iter().chain(server.iter().map(String::as_str)).collect();
     Step::new(failure.shell.twtool(Privilege::Capability(needs), &words), purpose)
@@ -197,7 +196,6 @@ fn wait(failure: &Failure) -> Step {
     Step::new(shell.twtool(Privilege::None, &words), purpose)
 }
 
-/// The command that removes the buckets; `None` if this kernel cannot remove buckets.
 fn kill(failure: &Failure) -> Option<Step> {
     let Failure { shell, facts, holders, .. } = *failure;
     let fin_wait_2 =
@@ -215,7 +213,7 @@ fn kill(failure: &Failure) -> Option<Step> {
     (facts.destroys_buckets() != Some(false)).then(step)
 }
 
-/// The arguments of `kill` that select the blocking sockets, and no socket on an address that the user did not name.
+/// The arguments of `kill` that select the sockets on the port, limited to the interface and the addresses that the user named.
 fn on_the_port(failure: &Failure) -> Vec<String> {
     let Failure { facts, port, addrs, setup, .. } = *failure;
     let mut words = vec!["--local-port".into(), port.to_string()];

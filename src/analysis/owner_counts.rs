@@ -110,7 +110,6 @@ mod tests {
         StateCounts { time_wait, fin_wait_2 }
     }
 
-    /// Buckets with different candidates: one process, two processes of one unit, or processes of two units.
     fn counts(by: MakerGroupBy) -> Vec<OwnerGroup> {
         let mut counts = OwnerCounts::new(by);
         counts.add(&owner(Evidence::Traced, &[(7, "/a/web.service")]), count(5, 1));

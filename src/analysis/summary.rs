@@ -56,9 +56,8 @@ impl SummaryCounts {
         self.groups.merge(other.groups);
     }
 
-    /// The limit that applies if tcp_max_tw_buckets is reached; otherwise `None`. Call this for each network namespace before
-    /// [`Self::merge`], because each namespace has its own maximum. `negative_is_none` tells whether a negative setting means that there
-    /// is no maximum; `None` if this is unknown for the kernel.
+    /// The limit that applies if tcp_max_tw_buckets is reached. Call this for each network namespace before [`Self::merge`], because
+    /// each namespace has its own maximum. `negative_is_none` is `Facts::negative_maximum_is_none`.
     #[must_use]
     pub fn at_maximum(&self, kernel: &BucketFacts, negative_is_none: Option<bool>) -> Option<Limit> {
         limits::at_maximum(self.totals, kernel, negative_is_none)
@@ -129,8 +128,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether tcp_max_tw_buckets is reached. If so, the kernel keeps no bucket after a further close, and the history does not show
-    /// this close.
+    /// Whether tcp_max_tw_buckets is reached, so that the history does not show further closes.
     #[must_use]
     pub fn at_maximum(&self) -> bool {
         self.limits.iter().any(|limit| limit.id == "at-maximum")

@@ -72,14 +72,12 @@ pub fn cause(facts: &Facts, port: Port, attempts: &[Attempt], holders: &[Holder]
     cause_among(&in_the_way, reuseaddr_works, attempts.iter().any(|attempt| attempt.blocked_by_own_socket))
 }
 
-/// Whether the cause means that only buckets block the bind. There are two such causes, and a bind with SO_REUSEADDR decides between
-/// them.
+/// Whether the cause means that only buckets block the bind.
 #[must_use]
 pub const fn only_buckets(cause: Cause) -> bool {
     matches!(cause, Cause::TimeWait | Cause::TimeWaitWithoutReuseaddr)
 }
 
-/// The result of the attempt with these options on the address of `plain`.
 fn outcome_with(plain: &Attempt, options: ReuseOptions, attempts: &[Attempt]) -> Option<CallResult> {
     let same = |attempt: &&Attempt| attempt.at == plain.at && attempt.options == options;
     attempts.iter().find(same).map(Attempt::outcome)
@@ -98,7 +96,7 @@ fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verd
 
 fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     let cause = |attempt: &&Attempt| match attempt.outcome() {
-        // Otherwise EACCES comes from a security module, which does not report a reason. listen() needs no privilege.
+        // EACCES for another port, or from listen(), comes from a security module, which does not report a reason.
         CallResult::Failed(Errno::Access)
             if facts.privileged(port) == Some(true) && attempt.bind == CallResult::Failed(Errno::Access) =>
         {
@@ -112,7 +110,7 @@ fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
 }
 
 /// The cause, if these sockets block the bind. The first of these kinds that is present decides: listener, connection, bound socket,
-/// bucket. For buckets, `reuseaddr_works` decides between two causes, whatever options the server sets.
+/// bucket.
 pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, blocked_by_own_socket: bool) -> Cause {
     let rank = |holder: &&Holder| match holder.socket {
         Socket::Bucket(_) => 3,

@@ -2,15 +2,14 @@
 //!
 //! A page contains the texts of the long help, in the order of man-pages(7). The text below the options of the help has three
 //! parts: the paragraph "Exit codes:" becomes EXIT STATUS, the list "Examples:" becomes EXAMPLES, and the other paragraphs
-//! follow the first sentence of DESCRIPTION. Words in these texts select the entries of FILES and SEE ALSO. So a new command needs
-//! no entry here.
+//! end DESCRIPTION. Words in the help select the entries of FILES and SEE ALSO. So a new command needs no entry here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
-/// The date in the head of each page, which man(7) requires: the last day on which the texts were revised as a whole.
+/// The date in the head of each page: the last day on which the texts were revised as a whole.
 const DATE: &str = "2026-11-29";
 
 /// The files that twtool reads, one per line: words, the path, and the content. The page of a command lists a file if the help of the
@@ -32,11 +31,9 @@ const RELATED: [&str; 4] = ["twtool(1)", "tcp(7)", "socket(7)", "ss(8)"];
 /// The further pages in SEE ALSO of twtool(1), the page of the program.
 const RELATED_TO_ALL: [&str; 6] = ["services(5)", "namespaces(7)", "sock_diag(7)", "ip(7)", "ip-netns(8)", "sysctl(8)"];
 
-/// A manual page.
 pub(super) struct Page {
     /// The name without the section, like `twtool-list`.
     pub(super) name: String,
-    /// The text in the language of man(7).
     pub(super) text: String,
 }
 
@@ -325,7 +322,6 @@ impl Writer {
         }
     }
 
-    /// A command, and what it does.
     fn example(&mut self, example: &str) {
         let (command, explanation) = split_explanation(example);
         self.space();
@@ -367,8 +363,7 @@ fn split_explanation(example: &str) -> (&str, &str) {
     (example, "")
 }
 
-/// The codes and their meanings in a list like "0 yes, 1 no, or not". A part without a number belongs to the meaning before it. The
-/// first part can have no code.
+/// The codes and their meanings in a list like "0 yes, 1 no, or not". A part without a number belongs to the meaning before it.
 fn exit_codes(list: &str) -> Vec<(Option<&str>, String)> {
     let mut codes: Vec<(Option<&str>, String)> = vec![];
     for part in list.split_inclusive([',', ';']) {

@@ -1,5 +1,4 @@
-//! Declares the command line to clap, and parses the arguments. twtool declares only what this command line needs, because the
-//! declarations of all commands and their arguments take a noticeable part of the time of a short run.
+//! Declares the command line to clap, and parses the arguments. To save time, twtool declares only what the arguments need.
 
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;

@@ -92,8 +92,7 @@ pub fn run(args: &BindTestArgs, global: &GlobalArgs, context: &mut Context) -> R
     let Answer { value: state, complete, warnings, .. } = args.netns.snapshot()?.port(&question, args.listen)?;
     let (facts, port, with) = (&state.facts, state.port, args.server.with.options());
     let conclusion = state.conclude(with);
-    // If the cause is unknown, a socket that the kernel interface does not list may block the port. This is possible only for the
-    // verdict `Blocked`, because the reason for `Denied` is not a socket.
+    // A socket that the kernel interface does not list may block the port.
     let unseen =
         conclusion.verdict == Verdict::Blocked && conclusion.cause == Cause::Unknown && !state.bound_sockets_are_listed;
     let doubtful = state.note == ReuseportNote::Left && with.reuseport;

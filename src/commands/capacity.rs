@@ -33,8 +33,9 @@ net.ipv4.tcp_timestamps instead.
 
 For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
 tests such ports one by one with a connect() to an unused loopback address that delays its SYN (TCP_FASTOPEN_CONNECT). twtool closes \
-the socket before it sends anything, so the port is held for 1-2 microseconds. With --no-probe, or if the test is not possible, FREE includes these ports, although connect() may not be able \
-to choose some of them. The JSON key `uncertain` contains the number by which FREE can be too high.
+the socket before it sends anything, so the port is held for 1-2 microseconds. With --no-probe, or if the test is not \
+possible, FREE includes these ports, although connect() may not be able to choose some of them. The JSON key \
+`uncertain` contains the number by which FREE can be too high.
 
 The time to exhaustion is an inference from a model. The model makes two assumptions. First: connections are opened as fast as they \
 are closed, at the rate of the last 10 seconds. (If the destination has at least 10 TIME_WAIT sockets, and the oldest one is younger \

@@ -7,7 +7,6 @@ use clap::{Arg, Command, Error};
 
 use crate::view::column::{COLUMNS, Column};
 
-/// Parses the key of a column.
 #[derive(Clone)]
 pub(super) struct ColumnParser;
 

@@ -3,7 +3,7 @@
 //! 1. The engine of clap_complete finds out whether the word is a command, an option, or the value of an argument.
 //! 2. Values that clap lists (formats, columns, scenarios) and paths come from the engine.
 //! 3. Values of this machine come from the snapshot layer. The name of the value in the help (`PORT`, `FILTER`) selects the kind of
-//!    values. So a new command needs no entry here.
+//!    values.
 //!
 //! Values that cannot be read are left out without a message, because an error would appear in the prompt.
 
@@ -76,16 +76,13 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
 /// The words before the completed word that affect its values.
 #[derive(Clone, Debug)]
 struct CompletionContext {
-    /// The value of `--netns`.
     netns: Option<OsString>,
     /// Whether `--container` is given. The search for the namespace of a container takes too long for a completion.
     container: bool,
-    /// The word before the completed word.
     previous: OsString,
 }
 
 impl CompletionContext {
-    /// A snapshot source for the selected namespace; `None` with `--container`, or if the namespace does not exist or cannot be opened.
     fn snapshot(&self) -> Option<Snapshot> {
         if self.container {
             return None;
@@ -108,21 +105,20 @@ fn with_values(arg: Arg, context: &CompletionContext, commands: &[String]) -> Ar
     let context = context.clone();
     let remote = arg.get_id().as_str().starts_with("remote");
     match name.as_str() {
-        "PORT" => offer(arg, move |word| ports(&context, remote, word)),
-        "FILTER" => offer(arg, move |_| filter_words(&context)),
-        "IFACE" => offer(arg, move |_| interfaces(&context)),
+        "PORT" => offer_matching(arg, move |word| ports(&context, remote, word)),
+        "FILTER" => offer_matching(arg, move |_| filter_words(&context)),
+        "IFACE" => offer_matching(arg, move |_| interfaces(&context)),
         "COMMAND" if arg.is_last_set() || arg.is_trailing_var_arg_set() => arg.value_hint(ValueHint::AnyPath),
         "COMMAND" => {
             let commands = commands.to_vec();
-            offer(arg, move |_| commands.iter().map(CompletionCandidate::new).collect())
+            offer_matching(arg, move |_| commands.iter().map(CompletionCandidate::new).collect())
         }
-        _ if arg.get_id() == "netns" => offer(arg, namespaces),
+        _ if arg.get_id() == "netns" => offer_matching(arg, namespaces),
         _ => arg,
     }
 }
 
-/// Offers the values that begin with the typed word.
-fn offer(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sync + 'static) -> Arg {
+fn offer_matching(arg: Arg, values: impl Fn(&str) -> Vec<CompletionCandidate> + Send + Sync + 'static) -> Arg {
     arg.add(ArgValueCompleter::new(move |word: &OsStr| {
         let Some(word) = word.to_str() else { return vec![] };
         let mut values = values(word);

@@ -56,7 +56,6 @@ pub struct ConnectTestArgs {
     netns: NetnsArgs,
 }
 
-/// The socket option that a client sets before bind().
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ClientOption {
     /// No option

@@ -228,14 +228,13 @@ struct Capture {
 }
 
 impl Capture {
+    /// Opens the file. `run` calls this before the experiment, so that an error does not come after a long wait.
     fn begin(path: &Path, replace: bool) -> Result<Self, CommandError> {
         let file = CaptureFile::create(path, replace).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 let why = format!("the capture '{}' exists; --force replaces a regular file", path.display());
                 CommandError::Usage(why)
             }
-            // This can happen under sudo, too, because the process is in a user namespace now. The file is opened before the
-            // experiment, so that the error does not come after the experiment.
             io::ErrorKind::PermissionDenied => CommandError::Usage(format!(
                 "the capture '{}' cannot be written: {error}; demo runs in a user namespace, where even root cannot write \
                  to the directories of other users; if you used sudo, run demo without it; otherwise choose a directory that you \

@@ -167,7 +167,7 @@ pub fn run(args: &ListArgs, global: &GlobalArgs, context: &mut Context) -> Resul
             measured.then(|| RowMeasurements::new(args.table_columns(buckets.with_state), &buckets.facts))
         };
         let answer = snapshot.observed_buckets(&selection, args.order(), args.row_limit(), &measurements)?;
-        print(answer, args, format, context)
+        print_collected(answer, args, format, context)
     }
 }
 
@@ -218,7 +218,6 @@ fn stream(
     Ok(ExitStatus::complete(answer.complete))
 }
 
-/// Prints rows with their owners.
 fn print_owners(
     snapshot: &Snapshot,
     selection: &Selection,
@@ -260,8 +259,7 @@ fn print_owners(
     Ok(ExitStatus::complete(complete))
 }
 
-/// Prints rows that are in memory.
-fn print(
+fn print_collected(
     answer: Answer<(Buckets, Vec<Option<RowMeasurements>>)>,
     args: &ListArgs,
     format: Format,
@@ -317,7 +315,6 @@ impl ListArgs {
         }
     }
 
-    /// The number of rows to show, and whether to take them from the end of the order.
     fn row_limit(&self) -> RowLimit {
         RowLimit { rows: self.limit.unwrap_or(usize::MAX), from_the_end: self.reverse }
     }
@@ -331,7 +328,6 @@ impl ListArgs {
         }
     }
 
-    /// The columns of csv.
     fn csv_columns(&self) -> Vec<&'static Column> {
         if self.columns.is_empty() { Column::of_record().collect() } else { self.columns.clone() }
     }

@@ -53,8 +53,8 @@ pub struct MetricsArgs {
 /// Arguments of the commands that collect metrics.
 #[derive(Args, Clone, Debug)]
 pub struct CollectionArgs {
-    /// For each network namespace, list at most N destinations (nearest to exhaustion), N server ports (most closes) and N owners of
-    /// sockets; add the rest as `others`
+    /// For each network namespace, list at most N destinations (nearest to exhaustion), N server ports (most TIME_WAIT sockets) and N
+    /// owners of sockets; add the rest as `others`
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1000))]
     max_destinations: u16,
     /// Report at most N network namespaces
@@ -68,12 +68,11 @@ pub struct CollectionArgs {
 }
 
 impl CollectionArgs {
-    /// The maximum numbers of destinations and of network namespaces in the metrics.
     pub(super) fn bounds(&self) -> SampleLimits {
         SampleLimits { destinations: self.max_destinations.into(), namespaces: self.max_netns as usize }
     }
 
-    /// Whether an option selects network namespaces, so that the command enters namespaces other than its own.
+    /// Whether the command can enter network namespaces other than its own.
     pub(super) fn enters_namespaces(&self) -> bool {
         self.namespaces.selects_namespaces()
     }
@@ -87,17 +86,10 @@ impl CollectionArgs {
     }
 
     /// Checks that the selected network namespaces can be opened.
-    ///
-    /// # Errors
-    /// One of them does not exist or cannot be opened.
     pub(super) fn check(&self) -> Result<(), CommandError> {
         self.namespaces.namespaces().map(drop)
     }
 
-    /// Reads the selected network namespaces.
-    ///
-    /// # Errors
-    /// No namespace can be read.
     pub(super) fn collect(&self) -> Result<CollectedSurveys, CommandError> {
         let answer = Snapshot::of(self.namespaces.namespaces()?).surveys()?;
         Ok(CollectedSurveys { answer, silent: self.close_wait_after, closes: None })
@@ -123,9 +115,6 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
 }
 
 /// Refuses the global options that select a format or an IP version.
-///
-/// # Errors
-/// One of them was given.
 pub(super) fn refuse_formats(global: &GlobalArgs) -> Result<(), CommandError> {
     if global.format() != Format::Table {
         let format = match global.format() {

@@ -75,7 +75,7 @@ pub struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// The output format. `--json` means JSON, and clap rejects `--json` together with `--output`.
+    /// The output format, from `--output` or `--json`.
     #[must_use]
     pub const fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
@@ -238,8 +238,7 @@ impl ExitStatus {
     }
 }
 
-/// Why a command has no answer. The exit code is 2, except after a closed pipe (0) and for a COMMAND that cannot be run (126,
-/// 127) or watched (125).
+/// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The arguments are wrong.
@@ -290,8 +289,7 @@ impl CommandError {
         let message = match self {
             // A filter error has several lines: the message, the expression and a caret. The expression has no line feeds.
             Self::Snapshot(SnapshotError::Filter(_)) => escaped_lines(&message),
-            // In other messages, a line feed can only come from the name of another program or user. Such a name could imitate a line
-            // of twtool.
+            // In other messages, a line feed comes from a name (of a program, file or user), which could imitate a line of twtool.
             _ => human::escape(&message).into_owned(),
         };
         let _ = writeln!(err, "error: {message}");
@@ -387,7 +385,6 @@ fn tip(args: &[OsString], error: &clap::Error) -> Option<&'static str> {
     }
 }
 
-/// A usage error about the value of an argument.
 fn bad_value(value: &dyn std::fmt::Display, argument: &str, why: &str) -> CommandError {
     SnapshotError::from(BadValue::new(value, argument, why)).into()
 }

@@ -60,7 +60,6 @@ enum YesNo {
 }
 
 impl ServerArgs {
-    /// Builds the question about the port: can the server that these arguments describe bind it?
     pub(super) fn question(&self, port: &PortArg, ipv4: Option<bool>) -> PortQuestion {
         let server = ServerQuestion {
             v6only: self.v6only.map(|value| value == YesNo::Yes),
@@ -91,7 +90,6 @@ impl ServerArgs {
     }
 }
 
-/// The socket options that a server sets before bind().
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum WithArg {
     /// No option
@@ -115,7 +113,6 @@ impl WithArg {
     }
 }
 
-/// Parses an address with an optional scope.
 pub(super) fn addr_arg(text: &str) -> Result<ScopedAddr, String> {
     text.parse().map_err(|error: AddrError| without_value(text, &error.to_string()).to_owned())
 }

@@ -41,12 +41,10 @@ impl RecordingArgs {
         self.replay.as_deref()
     }
 
-    /// Whether the command writes a recording.
     pub(super) const fn records(&self) -> bool {
         self.record.is_some()
     }
 
-    /// Whether the command reads a recording.
     pub(super) const fn replays(&self) -> bool {
         self.replay.is_some()
     }

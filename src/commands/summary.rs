@@ -134,8 +134,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let source = summarized.origin.name();
     let default_top = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
     let summary = summarized.summary(args.top.unwrap_or(default_top));
-    // For a recording, no commands are printed, because the recording may come from another machine. For several namespaces,
-    // none are printed, because a command works in one namespace only.
+    // A recording may come from another machine, and each of these commands works in one namespace.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
     let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
     let several = args.namespaces.several();

@@ -219,9 +219,7 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     Ok(ExitStatus::complete(complete && loss_warnings(totals).is_empty()))
 }
 
-/// Receives the closes that the selection contains.
 trait CloseSink {
-    /// Receives one close.
     fn close(&mut self, close: &Close, facts: &Facts, elapsed: Duration) -> io::Result<()>;
 
     /// Called after each batch of closes, and after a time without closes.
@@ -249,7 +247,6 @@ fn follow(args: &TraceArgs, closes: &mut Closes, sink: &mut dyn CloseSink) -> Re
     }
 }
 
-/// Writes a line or a record for each close.
 struct CloseLines<'a> {
     out: &'a mut (dyn Write + Send),
     format: Format,
@@ -268,7 +265,6 @@ impl CloseSink for CloseLines<'_> {
     }
 }
 
-/// Counts closes by group.
 struct CloseGroups<'a, 'b> {
     makers: Makers,
     /// The names of network namespaces by inode number.

@@ -97,7 +97,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     args.tracer.needs("the live screen, without --replay", can_ask)?;
     match global.format() {
         Format::Ndjson => {}
-        Format::Table => return show(args, global, context),
+        Format::Table => return show_screen(args, global, context),
         Format::Json | Format::Csv => {
             let format = if global.format() == Format::Csv { "csv" } else { "json" };
             let why = "samples and events are reported when they happen; use ndjson";
@@ -116,8 +116,7 @@ pub fn run(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     Ok(ExitStatus::complete(complete))
 }
 
-/// Shows the live screen.
-fn show(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
+fn show_screen(args: &WatchArgs, global: &GlobalArgs, context: &mut Context) -> Result<ExitStatus, CommandError> {
     let selection = args.selection.selection(global);
     let sampler = Sampler::new(args.samples()?, selection.clone(), args.interval, true);
     let options = ScreenOptions {
@@ -184,7 +183,6 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Prints the warnings that the previous sample did not have.
     fn warn_once(&mut self, warnings: &[String], context: &mut Context) {
         let is_new = |warning: &&String| !self.last.contains(warning);
         let new: Vec<String> = warnings.iter().filter(is_new).cloned().collect();
@@ -219,7 +217,7 @@ impl WatchArgs {
         let find = move || match arguments.namespaces() {
             Ok(namespaces) => Ok(namespaces),
             Err(CommandError::Snapshot(error)) => Err(error),
-            // The other errors are about combinations of arguments, which were checked before.
+            // `ManyNetnsArgs::namespaces` returns no other error.
             Err(_) => Ok(Namespaces::own()),
         };
         self.recording.replayed().is_none().then(|| Box::new(find) as FindNamespaces)

@@ -25,8 +25,8 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
 COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of the \
-system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or if the kernel refuses \
-twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
+system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or \
+if the kernel refuses twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
 for a moment when it gets a signal, starts a process or a thread, or executes another program. When a call fails, twtool reads the \
 sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
 socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
@@ -193,7 +193,7 @@ impl CallReporter<'_> {
     }
 
     fn note(&mut self, note: &WatchNote, at: Duration) {
-        // With -q, a note is printed only if failures can be false or missing.
+        // These notes are about what can hide or cause failures.
         let matters = matches!(note, WatchNote::IoUring(_) | WatchNote::PrivilegeLost { .. });
         if self.quiet && !matters {
             return;
@@ -238,7 +238,7 @@ impl CallReporter<'_> {
         let situation = tcp.then(|| situation(call)).transpose();
         let (explanation, warnings) = match &situation {
             Ok(Some(situation)) => (self.explain(call, situation, watched), situation.warnings.clone()),
-            Ok(None) => (self.explain_alone(call, watched), vec![]),
+            Ok(None) => (self.explain_without_facts(call, watched), vec![]),
             Err(error) => (Explanation::unread(&error.to_string()), vec![]),
         };
         if !self.call_counts.explain(kind, &explanation, call.at) {
@@ -281,8 +281,7 @@ impl CallReporter<'_> {
         })
     }
 
-    /// Explains a call without facts about the network namespace.
-    fn explain_alone(&self, call: &SocketCall, watched: &BTreeSet<i32>) -> Explanation {
+    fn explain_without_facts(&self, call: &SocketCall, watched: &BTreeSet<i32>) -> Explanation {
         call::explain(&FailedCall {
             call,
             attempt: None,

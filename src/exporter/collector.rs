@@ -16,7 +16,6 @@ use super::tracing::ClosesThread;
 use super::{Collect, Jobs};
 use crate::metrics::{self, MetricsFormat, SampleLimits, Samples, SelfCounts, encoding};
 
-/// The result of a collection.
 pub(super) struct Collection {
     began: Instant,
     /// The samples, or why there are none.
@@ -50,7 +49,6 @@ struct CollectorState {
     warnings: Vec<String>,
 }
 
-/// Collects for all scrapes.
 pub(super) struct Collector {
     collect: Box<Collect>,
     tracing: Option<Arc<ClosesThread>>,
@@ -92,8 +90,6 @@ impl Collector {
         (samples, collections, failures)
     }
 
-    /// The last result if its collection began less than the minimum interval ago, otherwise the result of a running or new
-    /// collection.
     pub(super) async fn latest(self: &Arc<Self>) -> Result<Arc<Collection>, NoCollection> {
         let mut running = {
             let mut state = self.state();
@@ -110,7 +106,7 @@ impl Collector {
         match arrived {
             Err(_) => Err(NoCollection::Deadline),
             Ok(Some(outcome)) => Ok(outcome),
-            // The thread has ended without a result. Another scrape may have started the next collection already.
+            // The thread has ended without a result. Another scrape may have started the next collection.
             Ok(None) => {
                 self.state().running.take_if(|present| present.same_channel(&running));
                 Err(NoCollection::Broken)
@@ -118,7 +114,6 @@ impl Collector {
         }
     }
 
-    /// Starts a collection on a thread of its own.
     fn start(
         self: &Arc<Self>,
         state: &mut CollectorState,

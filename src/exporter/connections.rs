@@ -10,10 +10,8 @@ use tokio::sync::Notify;
 use crate::metrics::survey::NO_LABELS;
 use crate::metrics::{MetricFamily, Samples};
 
-/// The maximum number of open connections.
 const MAX_CONNECTIONS: usize = 512;
 
-/// Registers connections and counts responses.
 #[derive(Default)]
 pub(super) struct Connections {
     open: Mutex<BTreeMap<u64, Open>>,
@@ -24,8 +22,7 @@ pub(super) struct Connections {
 }
 
 struct Open {
-    /// When the connection was opened, or a later request of the connection began or ended. The time is a number that grows with each such
-    /// event of any connection.
+    /// The value of `clock` at the last event of the connection: it was opened, or a request began or ended.
     active: u64,
     busy: bool,
     close: Arc<Notify>,
@@ -40,8 +37,8 @@ impl Connections {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Registers a connection. If [`MAX_CONNECTIONS`] are open, closes another one: the idle connection whose last activity is the
-    /// longest ago. If all are busy, closes the busy connection whose last activity is the longest ago.
+    /// Registers a connection. If [`MAX_CONNECTIONS`] are open, closes the idle connection whose last event is the oldest. If all are
+    /// busy, closes the busy connection whose last event is the oldest.
     pub(super) fn register(&self) -> (u64, Arc<Notify>) {
         let (id, close) = (self.now(), Arc::new(Notify::new()));
         let mut open = self.open();
@@ -72,13 +69,11 @@ impl Connections {
         self.timed_out.fetch_add(timed_out.into(), Ordering::Relaxed);
     }
 
-    /// Counts a response.
     pub(super) fn responded(&self, status: StatusCode) {
         let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
         *responses.entry(status.as_u16()).or_default() += 1;
     }
 
-    /// Adds the samples about connections and responses.
     pub(super) fn add(&self, samples: &mut Samples) {
         let open = self.open();
         samples.add(MetricFamily::ExporterConnections, NO_LABELS, open.len());

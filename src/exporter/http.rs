@@ -17,8 +17,7 @@ use super::page;
 use crate::metrics::survey::NO_LABELS;
 use crate::metrics::{MetricFamily, MetricsFormat, encoding};
 
-/// A response body that consists of pieces in memory. All responses with the samples of one collection in the same format share
-/// the largest piece.
+/// A response body of pieces in memory. All responses with the samples of one collection in the same format share the first piece.
 #[derive(Debug, Default)]
 pub(super) struct Pieces(VecDeque<Bytes>);
 
@@ -55,7 +54,7 @@ pub(super) async fn respond(
     let response = if permitted {
         answer(request.method(), request.uri().path(), request.headers(), &collector, &connections).await
     } else {
-        refused()
+        unauthorized()
     };
     connections.responded(response.status());
     response
@@ -106,8 +105,7 @@ async fn answer(
     with_type(StatusCode::OK, format.content_type(), pieces)
 }
 
-/// The response to a client that did not send a correct user and password.
-fn refused() -> Response<Pieces> {
+fn unauthorized() -> Response<Pieces> {
     let mut response = text(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"twtool\""));
     response

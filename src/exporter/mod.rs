@@ -25,7 +25,7 @@
 //! and could not read the files of other processes.
 //!
 //! An exporter without connections sets no timer. The main thread and the server thread wait in system calls, and the threads that help
-//! with long lists (`parallel`) sleep. With `--trace`, a third thread reads the closes every 50 ms.
+//! with long lists (`parallel`) sleep. With `--trace`, a third thread reads the closes at least every 50 ms.
 
 mod collector;
 mod connections;
@@ -79,8 +79,7 @@ pub struct ExporterOptions {
     pub web_config: Option<std::path::PathBuf>,
 }
 
-/// How long a thread that has compared a password waits for the next password. After this time the thread ends, so that an idle
-/// exporter has no thread that only waits for passwords.
+/// How long a thread that has compared a password waits for the next one before it ends.
 const SPARE_THREAD: Duration = Duration::from_millis(100);
 
 /// A function that reads the network namespaces for one collection.
@@ -90,7 +89,6 @@ pub type Collect = dyn Fn() -> Result<CollectedSurveys, String> + Send + Sync;
 /// loop of the main thread.
 type Jobs = Sender<Option<Box<dyn FnOnce() + Send>>>;
 
-/// Starts each job on a thread of its own, until `None` arrives.
 fn start_jobs(jobs: &Receiver<Option<Box<dyn FnOnce() + Send>>>) {
     while let Ok(Some(job)) = jobs.recv() {
         // If no thread can be started, the job is dropped, and the scrapes that wait for it fail.

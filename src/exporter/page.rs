@@ -11,7 +11,6 @@ table { border-collapse: collapse; margin: 0.5em 0 1.5em } th, td { padding: 0.2
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .warning { color: #a00; font-weight: bold }\n\
 </style>\n</head>\n<body>\n<h1>twtool exporter</h1>\n<p><a href=\"/metrics\">metrics</a> · <a href=\"/-/healthy\">health</a></p>\n";
 
-/// Builds the page from the samples of a collection.
 pub(super) fn html(samples: &Samples) -> String {
     let mut page = HEAD.to_owned();
     let complete =
@@ -137,7 +136,6 @@ fn row(page: &mut String, cells: &[HtmlCell]) {
     page.push_str("</tr>\n");
 }
 
-/// Escapes a text for HTML.
 fn escape_html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,7 +1,7 @@
 //! TLS and basic authentication, as the web configuration file of Prometheus defines them.
 //!
-//! The TLS library is rustls, with ring for the cryptography. To build ring, a C compiler is enough, and Rust needs one for linking
-//! anyway. aws-lc-rs, the alternative to ring, is larger and needs more tools on some targets.
+//! rustls uses ring for the cryptography, because a C compiler is enough to build ring. aws-lc-rs is larger, and needs more tools on
+//! some targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,14 +16,12 @@ use tokio_rustls::TlsAcceptor;
 use super::web_config::{TlsFiles, WebConfig};
 use crate::sys;
 
-/// The maximum size of the web configuration file in bytes.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// The maximum number of cached headers. There must be a maximum, because a client with a correct password can send variants of its
 /// header (more blanks, `BASIC` for `Basic`), and each variant is cached.
 const MAX_VERIFIED: usize = 1000;
 
-/// The access control of the exporter: TLS, and users with passwords.
 #[derive(Default)]
 pub(super) struct Security {
     pub(super) acceptor: Option<TlsAcceptor>,
@@ -39,7 +37,7 @@ impl Security {
     /// Reads the web configuration file, and the certificates and the key that it names.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let failed = |why: String| format!("{}: {why}", path.display());
-        let text = sys::file::read(path, MAX_BYTES).map_err(|error| failed(error.to_string()))?;
+        let text = sys::file::read(path, MAX_CONFIG_BYTES).map_err(|error| failed(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|_| failed("it is not UTF-8".into()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let WebConfig { tls, users } = WebConfig::parse(&text, folder).map_err(failed)?;

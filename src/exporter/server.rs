@@ -31,14 +31,11 @@ use super::stream::{ClientStream, LimitedStream};
 use super::tracing::ClosesThread;
 use super::{Collect, ExporterOptions, Jobs, http};
 
-/// The time for the head of a request. An idle connection is closed after this time, too. If Prometheus scrapes less often, it opens a
-/// new connection for each scrape.
+/// The time for the head of a request, and for a TLS handshake. An idle connection is closed after this time, too.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 
-/// The time that a write may wait without progress.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// The maximum size of the head of a request in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// The time for the requests that are in progress when a signal ends the exporter.
@@ -57,7 +54,6 @@ pub(super) struct AccessControl {
 
 #[cfg(feature = "tls")]
 impl AccessControl {
-    /// Reads the web configuration file, if there is one.
     pub(super) fn read(path: Option<&std::path::Path>) -> Result<Self, String> {
         let security = path.map(Security::read).transpose()?.unwrap_or_default();
         Ok(Self {
@@ -105,7 +101,6 @@ impl AccessControl {
     }
 }
 
-/// The state that all connections share.
 #[derive(Clone)]
 struct ServerState {
     collector: Arc<Collector>,
@@ -207,7 +202,6 @@ async fn accept(listener: Listener, shared: ServerState, log: Log) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// Waits until the exporter ends.
 async fn ended(ending: &mut watch::Receiver<bool>) {
     // The wait fails if the sender is gone. That also means that the exporter ends.
     let _ = ending.wait_for(|ending| *ending).await;

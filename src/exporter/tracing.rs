@@ -4,7 +4,7 @@
 //! 2. The thread drops its capabilities, and confines itself. Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, the thread
 //!    needs CAP_BPF to read the counters of its BPF program. So it first tries to read them without CAP_BPF, and keeps CAP_BPF only if
 //!    that fails.
-//! 3. The thread reads the ring buffer every 50 ms, and counts the closes. A collection copies the counts.
+//! 3. The thread reads the ring buffer at least every 50 ms, and counts the closes. A collection copies the counts.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,10 +25,9 @@ use crate::sys::confinement;
 /// A function that starts to trace closes.
 pub type StartTracing = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
 
-/// The maximum time between two checks for signals.
+/// The maximum time of one wait for closes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A thread that counts closes, and its counts so far.
 pub(super) struct ClosesThread(Mutex<TracingState>);
 
 struct TracingState {
@@ -39,7 +38,7 @@ struct TracingState {
 }
 
 impl ClosesThread {
-    /// Starts the thread, and waits until it traces. If `confine` is true, the thread confines itself.
+    /// Starts the thread, and waits until it traces.
     pub(super) fn start(
         trace: StartTracing,
         options: &ExporterOptions,

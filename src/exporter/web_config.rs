@@ -6,10 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The contents of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WebConfig {
-    /// TLS, if the file has `tls_server_config`.
     pub(super) tls: Option<TlsFiles>,
     /// The bcrypt hash of the password of each user. If there are no users, no password is needed.
     pub(super) users: BTreeMap<String, String>,
@@ -20,7 +18,6 @@ pub(super) struct WebConfig {
 pub(super) struct TlsFiles {
     /// The certificate and its chain.
     pub(super) cert: PathBuf,
-    /// The private key.
     pub(super) key: PathBuf,
     /// The certificates of certificate authorities, one of which must have signed the certificate of a client. `None` if a client
     /// needs no certificate.
@@ -31,9 +28,6 @@ pub(super) struct TlsFiles {
 
 impl WebConfig {
     /// Parses the text of a file in `folder`. A relative path in the file is relative to `folder`.
-    ///
-    /// # Errors
-    /// The error names the line, or the setting that is missing.
     pub(super) fn parse(text: &str, folder: &Path) -> Result<Self, String> {
         let mut config = Self::default();
         let (mut section, mut client_auth, mut settings) = (String::new(), String::new(), BTreeSet::new());

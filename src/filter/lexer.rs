@@ -42,7 +42,7 @@ pub struct Token<'a> {
     pub span: Range<usize>,
 }
 
-/// The operators and parentheses, except words and `!`. The first match wins, so a longer sign comes before its beginning (`<=` before `<`).
+/// The operators and parentheses, except words and `!`. The first match wins, so `<=` comes before `<`.
 const SIGNS: [(&str, TokenKind); 13] = [
     ("&&", TokenKind::And),
     ("||", TokenKind::Or),

@@ -53,7 +53,6 @@ pub fn words() -> impl Iterator<Item = &'static str> {
     TESTS.iter().map(|(word, _)| *word).chain(["not", "and", "or"])
 }
 
-/// The words and the sign that can begin a test, for an error message.
 fn any_test() -> String {
     let words: Vec<_> = TESTS.iter().map(|(word, _)| *word).collect();
     format!("a test: {}, 'not' or '('", words.join(", "))
@@ -146,7 +145,6 @@ impl<'a> Parser<'a> {
         FilterError { text: self.text.to_owned(), span: span.clone(), message }
     }
 
-    /// The error that the parser expected `what` instead of this token, or instead of the end of the text.
     fn expected(&self, token: Option<&Token>, what: &str) -> FilterError {
         match token {
             Some(token) => {
@@ -166,7 +164,6 @@ impl<'a> Parser<'a> {
                 TokenKind::Close => break,
                 TokenKind::Or => (true, true),
                 TokenKind::And => (false, true),
-                // Two tests without a word between them are combined with "and".
                 _ => (false, false),
             };
             self.next += usize::from(written);
@@ -186,7 +183,6 @@ impl<'a> Parser<'a> {
 
     fn test(&mut self) -> Result<Filter> {
         let Some(token) = self.advance() else { return Err(self.expected(None, &any_test())) };
-        // Only '(' and 'not' add a level. So a test inside of `DEEPEST` parentheses is allowed.
         let nests = matches!(token.kind, TokenKind::Not | TokenKind::Open);
         if nests && self.depth >= DEEPEST {
             return Err(
@@ -218,7 +214,6 @@ impl<'a> Parser<'a> {
         Ok(filter)
     }
 
-    /// The error for a token that begins no test. If the token is a number or the word "port", the error explains how to test a port.
     fn not_a_test(&self, token: &Token) -> FilterError {
         let mut error = self.expected(Some(token), &any_test());
         let found = &self.text[token.span.clone()];
@@ -388,7 +383,6 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Returns the value that belongs to the name `word`. The error lists all names.
     fn name<T: Copy>(&self, word: &str, span: &Range<usize>, names: &[(&str, T)], what: &str) -> Result<T> {
         let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
         found.ok_or_else(|| self.error(span, format!("expected {what}, found '{word}'")))

@@ -1,7 +1,7 @@
 //! The experiment of `bind-test --demo`: a server closes a connection first, and new sockets try to bind its port at once.
 //!
-//! There are two runs: in the first run, the old server does not set SO_REUSEADDR, and in the second run it does. Each run has its own
-//! network namespace, so that the bucket of the first run does not disturb the second run.
+//! In the first run, the old server does not set SO_REUSEADDR, and in the second run it does. Each run has its own network namespace, so
+//! that the first bucket does not disturb the second run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

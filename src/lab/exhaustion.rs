@@ -91,7 +91,6 @@ fn connect(
     Ok(result)
 }
 
-/// Repeats connect() until it works, for at most [`PATIENCE`].
 fn connect_at_last(to: SocketAddr) -> Result<ChosenSocket, LabError> {
     let began = Instant::now();
     loop {

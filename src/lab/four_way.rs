@@ -22,7 +22,6 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     close_with_reset(transcript)
 }
 
-/// Puts the states of the handshake before the other states of each side.
 fn with_handshake(client: &str, server: &str) -> [String; 2] {
     [format!("{}, {client}", CONNECTED[0]), format!("{}, {server}", CONNECTED[1])]
 }
@@ -68,7 +67,6 @@ fn close_both_directions(transcript: &mut Transcript, first: Side) -> Result<(),
     check(transcript, &mut wire, client, server, "FIN ACK, ACK, FIN ACK, ACK")
 }
 
-/// Closes both ends at the same time: both FINs are sent before one of them arrives.
 fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript
         .part("Both close at the same time", "Each side sends its FIN before the FIN of the other side arrives.")?;
@@ -86,7 +84,6 @@ fn both_at_once(transcript: &mut Transcript) -> Result<(), LabError> {
     check(transcript, &mut wire, states, states, "FIN ACK, FIN ACK, ACK, ACK")
 }
 
-/// Closes one direction, while the other direction stays open.
 fn close_one_direction(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("Half-close", "shutdown(SHUT_WR) ends one direction. The other direction stays open.")?;
     let mut wire = Wire::create()?;
@@ -119,7 +116,6 @@ fn close_one_direction(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.check("read by the client after its FIN", "more", text)
 }
 
-/// Closes with a reset: SO_LINGER with 0 s.
 fn close_with_reset(transcript: &mut Transcript) -> Result<(), LabError> {
     transcript.part("A reset", "With SO_LINGER and 0 s, close() drops the connection at once.")?;
     let mut wire = Wire::create()?;

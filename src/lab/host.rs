@@ -15,20 +15,17 @@ use crate::sys::sandbox::PrivateNetns;
 const HOST_END: u32 = 100;
 const LAB_END: u32 = 101;
 
-/// The interface name of the lab's end.
 const LAB_END_NAME: &str = "cable";
 
 /// The length of the prefix of the lab's network: 192.0.2.0/24, which RFC 5737 reserves for examples (TEST-NET-1).
 const PREFIX: u8 = 24;
 
-/// The addresses of a host on the lab's network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostAddress {
     pub(super) address: Ipv4Addr,
     pub(super) mac: [u8; 6],
 }
 
-/// A host of the lab.
 #[derive(Debug)]
 pub(super) struct Host {
     netns: PrivateNetns,
@@ -56,7 +53,6 @@ impl Host {
         Ok(Self { netns, packets, lab_end })
     }
 
-    /// Moves the calling thread into this host's namespace.
     pub(super) fn enter(&self) -> Result<(), LabError> {
         Ok(self.netns.enter()?)
     }
@@ -69,7 +65,6 @@ impl Host {
         Ok(frame.filter(|frame| frame.interface == LAB_END))
     }
 
-    /// Delivers a frame to the host.
     pub(super) fn deliver(&self, frame: &[u8]) -> Result<(), LabError> {
         self.packets.send(&self.lab_end, frame).map_err(super::step("sending on a packet socket"))
     }

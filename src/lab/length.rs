@@ -13,7 +13,7 @@ use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::sys;
 
-/// `TCP_TIMEWAIT_LEN` of net/tcp.h.
+/// `TCP_TIMEWAIT_LEN` of include/net/tcp.h.
 const LENGTH: Duration = Duration::from_secs(60);
 
 /// How late TIME_WAIT may end. For a timer of 60 s, a step of the timer wheel is 512 jiffies if HZ is 100 or 250, and 4096 jiffies if
@@ -26,7 +26,6 @@ const FIRST_SEEN_AFTER: Duration = Duration::from_millis(500);
 /// The maximum time that the lab waits for the end of the buckets.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A bucket whose end the lab waits for.
 struct WatchedBucket {
     port: Port,
     born: Instant,
@@ -38,7 +37,7 @@ struct WatchedBucket {
 
 pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     let title = "Two buckets, with different values of tcp_fin_timeout";
-    transcript.part(title, "This takes about 62 s, because no setting of Linux shortens TIME_WAIT.")?;
+    transcript.part(title, "This takes about 62 s, because no setting of mainline Linux shortens TIME_WAIT.")?;
     let mut lo = Loopback::enter()?;
     let mut watched = vec![];
     for (port, fin_timeout) in [(8080, "60"), (8081, "5")] {
@@ -51,7 +50,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     while watched.iter().any(|bucket| bucket.gone.is_none()) && began.elapsed() < PATIENCE {
         let left = observe_buckets(transcript, &mut watched, &mut blocked_when_due)?;
         transcript.waiting(left)?;
-        // The lab finds the end of a bucket by polling. To measure the time of the end, it polls faster when the end is near.
+        // To measure the time of the end, poll faster when the end is near.
         std::thread::sleep(left.clamp(Duration::from_millis(20), Duration::from_secs(1)));
     }
     let free = bind(transcript, Port(8080), "The bucket is gone, so the port is free again.")?;

@@ -79,7 +79,6 @@ pub(super) fn connect(to: SocketAddr) -> Result<ChosenSocket, LabError> {
     chosen_socket(socket, connected)
 }
 
-/// Calls bind() with port 0 on a new socket.
 pub(super) fn bind_to_zero() -> Result<ChosenSocket, LabError> {
     let socket = sys::bind::socket(LOCALHOST, ReuseOptions::NONE).map_err(step("socket()"))?;
     let bound = socket.bind(&SocketAddr::from((LOCALHOST, 0)).into());
@@ -94,7 +93,6 @@ fn chosen_socket(socket: OsSocket, called: std::io::Result<()>) -> Result<Chosen
     Ok(Ok((socket, port)))
 }
 
-/// Converts the result of a call to the form that events show.
 pub(super) fn outcome(chosen: &ChosenSocket) -> ReturnValue {
     match chosen {
         Ok((_, port)) => ReturnValue::Value(format!("port {port}")),

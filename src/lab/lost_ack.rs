@@ -39,7 +39,6 @@ fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpS
     Ok(Connection { client, server })
 }
 
-/// Reads the SO_ERROR of the client, and reports it.
 fn read_so_error(transcript: &mut Transcript, client: &Socket) -> Result<&'static str, LabError> {
     let error = client.take_error().map_err(step("SO_ERROR"))?;
     let outcome = error.map_or(ReturnValue::Value("0".into()), |error| ReturnValue::Failed(sys::bind::errno(&error)));

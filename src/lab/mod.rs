@@ -63,7 +63,7 @@ pub enum LabError {
     /// A socket did not reach a state in time.
     #[error("the {end} did not reach {} within 5 s", state.name())]
     StateNotReached {
-        /// Server or client.
+        /// The end, for the message, for example `server`.
         end: &'static str,
         /// The expected state.
         state: TcpState,
@@ -247,7 +247,6 @@ impl Endpoints {
         Ok(found)
     }
 
-    /// Waits until the kernel lists the local end in this state.
     fn wait_for(self, end: &'static str, state: TcpState) -> Result<Socket, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -1,5 +1,5 @@
-//! Tests whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace. An orphan is a socket that no process has
-//! open any more, and whose connection has not ended yet.
+//! Tests whether SOCK_DESTROY ends an orphan on this kernel, in a private network namespace. An orphan is a connection that has not
+//! ended yet, and whose socket no process has open any more.
 //!
 //! Before Linux 6.11, `tcp_abort` (net/ipv4/tcp.c) only emptied the write queue of an orphan, and did not change its state. An orphan
 //! in FIN_WAIT_1 then has no timer any more, and stays until its peer sends a segment (measured on Debian's 5.10.0-32).
@@ -18,8 +18,7 @@ use crate::sock_diag::destroy;
 use crate::sock_diag::transport::Netlink;
 use crate::sys::{sandbox, sysctl};
 
-/// Whether SOCK_DESTROY ends an orphan on this kernel. This is true since Linux 6.11. An older kernel is tested, because it may have
-/// the fix.
+/// Whether SOCK_DESTROY ends an orphan on this kernel. Since Linux 6.11 it does. Other kernels are tested.
 ///
 /// # Errors
 /// See [`test_sock_destroy`].

@@ -10,14 +10,12 @@ use crate::model::bind::{Errno, ReuseOptions};
 use crate::model::experiment::{Actor, ReturnValue, Side};
 use crate::sys;
 
-/// How often each call is made in the current range.
+/// The number of times that each call is made in the current range.
 const SAMPLE: usize = 8;
-/// A range of sixteen ports, four of which the last part reserves.
 const FIRST: u16 = 40_000;
 const LAST: u16 = 40_015;
 const RESERVED: std::ops::RangeInclusive<u16> = 40_002..=40_005;
 
-/// The call for which the kernel chooses a port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
     Bind,
@@ -39,8 +37,7 @@ impl Call {
         }
     }
 
-    /// The errno of the call when no port is left.
-    const fn full(self) -> Errno {
+    const fn errno_without_free_port(self) -> Errno {
         match self {
             Self::Bind => Errno::AddrInUse,
             Self::Connect => Errno::AddrNotAvailable,
@@ -55,7 +52,6 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     reserved(transcript)
 }
 
-/// Repeats the call up to `times` times or until it fails, and reports the chosen ports.
 fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<u16>, Option<Errno>), LabError> {
     let (mut held, mut ports, mut failed) = (vec![], vec![], None);
     while ports.len() < times && failed.is_none() {
@@ -77,7 +73,6 @@ fn choose(transcript: &mut Transcript, call: Call, times: usize) -> Result<(Vec<
     Ok((ports, failed))
 }
 
-/// Whether the ports are even, odd or both, as text.
 fn parity(ports: &[u16]) -> &'static str {
     match (ports.iter().any(|port| port % 2 == 0), ports.iter().any(|port| port % 2 == 1)) {
         (true, true) => "even and odd ports",
@@ -87,8 +82,7 @@ fn parity(ports: &[u16]) -> &'static str {
     }
 }
 
-/// The parity of the ports that a call chooses first. connect() begins with the parity of the lowest port of the range, and bind(0) with
-/// the other parity.
+/// connect() first chooses ports with the parity of the lowest port of the range, and bind(0) ports with the other parity.
 const fn first_parity(call: Call, low: u16) -> &'static str {
     if low.is_multiple_of(2) == matches!(call, Call::Connect) { "even ports" } else { "odd ports" }
 }
@@ -134,7 +128,7 @@ fn until_full(transcript: &mut Transcript, call: Call) -> Result<(), LabError> {
     transcript.check("ports", count.to_string(), ports.len().to_string())?;
     transcript.check("chosen first", first_parity(call, FIRST), first)?;
     transcript.check("chosen after that", first_parity(other, FIRST), second)?;
-    transcript.check("when all are used up", call.full().name(), failed.map_or("ok", Errno::name))
+    transcript.check("when all are used up", call.errno_without_free_port().name(), failed.map_or("ok", Errno::name))
 }
 
 fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
@@ -159,6 +153,10 @@ fn reserved(transcript: &mut Transcript) -> Result<(), LabError> {
     drop(lo);
     let chosen = ports.iter().filter(|port| RESERVED.contains(port)).count();
     transcript.check("reserved ports that bind(0) chose", "0", chosen.to_string())?;
-    transcript.check("when the others are used up", Call::Bind.full().name(), failed.map_or("ok", Errno::name))?;
+    transcript.check(
+        "when the others are used up",
+        Call::Bind.errno_without_free_port().name(),
+        failed.map_or("ok", Errno::name),
+    )?;
     transcript.check(format!("an explicit bind of {}", RESERVED.start()), "ok", word)
 }

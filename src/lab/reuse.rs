@@ -23,7 +23,6 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Plays one row of the table: an old socket with the options `old`, then a new socket with each set of options.
 fn row(transcript: &mut Transcript, old: ReuseOptions) -> Result<(), LabError> {
     let mut lo = Loopback::enter()?;
     let run = demo::play_run(PORT, old, &mut |stage, bucket| {

@@ -10,14 +10,14 @@ use super::{Connection, LabError, step};
 use crate::model::experiment::{Actor, ReturnValue, Segment, Side};
 use crate::model::socket::TcpState::{self, Established, TimeWait};
 
-/// The client's initial sequence number in the first connection. In the second connection, this number is lower by the length of
-/// the new data. So after the new data, the server expects exactly the number with which the old segment begins. In practice this can
-/// happen when sequence numbers wrap around, after 4 GiB.
+/// The client's initial sequence numbers in the first and in the second connection. They differ by the length of the new data. So after
+/// the new data, the server expects exactly the number with which the old segment begins. In practice this can happen when sequence
+/// numbers wrap around, after 4 GiB.
 const OLD_SEQUENCE: u32 = 1000;
 const NEW_SEQUENCE: u32 = 990;
 const OLD: &str = "old-bytes!";
 const NEW: &str = "new-bytes.";
-/// The server's response. It has the length of the new data; [`new_connection`] explains why.
+/// The server's response, as long as the new data (see [`new_connection`]).
 const ANSWER: &str = "an-answer.";
 
 /// The maximum number of attempts to make a new connection in which the server's sequence numbers fit the old segment, too. About one
@@ -31,8 +31,7 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// Reads from the server's socket, as the server's application does.
-fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<String, LabError> {
+fn read_at_server(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<String, LabError> {
     let mut buffer = [0; 64];
     let length = socket.read(&mut buffer).map_err(step("read()"))?;
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
@@ -40,9 +39,8 @@ fn read(transcript: &mut Transcript, socket: &mut socket2::Socket) -> Result<Str
     Ok(text)
 }
 
-/// Plays the first connection, from SYN to its end. `left` is the state of the server after that: TIME_WAIT, or gone. Returns the
-/// data segment (the wire keeps a copy of it), the server's socket (the application still has it open), and the data that the
-/// application has read.
+/// Plays the first connection. `left` is the server's state at its end: TIME_WAIT, or gone. Returns the data segment, the server's socket,
+/// which is still open, and the data that the server has read.
 fn first_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,
@@ -62,7 +60,7 @@ fn first_connection(
     let note = "The wire keeps a copy. In a real network, a delayed segment can arrive after its retransmission.";
     let old = wire.carry(transcript, Side::Client, (Some(Established), Some(Established)), note)?;
     wire.carry(transcript, Side::Server, (Some(Established), Some(Established)), "")?;
-    let text = read(transcript, &mut server)?;
+    let text = read_at_server(transcript, &mut server)?;
     transcript.call(Actor::Side(Side::Server), "shutdown(SHUT_WR)", "")?;
     server.shutdown(Shutdown::Write).map_err(step("shutdown()"))?;
     wire.finish_close(transcript, client, left)?;
@@ -79,7 +77,7 @@ fn with_time_wait(transcript: &mut Transcript) -> Result<(), LabError> {
     let note = "TIME_WAIT answers with the number that it expects, and delivers no data. (The wire drops this ACK. \
                 'assassination' shows what it can cause.)";
     wire.lose(transcript, Side::Server, Some(TimeWait), note)?;
-    text += &read(transcript, &mut server)?;
+    text += &read_at_server(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone";
     let server = "syn-recv, established, fin-wait-1, fin-wait-2, time-wait";
     wire.check(transcript, [client, server], &format!("{FIRST}, PSH ACK (late), ACK (lost)"))?;
@@ -111,9 +109,9 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Delivers the old segment when its numbers are exactly those that the new connection expects. Before that, the client and the server
-/// each send as many bytes as the difference between the initial numbers of the two connections. The server must send, too, because a
-/// kernel drops a segment that acknowledges data that was never sent in the connection (RFC 5961, section 5.2).
+/// Delivers the old segment when the new connection expects exactly its numbers. Before that, each side sends as many bytes as the initial
+/// numbers of the two connections differ. The server must send, too, because a kernel drops a segment that acknowledges data that was
+/// never sent in the connection (RFC 5961, section 5.2).
 fn new_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,
@@ -134,7 +132,7 @@ fn new_connection(
     wire.arrive_late(transcript, old, established, note)?;
     let note = "The server acknowledges bytes that the client has not sent in this connection.";
     wire.carry(transcript, Side::Server, established, note)?;
-    let text = read(transcript, &mut server)?;
+    let text = read_at_server(transcript, &mut server)?;
     let client = "syn-sent, established, close-wait, last-ack, gone, syn-sent, established";
     let server = "gone, established, fin-wait-1, fin-wait-2, gone, established";
     let second = "SYN, SYN ACK, ACK, PSH ACK, ACK, PSH ACK, ACK, PSH ACK (late), ACK";

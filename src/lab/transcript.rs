@@ -13,7 +13,6 @@ use crate::sys::clock;
 /// A callback for events. Its error ends the experiment.
 pub type LabEventSink<'a> = &'a mut dyn FnMut(&LabEvent) -> io::Result<()>;
 
-/// The optional details of an event.
 #[derive(Clone, Copy, Default)]
 pub(super) struct EventDetails<'n> {
     pub(super) states: Option<States>,
@@ -21,14 +20,12 @@ pub(super) struct EventDetails<'n> {
     pub(super) note: &'n str,
 }
 
-/// The transcript of one experiment.
 pub(super) struct Transcript<'a> {
     scenario: Scenario,
     part: String,
     began: SystemTime,
     step: u32,
-    /// Whether the current step already has a segment.
-    has_segment: bool,
+    segment_begins_step: bool,
     /// Whether the next events only prepare the present part, so that the text output may shorten them.
     pub(super) routine: bool,
     sink: LabEventSink<'a>,
@@ -42,7 +39,7 @@ impl<'a> Transcript<'a> {
             part: String::new(),
             began: clock::now(),
             step: 0,
-            has_segment: false,
+            segment_begins_step: false,
             routine: false,
             sink,
             checks: vec![],
@@ -71,13 +68,12 @@ impl<'a> Transcript<'a> {
 
     fn next_step(&mut self) {
         self.step += 1;
-        self.has_segment = false;
+        self.segment_begins_step = false;
     }
 
-    /// Begins a part of the experiment.
     pub(super) fn part(&mut self, title: &str, note: &str) -> Result<(), LabError> {
         self.next_step();
-        self.has_segment = true;
+        self.segment_begins_step = true;
         title.clone_into(&mut self.part);
         self.event(clock::now(), Actor::Lab, LabEventKind::Part, EventDetails { note, ..EventDetails::default() })
     }
@@ -99,12 +95,11 @@ impl<'a> Transcript<'a> {
         self.event(clock::now(), actor, LabEventKind::Call { call: call.to_owned(), outcome }, seen)
     }
 
-    /// Reports a segment.
     pub(super) fn segment(&mut self, segment: Segment, fate: Fate, seen: EventDetails) -> Result<(), LabError> {
-        if self.has_segment {
+        if self.segment_begins_step {
             self.next_step();
         }
-        self.has_segment = true;
+        self.segment_begins_step = true;
         let (at, actor) = (segment.at, Actor::Side(segment.from));
         self.event(at, actor, LabEventKind::Segment { segment, fate }, seen)
     }
@@ -115,7 +110,6 @@ impl<'a> Transcript<'a> {
         self.event(at, actor, LabEventKind::Segment { segment, fate: Fate::Arrived }, EventDetails::default())
     }
 
-    /// Reports an observation of the kernel's list of sockets.
     pub(super) fn observe(&mut self, actor: Actor, seen: EventDetails) -> Result<(), LabError> {
         self.next_step();
         self.event(clock::now(), actor, LabEventKind::Observation, seen)
@@ -126,7 +120,6 @@ impl<'a> Transcript<'a> {
         self.event(clock::now(), Actor::Lab, LabEventKind::Waiting(left), EventDetails::default())
     }
 
-    /// Compares an expected result with the observed one.
     pub(super) fn check(
         &mut self,
         what: impl Into<String>,

@@ -1,7 +1,7 @@
 //! Two hosts and the wire between them. This program is the wire: a segment arrives only when the lab delivers it. So the lab
-//! can read the states of both kernels while a segment is under way, drop the segment, or deliver a copy much later.
+//! can read the states of both hosts while a segment is under way, drop the segment, or deliver a copy much later.
 //!
-//! Both ends are real kernels, and no segment is forged: one of the kernels has sent every segment that the lab delivers.
+//! Each host is a network namespace of the real kernel, and no segment is forged: a host has sent every segment that the lab delivers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,8 +27,8 @@ const SETTLING: Duration = Duration::from_secs(3);
 const CLIENT: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 1), mac: [2, 0, 0, 0, 0, 1] };
 const SERVER: HostAddress = HostAddress { address: Ipv4Addr::new(192, 0, 2, 2), mac: [2, 0, 0, 0, 0, 2] };
 
-/// The ports of both ends. The client's port is fixed, so that a second connection can have the same addresses and ports.
 const SERVER_PORT: u16 = 8080;
+/// Fixed, so that a second connection can have the same addresses and ports.
 const CLIENT_PORT: u16 = 40_000;
 
 /// The expected states: of the sender while the segment is under way, and of the receiver after the segment has arrived. `None` means
@@ -38,15 +38,13 @@ pub(super) type ExpectedStates = (Option<TcpState>, Option<TcpState>);
 /// The sequence of states of a side, without repetitions.
 type Path = Vec<Option<TcpState>>;
 
-/// The two hosts, and the segments between them.
 pub(super) struct Wire {
     client: Host,
     server: Host,
     sequences: InitialSequences,
-    /// Segments that were sent and not delivered yet.
     under_way: VecDeque<Segment>,
-    /// For each side: the last delivered segment that used sequence numbers, which means a segment with SYN, FIN or data. `take` drops a
-    /// retransmission of this segment. `None`: there is no such segment yet, or a retransmission is expected.
+    /// For each side: the last delivered segment with SYN, FIN or data. `take` drops a retransmission of this segment. `None`: there is no
+    /// such segment yet, or a retransmission is expected.
     last: [Option<SequenceRange>; 2],
     paths: [Path; 2],
     carried: Vec<String>,
@@ -55,7 +53,6 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Makes both hosts.
     pub(super) fn create() -> Result<Self, LabError> {
         let client = Host::create(CLIENT, SERVER)?;
         let server = Host::create(SERVER, CLIENT)?;
@@ -72,7 +69,7 @@ impl Wire {
         self.set(Side::Server, "ipv4.tcp_syncookies", "2")
     }
 
-    /// The sequence number of the last segment of this side that used sequence numbers.
+    /// The sequence number of the last delivered segment of this side with SYN, FIN or data.
     pub(super) const fn last_sequence(&self, side: Side) -> Option<u32> {
         match self.last[side as usize] {
             Some((sequence, _)) => Some(sequence),
@@ -80,7 +77,6 @@ impl Wire {
         }
     }
 
-    /// Shows the client's sequence numbers as they are on the wire.
     pub(super) const fn show_raw_client_numbers(&mut self) {
         self.sequences.client_raw = true;
     }
@@ -92,13 +88,11 @@ impl Wire {
         }
     }
 
-    /// Changes a setting of one host.
     pub(super) fn set(&self, side: Side, setting: &str, value: &str) -> Result<(), LabError> {
         self.host(side).enter()?;
         sys::sysctl::write(setting, value).map_err(step("changing a sysctl of the lab"))
     }
 
-    /// The addresses and ports of both ends, as this side sees them.
     fn ends(side: Side) -> Endpoints {
         let client = Endpoints {
             local: (CLIENT.address.into(), Port(CLIENT_PORT)),
@@ -107,7 +101,7 @@ impl Wire {
         if side == Side::Client { client } else { client.reversed() }
     }
 
-    /// The socket that the kernel of this side lists for the connection. A socket in state CLOSED counts as gone: kernels that list
+    /// The socket that the kernel lists for the connection on this side. A socket in state CLOSED counts as gone: kernels that list
     /// bound sockets also list a socket that a program still has open after its connection has ended.
     pub(super) fn find(&self, side: Side) -> Result<Option<Socket>, LabError> {
         self.host(side).enter()?;
@@ -198,14 +192,13 @@ impl Wire {
         Ok(())
     }
 
-    /// Takes the next segment that this side has sent, without delivering it. The segment is under way until the lab delivers it.
+    /// Takes the next segment that this side has sent, without delivering it.
     pub(super) fn take(&mut self, transcript: &mut Transcript, from: Side) -> Result<Segment, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.under_way.iter().position(|segment| segment.from == from) {
                 let segment = self.under_way.remove(at).ok_or(LabError::NoSegment { side: from })?;
                 if self.last[from as usize].is_some_and(|last| Some(last) == sequence_range(&segment)) {
-                    // On a slow machine, a retransmission timer can end before the lab delivers the segment.
                     let note = "Sent again, because this machine was slow. The wire drops it.";
                     transcript.segment(segment, Fate::Lost, EventDetails { note, ..EventDetails::default() })?;
                     continue;
@@ -321,14 +314,12 @@ impl Wire {
         Ok(segment)
     }
 
-    /// Remembers this delivered segment, if it used sequence numbers.
     fn remember_delivered(&mut self, segment: &Segment) {
         if let Some(range) = sequence_range(segment) {
             self.last[segment.from as usize] = Some(range);
         }
     }
 
-    /// The present states of both ends.
     pub(super) fn observe(&self) -> Result<EventDetails<'static>, LabError> {
         Ok(state_details(Side::Client, self.find(Side::Client)?, self.find(Side::Server)?, ""))
     }
@@ -344,7 +335,7 @@ impl Wire {
         )
     }
 
-    /// Compares the states of both sides and the delivered segments with the expected ones.
+    /// Compares the states of both sides, and the delivered and lost segments, with the expected ones.
     pub(super) fn check(
         &mut self,
         transcript: &mut Transcript,
@@ -364,7 +355,7 @@ impl Wire {
 /// retransmission has the same range.
 type SequenceRange = (u32, usize);
 
-/// The sequence numbers of a segment; `None` if it uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
+/// `None` if the segment uses no sequence numbers. Such a segment, for example an ACK, is never retransmitted.
 fn sequence_range(segment: &Segment) -> Option<SequenceRange> {
     let length = segment.payload.len() + usize::from(segment.flags.syn) + usize::from(segment.flags.fin);
     (length > 0).then_some((segment.raw_seq, length))

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use crate::model::close::{Close, MakerFacts, Role};
 
-/// The time without a close after which another program can take the place of a program.
+/// The time without a close after which another program can replace a program.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A program for the labels of a sample: the unit and the container of its process, or the name of the process if it has neither. The
-/// pid is not a part of this value, because the pid changes with every restart.
+/// The labels of a program: the unit and the container of its process, or the name of the process if it has neither. The pid is not a
+/// label, because it changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProgramLabels {
-    /// The name of the process.
+    /// The name of the process; empty if there is a unit or a container.
     pub process: String,
     /// The systemd unit.
     pub unit: String,
@@ -42,7 +42,6 @@ impl ProgramLabels {
     }
 }
 
-/// The closes of a program by [`Role`].
 #[derive(Clone, Copy, Debug, Default)]
 struct ByRole([u64; 3]);
 
@@ -53,7 +52,6 @@ impl ByRole {
         self.0[role as usize] += 1;
     }
 
-    /// The roles that occurred, with their closes.
     fn rows(self) -> impl Iterator<Item = (Role, u64)> {
         Self::ROLES.into_iter().zip(self.0).filter(|(_, closes)| *closes > 0)
     }
@@ -62,7 +60,6 @@ impl ByRole {
 #[derive(Clone, Debug, Default)]
 struct ProgramCounter {
     closes: ByRole,
-    /// When the last close was seen.
     last: Duration,
 }
 
@@ -84,7 +81,7 @@ pub struct NetnsCloses {
     unknown: ByRole,
     others: ByRole,
     last: Duration,
-    /// Before this time, no program has been idle long enough to be replaced.
+    /// Before this time, no program can be replaced.
     full_until: Duration,
 }
 
@@ -101,7 +98,6 @@ impl NetnsCloses {
         count.last = elapsed;
     }
 
-    /// Removes the program that has been idle longest, if it has been idle for 10 minutes. Returns whether a program was removed.
     fn remove_idle_program(&mut self, elapsed: Duration) -> bool {
         if elapsed < self.full_until {
             return false;
@@ -246,13 +242,11 @@ mod tests {
         let expected = |rows: &[(&str, u64)]| rows.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect::<Vec<_>>();
         add("a", 0);
         add("b", 1);
-        // However many connections a further program closes, it does not replace a program that is not idle.
         (2..500).for_each(|second| drop(add("c", second)));
         assert_eq!(add("b", 500), expected(&[("a", 1), ("b", 1 + 1), ("others", 498)]));
         assert_eq!(add("c", 599), expected(&[("a", 1), ("b", 2), ("others", 499)]));
         // a has been idle for 10 minutes.
         assert_eq!(add("c", 600), expected(&[("b", 2), ("c", 1), ("others", 499)]));
-        // No program is idle now, although a has closed connections before.
         assert_eq!(add("a", 601), expected(&[("b", 2), ("c", 1), ("others", 500)]));
         // b has been idle since second 500.
         assert_eq!(add("a", 1100), expected(&[("a", 1), ("c", 1), ("others", 500)]));

@@ -1,5 +1,4 @@
-//! Encodes samples in two text formats: 0.0.4, which every Prometheus and the textfile collector of node_exporter read, and
-//! OpenMetrics 1.0.0.
+//! Encodes samples in two text formats: 0.0.4, which Prometheus and the textfile collector of node_exporter read, and OpenMetrics 1.0.0.
 
 use std::fmt::Write as _;
 
@@ -203,8 +202,7 @@ mod tests {
             let mut samples = Samples::default();
             samples.add(MetricFamily::Complete, [value.clone()], 1_u64);
             let text = encode(&samples, MetricsFormat::Text);
-            // The three lines are `# HELP`, `# TYPE` and the sample. Only a line feed ends a line of this format. A carriage return
-            // does not.
+            // The three lines are `# HELP`, `# TYPE` and the sample. In this format, a carriage return does not end a line.
             prop_assert_eq!(text.matches('\n').count(), 3);
             let line = text.lines().last().unwrap_or_default();
             prop_assert!(line.starts_with("twtool_complete") && text.ends_with(" 1\n"));

@@ -5,7 +5,7 @@
 pub enum MetricKind {
     /// A number that goes up and down.
     Gauge,
-    /// A number that only grows, until the machine or the exporter restarts.
+    /// A number that only grows, or starts again at 0.
     Counter,
     /// The value is 1, and the labels have the information.
     Info,
@@ -32,7 +32,7 @@ macro_rules! families {
         }
 
         impl MetricFamily {
-            /// Every family, in the order of the output.
+            /// All families, in the order of the output.
             pub const ALL: [Self; [$($name),*].len()] = [$(Self::$family),*];
 
             /// The name of the family.

@@ -13,7 +13,7 @@
 //!
 //! The encoder is part of twtool, because the crate `prometheus-client` writes only OpenMetrics. promtool 2.42 and node_exporter
 //! 1.5 (Debian 12) refuse OpenMetrics: a counter has another name in its `# TYPE` line, and the types `info` and `unknown` do not
-//! exist in 0.0.4. The encoder of both formats has fewer than 100 lines.
+//! exist in 0.0.4.
 
 pub mod closes;
 pub mod encoding;

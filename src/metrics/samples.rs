@@ -5,7 +5,7 @@ use super::family::MetricFamily;
 /// The value of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SampleValue {
-    /// A count.
+    /// A whole number.
     Integer(u64),
     /// Any other number.
     Float(f64),

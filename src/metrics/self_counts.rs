@@ -17,7 +17,7 @@ pub struct SelfCounts {
 }
 
 impl SelfCounts {
-    /// Starts to count. The process counts as started now.
+    /// Starts to count. The present time becomes the start time of the process.
     #[must_use]
     pub fn start() -> Self {
         Self { started: sys::clock::now(), repeats: 0, recovered: 0 }

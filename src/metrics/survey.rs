@@ -1,6 +1,5 @@
-//! Turns surveys into samples. The number of samples of each network namespace has an upper bound. Otherwise remote hosts, which choose
-//! addresses, and programs, which choose ports, could make any number of samples. So only the most important addresses and ports get
-//! samples of their own.
+//! Turns surveys into samples. The number of samples of each network namespace has an upper bound, because remote hosts choose addresses
+//! and programs choose ports. So only the most important addresses and ports get samples of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -64,8 +63,8 @@ pub fn collect(collected: &CollectedSurveys, bounds: SampleLimits) -> Samples {
     let mut labels = BTreeSet::new();
     for survey in namespaces.iter().take(bounds.namespaces) {
         let facts = &survey.checkup.health.facts;
-        // Two namespaces can have the same label: one name has a byte that is not UTF-8, and another name has the characters of the
-        // escape for this byte (`\xff`). Prometheus refuses two samples with equal labels.
+        // Prometheus refuses two samples with equal labels. Two names can give the same label, because a byte that is not UTF-8 becomes
+        // an escape like `\xff`, and another name can contain these four characters.
         let mut netns = label(facts);
         if !labels.insert(netns.clone()) {
             netns = inode(facts);
@@ -93,10 +92,10 @@ pub fn collect(collected: &CollectedSurveys, bounds: SampleLimits) -> Samples {
     samples
 }
 
-/// The labels of a family without labels.
+/// The label values of a family without labels.
 pub const NO_LABELS: [&str; 0] = [];
 
-/// A time in seconds since 1970, as Prometheus expects it.
+/// A time in seconds since 1970; `None` for an earlier time.
 #[must_use]
 pub fn seconds_since_1970(time: SystemTime) -> Option<f64> {
     Some(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
@@ -118,7 +117,6 @@ fn comm_of_lowest_process(name: &str) -> Option<&str> {
     (!pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())).then_some(comm)
 }
 
-/// The samples of one network namespace.
 struct Namespace<'a> {
     samples: &'a mut Samples,
     netns: String,
@@ -233,8 +231,7 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    /// Adds the samples of one destination, or of several together: the sums of sockets and of closes per second, the minimums of free
-    /// ports, ceilings and times until exhaustion, and the maximum of uncertain ports.
+    /// Adds the samples of one destination, or of several together.
     fn destination(&mut self, labels: &[String; 4], all: &[Destination], capacity: &Capacity) {
         let netns = self.netns.clone();
         let [local, interface, remote, port] = labels;
@@ -340,7 +337,6 @@ impl<'a> Namespace<'a> {
     }
 }
 
-/// The labels of a process that has a socket open. The pid is not a label, because it changes with every restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct OwnerLabels {
     process: String,

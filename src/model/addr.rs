@@ -1,6 +1,6 @@
 //! Addresses as people type them: with a scope (`fe80::1%eth0`), with a port (`192.0.2.1:443`), or as a prefix (`10.0.0.0/8`).
 //!
-//! This module does not check whether the interface of a scope exists. The caller does that later. Host names are never resolved.
+//! This module does not check whether the interface of a scope exists. Host names are never resolved.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::port::PortArg;
 use super::socket::Family;
 
-/// The error for a text that is not an address or prefix.
+/// The error for a text that is not an address, a prefix or a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddrError(String);
 
@@ -83,7 +83,7 @@ impl FromStr for ScopedEnd {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
-        // Without brackets, every colon belongs to the IPv6 address.
+        // Without brackets, a text with more than one colon is an IPv6 address.
         let parts = bracketed.or_else(|| text.split_once(':').filter(|(_, port)| !port.contains(':')));
         let Some((addr, port)) = parts else { return Ok(Self { addr: text.parse()?, port: None }) };
         let port = port.parse().map_err(|why| AddrError(format!("'{port}' is not a port: {why}")))?;
@@ -104,8 +104,8 @@ impl fmt::Display for ScopedEnd {
     }
 }
 
-/// An address prefix, or a single address, that the addresses of sockets are compared with. The comparison follows the kernel's rule
-/// (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
+/// An address prefix, or a single address, in the condition of a filter. The rules are the kernel's (`inet_diag_bc_run` in
+/// net/ipv4/inet_diag.c):
 /// - An IPv4 prefix contains IPv4 and IPv4-mapped addresses.
 /// - An IPv6 prefix contains addresses of `AF_INET6` sockets, and compares mapped addresses in their mapped form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,7 +61,7 @@ impl fmt::Display for ReuseOptions {
     }
 }
 
-/// The options of a server, except its reuse options and its addresses. The default is a server without such options.
+/// The options of a server, except its reuse options and its addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub struct ServerSetup {
@@ -194,7 +194,7 @@ impl BindAddr {
     }
 }
 
-/// One bind attempt: a socket that was made, bound, perhaps set to listen, and closed.
+/// One bind attempt and its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The address.

@@ -11,7 +11,7 @@ use super::bind::{Attempt, BindAddr, CallResult, Cause, Errno, ReuseOptions};
 use super::command::quoted;
 use super::port::Port;
 
-/// The system calls that are watched.
+/// The system calls that `twtool why` reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names of the calls")]
 pub enum CallName {

@@ -14,8 +14,8 @@ use super::user::User;
 pub enum Outcome {
     /// A bucket in TIME_WAIT.
     TimeWait,
-    /// A bucket in FIN_WAIT_2: the peer has not closed yet. This can be wrong: if the maximum of buckets is
-    /// reached, the kernel makes no bucket, and the record of the close is the same.
+    /// A bucket in FIN_WAIT_2: the peer has not closed yet. This can be wrong: if the maximum of buckets is reached, the kernel makes no
+    /// bucket, and the record of the close is the same.
     FinWait2,
     /// No bucket: the connection ended with an error, for example a RST, or TCP_LINGER2 is below 0.
     Aborted,
@@ -90,7 +90,7 @@ pub struct MakerFacts {
     pub comm: String,
     /// Its arguments, if the process still ran and the caller may read them.
     pub cmdline: Option<Vec<String>>,
-    /// The path of its cgroup, or at least the last component.
+    /// The path of its cgroup, or only the last component of the path.
     pub cgroup: Option<String>,
     /// Whether it is a thread of the kernel.
     pub kernel: bool,

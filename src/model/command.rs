@@ -113,7 +113,7 @@ pub struct SysctlLine {
     pub line: String,
 }
 
-/// Suggestions for a problem: commands, lines of files that keep a change after a restart, then advice and reasons.
+/// Suggestions for a problem.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suggestions {
     /// Commands that help at once, the most useful first.
@@ -144,7 +144,7 @@ pub const LONGEST_LINE: usize = 1000;
 /// The number of bytes that sysctl(8) reads of a line in a file (procps 4.0.2).
 const SYSCTL_READS: usize = 4096;
 
-/// The privilege that a command needs. Every variant but `None` needs root. In a container, root may lack the capability or the permission.
+/// The privilege that a command needs. In a container, root may lack the capability or the permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// Any user may run it.
@@ -263,11 +263,10 @@ impl Shell {
 
     /// The command that adds ports to the reserved ones, until the next restart.
     ///
-    /// A write at the beginning of the file replaces the list; a write behind the beginning adds to it
-    /// (`proc_do_large_bitmap` in kernel/sysctl.c). So the line first reads from the file, and then writes through the same
-    /// descriptor. The line does not contain the present list. So it is short, and it cannot be out of date. `sysctl -w` would replace
-    /// the list, and would keep only about 4 KB of a longer list. The line writes each range with its own write(2), so that no shell
-    /// splits a number.
+    /// A write at the beginning of the file replaces the list; a write behind the beginning adds to it (`proc_do_large_bitmap` in
+    /// kernel/sysctl.c). So the line first reads from the file, and then writes through the same descriptor. It does not contain the
+    /// present list, so it is short and cannot be out of date. `sysctl -w` would replace the list, and would keep only about 4 KB of a
+    /// longer list. Each range is one write(2), so that no shell splits a number.
     fn add_reserved(&self, ports: &[PortRange]) -> Line {
         let ranges: Vec<String> = ports.iter().map(ToString::to_string).collect();
         let write = match ranges.as_slice() {
@@ -278,8 +277,7 @@ impl Shell {
         self.run(Privilege::Settings, &["sh", "-c", &script])
     }
 
-    /// The line of a file that gives a setting this value at each start of the machine. `None` if the namespace is not the initial
-    /// one, because files of sysctl.d(5) apply only to the initial namespace.
+    /// The line of a file that gives a setting this value at each start of the machine. `None` if the namespace is not the initial one.
     #[must_use]
     pub fn sysctl_line(&self, name: &str, value: &str) -> Option<SysctlLine> {
         let last = name.rsplit('.').next().unwrap_or(name);
@@ -312,7 +310,7 @@ impl Shell {
     /// Why a command that needs this privilege fails here; `None` if no reason is known.
     ///
     /// A write to a setting needs no capability from uid 0 of the initial user namespace (`test_perm` in fs/proc/proc_sysctl.c), so
-    /// twtool asks the kernel with access(2) whether the caller may write. The result is valid only for the caller itself in its
+    /// twtool asks the kernel with access(2) whether the caller may write. A refusal is valid only for the caller itself in its
     /// own network namespace, not for a command that sudo starts.
     fn obstacle(&self, privilege: Privilege) -> Option<String> {
         let Caller { root, power, .. } = &self.caller;

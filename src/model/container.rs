@@ -49,11 +49,10 @@ pub struct Container<'a> {
     pub id: &'a str,
 }
 
-/// The length of an id in digits.
-const ID: usize = 64;
+const ID_DIGITS: usize = 64;
 
-/// The length in digits of the ids that `docker ps` and `podman ps` show.
-const SHORT_ID: usize = 12;
+/// As in `docker ps` and `podman ps`.
+const SHORT_ID_DIGITS: usize = 12;
 
 /// The names of cgroups that consist of a prefix and an id, with or without the suffix `.scope`.
 const PREFIXES: [(&str, Runtime); 6] = [
@@ -98,12 +97,12 @@ impl<'a> Container<'a> {
     /// The start of the id, as `docker ps` shows it.
     #[must_use]
     pub fn short_id(&self) -> &'a str {
-        &self.id[..SHORT_ID]
+        &self.id[..SHORT_ID_DIGITS]
     }
 }
 
 fn is_id(text: &str) -> bool {
-    text.len() == ID && is_hexadecimal(text)
+    text.len() == ID_DIGITS && is_hexadecimal(text)
 }
 
 fn is_hexadecimal(text: &str) -> bool {
@@ -126,7 +125,7 @@ impl FromStr for ContainerArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if !text.is_empty() && text.len() <= ID && is_hexadecimal(text) {
+        if !text.is_empty() && text.len() <= ID_DIGITS && is_hexadecimal(text) {
             return Ok(Self(text.to_owned()));
         }
         Err("write the id of the container, or its first digits: 1-64 digits of 0-9 and a-f; only the container \

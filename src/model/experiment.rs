@@ -174,7 +174,7 @@ pub struct Segment {
     pub frame: Vec<u8>,
 }
 
-/// The states of both ends as their kernels list them; `None` if no such socket is listed.
+/// The states of both ends as the kernel lists them; `None` if it lists no such socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two ends")]
 pub struct States {
@@ -253,7 +253,7 @@ pub enum LabEventKind {
     },
     /// An observation of the kernel's list of sockets.
     Observation,
-    /// The remaining time of a pause, for a countdown. It is not an event of the experiment.
+    /// The remaining time of a pause, for a countdown.
     Waiting(Duration),
     /// A comparison of an expected result with the observed one.
     Comparison(Comparison),

@@ -142,15 +142,14 @@ impl Facts {
         }
     }
 
-    /// Whether SOCK_DESTROY removes timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured). The versions between
-    /// 5.10 and 6.1 were not measured. For these versions the function returns false, although some of them may remove buckets.
+    /// Whether SOCK_DESTROY is known to remove timewait buckets: 5.10 answers EOPNOTSUPP, 6.1 removes them (measured). The result is
+    /// false for the versions between 5.10 and 6.1, which were not measured.
     #[must_use]
     pub fn destroys_buckets(&self) -> Option<bool> {
         self.kernel_since(6, 1)
     }
 
-    /// Whether it is proven that SOCK_DESTROY removes no timewait bucket (measured on 5.10). A version between 5.10 and 6.1 may
-    /// already remove buckets.
+    /// Whether it is proven that SOCK_DESTROY removes no timewait bucket (measured on 5.10).
     #[must_use]
     pub fn never_destroys_buckets(&self) -> bool {
         self.kernel_since(5, 11) == Some(false)

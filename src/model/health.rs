@@ -1,6 +1,4 @@
 //! The data of `twtool doctor`: everything that the command has read in one network namespace. `analysis::doctor` judges the data.
-//!
-//! A setting that could not be read and a setting that this kernel does not have are different cases. In neither case is there a value.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The names of the interfaces of a network namespace: from a recording, or from the kernel, one at a time when needed.
 //!
-//! twtool does not list the interfaces in advance, because few sockets are bound to an interface, and a machine with containers has
-//! hundreds of interfaces. Listing takes 8 µs for each interface (measured). It also needs the kernel's RTNL lock, which other
+//! twtool does not list the interfaces in advance, because few sockets are bound to an interface, and a machine with containers can
+//! have hundreds of interfaces. Listing takes 8 µs for each interface (measured). It also needs the kernel's RTNL lock, which other
 //! processes can hold for a long time while containers start and stop.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -74,8 +74,7 @@ pub struct TcpSockstat {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketFacts {
     /// `net.ipv4.tcp_max_tw_buckets`: if there are this many buckets (TIME_WAIT and orphaned FIN_WAIT_2), the kernel keeps no bucket
-    /// after a further close. On Linux 6.1 and later, a negative number means that there is no maximum, because the kernel compares it
-    /// as an unsigned number.
+    /// after a further close. For a negative number, see [`super::facts::Facts::negative_maximum_is_none`].
     pub max_tw_buckets: Option<i64>,
     /// `net.ipv4.tcp_tw_timeout` in seconds: how long TIME_WAIT lasts. Only kernels of some vendors have this setting.
     pub tw_timeout_s: Option<u64>,

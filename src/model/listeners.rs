@@ -1,4 +1,4 @@
-//! The listening sockets of one network namespace, and whether one of them covers an address and port.
+//! The listening sockets of one network namespace, and which ends of connections they cover.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,13 +8,13 @@ use super::port::Port;
 use super::port_set::PortSet;
 use super::socket::{Family, FourTuple, FullSocket};
 
-/// Listeners by port.
+/// The listening sockets of a network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Listeners {
     by_port: HashMap<Port, Vec<FullSocket>>,
     /// The ports that have a listener. Most rows of a list have other ports, and need no look-up in the map.
     ports: PortSet,
-    /// Whether the source does not report IPV6_V6ONLY of a listener on `::`. procfs does not report it.
+    /// Whether the source does not report IPV6_V6ONLY of a listener on `::`, as with procfs.
     v6only_unknown: bool,
 }
 
@@ -29,8 +29,8 @@ impl Listeners {
     }
 
     /// Whether a listener covers the local end of this tuple, which means that it would take connections to this end. Such a listener
-    /// has the same port. It has the same address, or a wildcard address that includes it (`::` without IPV6_V6ONLY includes IPv4). It
-    /// is not bound to another interface. `None` if the result depends on an IPV6_V6ONLY that the source does not report.
+    /// has the same port, has the same address or a wildcard address that includes it (`::` without IPV6_V6ONLY includes IPv4), and is
+    /// not bound to another interface. `None` if the result depends on an IPV6_V6ONLY that the source does not report.
     #[must_use]
     #[inline]
     pub fn cover(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {
@@ -40,7 +40,7 @@ impl Listeners {
     /// Whether a listener of this namespace covers the remote end of this tuple, because that end is in this namespace, too.
     ///
     /// An address is known to be local if it is a loopback address, the local address of the same connection, or the address of
-    /// a listener on the remote port. A listener on a wildcard address does not show that any other address is local.
+    /// a listener on the remote port.
     #[must_use]
     #[inline]
     pub fn cover_remote(&self, tuple: &FourTuple, interface: Option<NonZeroU32>) -> Option<bool> {

@@ -21,7 +21,7 @@ pub fn text_of(name: &[u8]) -> String {
 /// strings. serde_json already escapes the control characters below U+0020.
 #[must_use]
 pub fn json_escaped(json: String) -> String {
-    // The fast path: most documents have nothing to escape.
+    // Most documents have nothing to escape.
     if json.bytes().all(|byte| byte < 0x7f) || !json.chars().any(is_hidden) {
         return json;
     }
@@ -29,7 +29,6 @@ pub fn json_escaped(json: String) -> String {
     for c in json.chars() {
         if is_hidden(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a String cannot fail.
                 let _ = write!(escaped, "\\u{unit:04x}");
             }
         } else {

@@ -1,5 +1,5 @@
-//! The owner of a bucket: the process that certainly or probably closed the connection of the bucket, with the evidence. The kernel
-//! itself stores no process in a bucket.
+//! The owner of a bucket: the process that closed the connection of the bucket, with the evidence. The kernel stores no process in a
+//! bucket.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Evidence {
         }
     }
 
-    /// Whether the evidence is a fact. Otherwise it is an inference.
+    /// Whether the evidence is a fact, not an inference.
     #[must_use]
     pub const fn is_certain(self) -> bool {
         matches!(self, Self::Traced | Self::Sampled)

@@ -22,8 +22,7 @@ impl Port {
         }
     }
 
-    /// Whether RFC 6335 (section 6) reserves the number itself. It reserves only port 0. bind() to port 0 asks the kernel
-    /// to choose a port.
+    /// Whether this is port 0, which RFC 6335 (section 6) reserves. bind() to port 0 asks the kernel to choose a port.
     #[must_use]
     pub const fn reserved_by_rfc(self) -> bool {
         self.0 == 0
@@ -135,7 +134,7 @@ impl fmt::Display for PortRange {
 pub struct LocalPortRange(pub PortRange);
 
 impl LocalPortRange {
-    /// Whether the port lies in the range. The kernel may choose it by itself, unless it is reserved ([`LocalReservedPorts`]).
+    /// Whether the port lies in the range. The kernel may choose it, unless it is in [`LocalReservedPorts`].
     #[must_use]
     pub fn contains(self, port: Port) -> bool {
         self.0.contains(port)
@@ -180,14 +179,13 @@ impl LocalReservedPorts {
     }
 }
 
-/// Prints the list in the kernel's notation: `8080,9000-9010`, or nothing if the list is empty.
+/// Prints the list in the kernel's notation: `8080,9000-9010`.
 impl fmt::Display for LocalReservedPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_ranges(f, &self.0)
     }
 }
 
-/// Writes ranges with commas between them.
 pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> fmt::Result {
     for (i, range) in ranges.iter().enumerate() {
         if i > 0 {
@@ -203,7 +201,7 @@ pub(super) fn write_ranges(f: &mut fmt::Formatter<'_>, ranges: &[PortRange]) -> 
 pub enum PortArg {
     /// `443`, or `8000-8099`.
     Range(PortRange),
-    /// `https`. It is not known yet whether /etc/services has the name.
+    /// `https`.
     Name(String),
 }
 

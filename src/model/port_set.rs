@@ -1,5 +1,4 @@
-//! A set of ports with a bit for each of the 65,536 numbers. A look-up needs no hash, and the set is printed in the kernel's
-//! notation.
+//! A set of ports with a bit for each of the 65,536 numbers. A look-up needs no hash.
 
 use std::fmt;
 
@@ -106,7 +105,7 @@ impl FromIterator<Port> for PortSet {
     }
 }
 
-/// Prints the set in the notation of `ip_local_reserved_ports`: `8080,9000-9010`, or nothing for an empty set.
+/// Prints the set in the notation of `ip_local_reserved_ports`: `8080,9000-9010`.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         super::port::write_ranges(f, &self.ranges())

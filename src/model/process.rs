@@ -25,8 +25,8 @@ pub struct Process {
     pub socket_unit: Option<String>,
 }
 
-/// The systemd unit in a cgroup path: the last component with the suffix of a unit. This is an inference from the way in which systemd
-/// names cgroups.
+/// The systemd unit in a cgroup path: the last component with the suffix of a unit. This is an inference, because any program can choose
+/// such a name.
 #[must_use]
 pub fn unit_of_cgroup(path: &str) -> Option<&str> {
     let ends = [".service", ".socket", ".scope", ".slice"];
@@ -80,9 +80,8 @@ impl Process {
         place.into_iter().chain(forward).collect()
     }
 
-    /// The service that `systemctl stop` may stop to end this process: a system service of this machine that runs only its own
-    /// processes. A service inside a container does not count, because `systemctl` would stop the service of the host with the
-    /// same name.
+    /// The service that `systemctl stop` may stop to end this process: a system service that runs only its own processes. A service
+    /// inside a container does not count, because `systemctl` would stop the service of the host with the same name.
     #[must_use]
     pub fn own_service(&self) -> Option<&str> {
         let mut parts = self.cgroup.as_deref()?.strip_prefix("/system.slice/")?.split('/');
@@ -93,7 +92,7 @@ impl Process {
     }
 }
 
-/// Services that run containers, cron jobs or sessions. `systemctl stop` of such a service may end all of these, not only one process.
+/// Services that run containers, jobs or sessions. `systemctl stop` may end all of them.
 const SHARED_SERVICES: [&str; 10] = [
     "atd.service",
     "containerd.service",
@@ -110,8 +109,7 @@ const SHARED_SERVICES: [&str; 10] = [
 /// The maximum number of pids in a text. JSON has all of them.
 const PIDS: usize = 20;
 
-/// The names of processes, with their pids: `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Processes of
-/// the same name and details are in one text. Escape the text before you write it to a terminal.
+/// For example `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Escape the text before you write it to a terminal.
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
@@ -205,8 +203,7 @@ impl Owners {
         }
     }
 
-    /// The owners for a sentence: one text for all processes of the same name and details, or one phrase that names the kernel or says
-    /// why no process is known.
+    /// The owners for a sentence: a text for each group of processes with the same name and details, or one phrase if no process is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let unnamed = match self {

@@ -43,12 +43,12 @@ pub struct Row {
     pub netns: u32,
 }
 
-/// A sort order of rows. Each order compares the field in its name first. Then it compares the rest of both ends, the namespace
-/// and the cookie, so that every order is total. When an order compares addresses, IPv4 on the wire comes before IPv6.
+/// A sort order of rows. Each order compares the field in its name first, then the rest of both ends, the namespace and the cookie. Among
+/// addresses, IPv4 on the wire comes before IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By remaining time, then by both ports, then by both addresses. Ports come before addresses, because buckets
-    /// that expire in the same millisecond mostly have few addresses and many ports.
+    /// By remaining time, then by both ports, then by both addresses. Ports come before addresses, because buckets that expire
+    /// in the same millisecond mostly have few addresses and many ports.
     Expires,
     /// By local address and port.
     Local,

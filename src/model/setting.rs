@@ -1,6 +1,4 @@
-//! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once. `doctor` shows and explains them, and
-//! all other code takes their names from here.
-//!
+//! The settings (sysctls) that twtool reads. [`SETTINGS`] describes each of them once, for `doctor` and for all other code.
 //! docs/architecture.md has the steps to add a setting.
 
 /// A setting below /proc/sys/net.
@@ -21,8 +19,7 @@ pub struct Sysctl {
     /// The default of the kernel.
     pub default: DefaultValue,
     /// Explains what an absent setting means, for example how a kernel without the setting behaves. `None` if the setting has no
-    /// check, or if every kernel since 4.11 has the setting, at least in the initial network namespace. Then `doctor` reports an absent
-    /// setting as unknown.
+    /// check, or if `doctor` reports an absent setting as unknown, because every kernel since 4.11 has it in the initial network namespace.
     pub absent: Option<&'static str>,
 }
 

@@ -290,8 +290,7 @@ impl FourTuple {
         Ipv6Addr::from_bits(self.local_bits()).to_canonical()
     }
 
-    /// The address of the other end. An IPv4-mapped address is returned as plain IPv4. A listener has no other end, so the
-    /// result is the unspecified address.
+    /// The address of the other end; the unspecified address for a listener. An IPv4-mapped address is returned as plain IPv4.
     #[must_use]
     pub fn remote_addr(&self) -> IpAddr {
         Ipv6Addr::from_bits(self.remote_bits()).to_canonical()

@@ -69,7 +69,7 @@ impl Target {
 /// Counts the targets of each kind, and returns the counts as text: `5 TIME_WAIT, 2 FIN_WAIT_2, 1 orphan in FIN_WAIT_1`.
 #[must_use]
 pub fn count_by_kind<'a>(targets: impl Iterator<Item = &'a Target>) -> String {
-    // Buckets come before orphans in the text, even if the first target is an orphan.
+    // Buckets come first in the text.
     let mut counts: Vec<((bool, TcpState), usize)> =
         vec![((false, TcpState::TimeWait), 0), ((false, TcpState::FinWait2), 0)];
     for target in targets {

@@ -12,7 +12,7 @@ pub enum ReuseMode {
     Off,
     /// 1: any outgoing connection.
     On,
-    /// 2, the default: only if one of the two addresses is a loopback address, or the socket is bound to `lo`.
+    /// 2, the default since Linux 4.19: only if one of the two addresses is a loopback address, or the socket is bound to `lo`.
     LoopbackOnly,
 }
 
@@ -46,10 +46,9 @@ pub struct TwReuse {
     pub mode: Option<ReuseMode>,
     /// `net.ipv4.tcp_tw_reuse_delay`: the age at which connect() may take over a bucket. See [`Self::whole_seconds`].
     pub delay: Duration,
-    /// Whether the kernel compares whole seconds, because it has no `tcp_tw_reuse_delay` (before Linux 6.14). Such a kernel
-    /// compares the seconds of its monotonic clock (`ktime_get_seconds`). So connect() may take over a bucket when the next
-    /// second of that clock begins, at an age between 0 and 1 s. Then [`Self::delay`] is the maximum, 1 s. Some of these
-    /// kernels also let connect() take over a FIN_WAIT_2 bucket.
+    /// Whether the kernel compares whole seconds, because it has no `tcp_tw_reuse_delay` (before Linux 6.14). On such a kernel,
+    /// connect() may take over a bucket when the next second of the monotonic clock begins (`ktime_get_seconds`), at an age between
+    /// 0 and 1 s. Then [`Self::delay`] is the maximum, 1 s. Some of these kernels also let connect() take over a FIN_WAIT_2 bucket.
     pub whole_seconds: bool,
     /// Whether `net.ipv4.tcp_timestamps` is on. connect() never takes over a bucket whose connection had no timestamps. The
     /// kernel does not report whether the connection had timestamps, so this setting is the best available evidence.

@@ -1,13 +1,11 @@
 //! Finds the owners of buckets: the processes that closed their connections. A tracer may have recorded them. If not, they are inferred
 //! from live sockets.
 //!
-//! 1. A tracer (`twtool trace --serve`) keeps the closes of the last two minutes by cookie. An owner that BPF has traced is a fact.
+//! 1. A tracer (`twtool trace --serve`) keeps the closes of the last two minutes by cookie.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
 //! 3. A process that has a connection to the remote end of a bucket has probably opened the bucket's connection, too.
 //!
 //! Steps 2 and 3 are inferences: the process may have started after the bucket was made, and several processes can fit.
-//!
-//! [`find`] returns the owner of each row, and [`count`] counts them for a summary.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -45,7 +43,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// A line of JSON in which a tracer reports one close: the cookie of the socket, and the process that closed it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TracedLine {
-    /// The number of the close ([`RecentClose::number`]). Tracers of twtool 0.2.0, as released, do not send it.
+    /// The number of the close ([`RecentClose::number`]). A tracer of the released twtool 0.2.0 does not send it.
     #[serde(default)]
     pub number: u64,
     /// The cookie of the socket, in decimal digits.
@@ -60,7 +58,7 @@ pub struct TracedLine {
     pub cgroup: Option<String>,
     /// `bpf` or `sampled`.
     pub method: String,
-    /// `accepted`, `connected` or `unknown`. Tracers of twtool 0.2.0, as released, do not send it.
+    /// `accepted`, `connected` or `unknown`. A tracer of the released twtool 0.2.0 does not send it.
     #[serde(default)]
     pub role: String,
 }
@@ -150,7 +148,7 @@ impl TracedOwners {
         self.order.push_back((number, cookie));
     }
 
-    /// Adds closes that a tracer in this process has recorded.
+    /// Adds closes that twtool itself has recorded.
     pub fn add(&mut self, closes: Vec<RecentClose>) {
         for RecentClose { number, cookie, facts, method, role } in closes {
             let evidence = if method == Method::Bpf { Evidence::Traced } else { Evidence::Sampled };
@@ -240,8 +238,7 @@ impl TracedOwners {
     }
 }
 
-/// Passes on each owner with the number of its buckets. It compares pointers to the facts of owners, because buckets of one owner
-/// share these facts.
+/// Passes on each owner with the number of its buckets. It compares pointers, because the buckets of one owner share its facts.
 fn each_owner<'a>(owned: impl Iterator<Item = (&'a Row, &'a Owner)>, mut each: impl FnMut(&Owner, StateCounts)) {
     let mut counts: HashMap<(*const MakerFacts, Evidence), (&Owner, StateCounts)> = HashMap::new();
     for (row, owner) in owned {

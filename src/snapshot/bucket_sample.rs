@@ -3,8 +3,8 @@
 //! A sample ([`BucketSample`]) is the result of one walk over the buckets, with the kernel's counters from before and after the walk. It
 //! has every bucket, also the buckets that the selection excludes, because an earlier sample may have selected them.
 //!
-//! The caller compares the buckets with the previous sample while the thread is still in the namespace. Only in the namespace can the
-//! caller look up which socket now has both ends of a missing bucket ([`Occupant`]).
+//! The caller compares the buckets with the previous sample on a thread in the namespace. Only there can it look up which socket now has
+//! both ends of a missing bucket ([`Occupant`]).
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -55,7 +55,7 @@ pub struct BucketSample {
     pub after: Counters,
     /// `net.ipv4.tcp_max_tw_buckets`.
     pub max_tw_buckets: Option<i64>,
-    /// `net.ipv4.tcp_tw_timeout` in seconds, which only some vendors' kernels have.
+    /// `net.ipv4.tcp_tw_timeout` in seconds, which only the kernels of some vendors have.
     pub tw_timeout_s: Option<u64>,
     /// Whether neither buckets nor facts are missing.
     pub complete: bool,
@@ -87,14 +87,12 @@ pub struct SampleSource {
     series: Option<SeriesFile>,
     /// Blocks SIGINT and SIGTERM while a series is recorded, because the file gets its name only when the recording is finished.
     interrupts: Option<Interrupts>,
-    /// The signal that ended a [`Self::wait`].
     signal: Option<Signal>,
-    /// For how many rows the next sample reserves memory.
     room: ExpectedRows,
 }
 
-/// The numbers of selected and of other buckets in the last sample, if there is only one namespace. With these numbers the next sample
-/// reserves its memory: a `Vec` that grows step by step takes 1.5 times as much memory.
+/// The numbers of selected and of other buckets in the last sample of a single namespace. The next sample reserves its memory with them,
+/// because a `Vec` that grows step by step takes 1.5 times as much memory.
 #[derive(Default)]
 struct ExpectedRows([AtomicUsize; 2]);
 
@@ -260,7 +258,6 @@ impl SampleSource {
     }
 }
 
-/// Samples the namespace of the calling thread, and records the sample if there is a file.
 fn sample_here<T>(
     recorder: &mut Option<(SeriesFile, RecordedSample)>,
     selection: &Selection,
@@ -295,7 +292,6 @@ fn sample_here<T>(
     taken
 }
 
-/// Reads a sample from a series.
 fn replay<T>(
     recorded: RecordingContent,
     rest: &RecordedSample,
@@ -312,7 +308,6 @@ fn replay<T>(
     Ok(TakenSample { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
 }
 
-/// The times and counters of a sample.
 enum SampleMeasurements<'a> {
     Now(Stopwatch, UnreadFacts),
     Recorded(&'a RecordedSample),
@@ -429,8 +424,7 @@ fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
             Ok(None) => Occupant::Nobody,
             Ok(Some(found)) if found.cookie() == bucket.cookie => Occupant::Itself,
             Ok(Some(_)) => Occupant::Another,
-            // Use a new netlink socket for the next look-up. On this socket, twtool could mistake a late response for the response to
-            // the next request.
+            // Open a new netlink socket, because a late response on this one could be mistaken for the response to the next request.
             Err(_) => {
                 netlink = None;
                 Occupant::Unknown

@@ -18,8 +18,7 @@ use crate::sock_diag::bytecode;
 use crate::source::{Origin, Source, WalkEnd};
 use crate::sys;
 
-/// The number of rows in a piece of a stream. With pieces of bounded size, twtool can read many namespaces at the same time in
-/// bounded memory.
+/// The number of rows in a piece of a stream. It bounds the memory when many namespaces are read at the same time.
 const PIECE: usize = 256;
 
 /// Rows of buckets in memory, from one network namespace or from several.
@@ -107,8 +106,6 @@ impl Snapshot {
                 let empty = Buckets::empty(source.facts().clone(), query, order, limit, several);
                 let (mut buckets, observer, answer) = collect(query, source, empty, observer)?;
                 if several {
-                    // Keep the names of the interfaces instead of an open descriptor for each namespace, because there
-                    // may be many namespaces.
                     buckets.facts[0].interfaces.store_names(interfaces(buckets.rows.iter()));
                 }
                 let _ = pass_on((buckets, observer));
@@ -201,7 +198,7 @@ impl Snapshot {
         })
     }
 
-    /// Asks about buckets in each namespace. For `shows_direction`, see [`Query::new`].
+    /// For `shows_direction`, see [`Query::new`].
     fn ask_buckets<P: Send>(
         &self,
         selection: &Selection,
@@ -273,7 +270,6 @@ fn collect<O: RowObserver>(
     Ok((Buckets { rows, origin: source.origin(), ..empty }, observer, answer))
 }
 
-/// Passes on the rows in pieces.
 fn walk(
     query: &Query,
     source: &mut Source,
@@ -323,7 +319,7 @@ pub(super) fn rows_answer(
 fn count_rows(query: &Query, source: &mut Source) -> Result<(usize, Answer<()>), SnapshotError> {
     let facts = source.facts().clone();
     let (count, end) = if query.everything {
-        // Without a filter, the count needs no row and no direction: it is enough to know whether the socket is a bucket.
+        // Without a filter, the count needs no row and no direction.
         let count = |count: &mut usize, socket: &Socket| *count += usize::from(matches!(socket, Socket::Bucket(_)));
         source.collect(query.states, &query.filter, || 0, count)?
     } else {
@@ -344,7 +340,6 @@ fn any_row(query: &Query, source: &mut Source) -> Result<(bool, Answer<()>), Sna
     let (mut listeners, mut any) = (Listeners::default(), false);
     let end = source.walk(query.states, &query.filter, &mut |socket| {
         any |= query.row(&mut listeners, &facts, socket).is_some();
-        // A recording must contain every row.
         if any && !records { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if any {

@@ -1,7 +1,7 @@
 //! Watches the socket calls of a program, and reads the facts that explain a failed call.
 //!
 //! The program is stopped at the call while this module reads the facts of the program's network namespace. The module does not
-//! call bind() itself, because the errno that the program gets is the evidence.
+//! call bind() or connect() itself, because the errno that the program gets is the evidence.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,8 +37,7 @@ pub struct CallSituation {
     pub device: Option<NonZeroU32>,
     /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// For a connect() without a fixed source port: the ports left for its destination, or the error with which the kernel answers
-    /// that no connection is possible.
+    /// For a connect() without a fixed source port: the ports left for its destination, or the error of the route look-up.
     pub capacity: Option<Result<Capacity, SnapshotError>>,
     /// The effective user of twtool.
     pub uid: u32,
@@ -106,7 +105,6 @@ fn situation_here(call: &SocketCall) -> Result<CallSituation, SnapshotError> {
     Ok(CallSituation { facts, netns: None, holders: held, device, bound_sockets_are_listed, capacity, uid, warnings })
 }
 
-/// The ports left for the destination of a connect().
 fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<Capacity, SnapshotError>> {
     let to = call.addr.as_ref().filter(|to| !to.port.reserved_by_rfc())?;
     let from = call.socket.as_ref().and_then(|socket| socket.local).map(|local| local.ip().to_canonical());
@@ -118,7 +116,6 @@ fn destination(call: &SocketCall, warnings: &mut Vec<String>) -> Option<Result<C
         }),
         from: from.filter(|from| !from.is_unspecified()).map(|addr| ScopedAddr { addr, scope: None }),
         ipv4: None,
-        // The errno of the program is the evidence, so do not call connect().
         probe: false,
     };
     match capacity_here(&question) {

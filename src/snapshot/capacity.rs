@@ -70,7 +70,6 @@ impl Snapshot {
     }
 }
 
-/// Answers the question in the network namespace of the calling thread.
 pub(super) fn capacity_here(question: &CapacityQuestion) -> Result<Answer<Capacity>, SnapshotError> {
     let mut source = Source::kernel(SourceChoice::Auto)?;
     let facts = source.facts().clone();
@@ -143,8 +142,7 @@ pub(super) fn conclude(
     Ok(answer.with(Capacity { facts, origin: source.origin(), pool, reuse, length, destinations }))
 }
 
-/// The ports that connect() may choose from, according to the list of sockets. If `probe`, a test with connect() shows
-/// which of the uncertain ports are explicitly bound (see [`CapacityQuestion::probe`]).
+/// The ports that connect() may choose from. For `probe`, see [`CapacityQuestion::probe`].
 fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answer: &mut Answer<()>) -> Pool {
     let reserved = facts.local_reserved_ports.clone().unwrap_or_default();
     let mut bound = sockets.bound().clone();
@@ -161,8 +159,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // If the kernel does not support the test, a repeated attempt would not help, so the answer counts as complete. If
-                // the next attempt may succeed, the answer counts as incomplete.
+                // If the kernel does not support the test, the answer counts as complete, because a repeated attempt would not help.
                 answer.complete &= why.is_definite();
                 answer.warnings.push(format!(
                     "it is unknown which ports are explicitly bound, because they could not be tested \
@@ -183,7 +180,6 @@ pub(super) struct ResolvedQuestion {
     from: Option<SocketAddr>,
 }
 
-/// Converts an address to the form that sockets use.
 fn socket_addr(addr: IpAddr, port: u16, scope: Option<NonZeroU32>) -> SocketAddr {
     match addr {
         IpAddr::V4(_) => SocketAddr::new(addr, port),
@@ -240,8 +236,7 @@ impl ResolvedQuestion {
     }
 
     /// The ends of a connection to the destination that the answer must contain. Such a connection need not exist. The local
-    /// address is the one in the question, or else the one that the kernel would choose. The error is the reason why no connection is
-    /// possible.
+    /// address is the one in the question, or else the one that the kernel would choose. The error comes from the route look-up.
     fn route(&self) -> Option<Result<ConnectionEnds, SnapshotError>> {
         let (to, typed) = self.to.as_ref()?;
         let local = sys::route::source(self.from, *to);

@@ -43,7 +43,7 @@ const MAX_CACHED: usize = 8192;
 /// Receives each selected close, with the facts of its network namespace.
 pub type OnClose<'a> = dyn FnMut(Close, &Facts) -> ControlFlow<()> + 'a;
 
-/// Follows the closes in every network namespace, or in selected ones.
+/// Follows closes of connections live.
 pub struct Closes {
     engine: Engine,
     /// `None` if another part of the program reads the signals.
@@ -58,13 +58,10 @@ pub struct Closes {
     /// The recent closes, for readers of the socket or for another thread.
     recent: Option<RecentCloses>,
     lacks_privilege: bool,
-    /// When the closes were read last (CLOCK_MONOTONIC). All earlier closes have been passed on.
     read_at: Duration,
-    /// Measures the time since tracing began.
     began: Stopwatch,
 }
 
-/// How closes are found.
 enum Engine {
     Bpf { tracer: Tracer, wakes: Wakes },
     Sampled(SocketSampler),
@@ -242,7 +239,7 @@ impl Closes {
         interrupts.map_or(Ok(()), deliver).map_err(SnapshotError::system("delivering a signal"))
     }
 
-    /// When the closes were read last (CLOCK_MONOTONIC). [`Self::next`] has passed on all earlier closes.
+    /// When the closes were read last (CLOCK_MONOTONIC). Earlier closes have been passed on, or are lost.
     #[cfg(feature = "watch")]
     #[must_use]
     pub const fn read_at(&self) -> Duration {
@@ -256,8 +253,7 @@ impl Closes {
     }
 
     fn drain(&mut self, each: &mut OnClose) -> Result<(), SnapshotError> {
-        // Records have times of CLOCK_MONOTONIC. To convert them, both clocks are read together each time, because the real-time clock can
-        // be set while twtool runs.
+        // Records have times of CLOCK_MONOTONIC. Both clocks are read each time, because the real-time clock can be set while twtool runs.
         let (now, monotonic) = (clock::now(), clock::monotonic());
         self.read_at = monotonic;
         let Self { engine, filter, selected, namespaces, makers, totals, recent, .. } = self;
@@ -291,7 +287,6 @@ impl Closes {
     }
 }
 
-/// The limits of samples, for a warning.
 const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
                        the namespaces of --netns; certain is true only if one process had the socket open";
 
@@ -302,8 +297,7 @@ impl Engine {
     }
 }
 
-/// What a reader of the socket receives: a line for each close with a larger number than `newest`, which is the number of the newest close
-/// that the reader has.
+/// A line for each close after `newest`, which is the number of the newest close that the reader of the socket has.
 fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
     let mut text = vec![];
     for RecentClose { number, cookie, facts, method, role } in recent.since(newest) {
@@ -324,7 +318,6 @@ fn lines(recent: &RecentCloses, newest: u64) -> Vec<u8> {
     text
 }
 
-/// The time of a record on the real-time clock.
 fn time_of(record: &BpfRecord, now: SystemTime, monotonic: Duration) -> SystemTime {
     let age = monotonic.saturating_sub(Duration::from_nanos(record.time_ns));
     now.checked_sub(age).unwrap_or(now)
@@ -419,7 +412,6 @@ impl NamespaceFacts {
     }
 }
 
-/// The processes that closed connections.
 struct MakerCache {
     own_pid_namespace: bool,
     /// By pid, start time and name, because execve(2) changes the name and the arguments.

@@ -103,7 +103,6 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     Ok(answer.with(situation))
 }
 
-/// The ports that connect() may choose from, and the ports left for the destination from this local address.
 fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Result<Option<PortChoice>, SnapshotError> {
     let Situation { facts, to, to_port, from, .. } = situation;
     let scoped = |at: &BindAddr| ScopedAddr {
@@ -130,15 +129,12 @@ fn choose(situation: &Situation, local: IpAddr, answer: &mut Answer<()>) -> Resu
     Ok(destination.map(|destination| PortChoice { pool: capacity.pool, length: capacity.length, destination }))
 }
 
-/// The results of bind() with the options of the client, and the sockets on its source port.
 struct ClientBind {
     attempts: Vec<Attempt>,
     holders: Vec<Holder>,
-    /// Whether the source lists sockets that are bound and do not listen.
     bound_sockets_are_listed: bool,
 }
 
-/// Binds as the client does, and lists the sockets on the fixed port.
 fn bind_as_client(
     from: Option<BindAddr>,
     port: Option<Port>,
@@ -181,7 +177,6 @@ fn bind_as_client(
     Ok(ClientBind { attempts, holders, bound_sockets_are_listed: sockets.bound_sockets_are_listed })
 }
 
-/// The ends of the connection, with every name resolved.
 struct ResolvedEnds {
     to: BindAddr,
     to_port: Port,

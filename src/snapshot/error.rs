@@ -36,7 +36,7 @@ pub enum SnapshotError {
     /// A setting that the answer needs could not be read.
     #[error("{} could not be read", .0.name())]
     Unread(Setting),
-    /// No connection to this destination is possible.
+    /// The look-up of a route to this destination failed.
     #[error("connect() to {to} would fail: {source}{}", if *lacks_scope { NO_SCOPE } else { "" })]
     Unreachable {
         /// The destination.
@@ -49,7 +49,7 @@ pub enum SnapshotError {
     /// A network namespace could not be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// No network namespace was found, not even the caller's own.
+    /// No network namespace was found.
     #[error("no network namespace could be found: {}", .0.join("; "))]
     NoNamespace(Vec<String>),
     /// The observer of a wait could not write its report.

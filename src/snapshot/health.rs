@@ -1,6 +1,6 @@
 //! Reads what `twtool doctor` examines: settings, counters, listeners, sockets in CLOSE_WAIT, ports and capabilities.
 //!
-//! If a value cannot be read, there is still an answer. The answer reports which value is missing, and why.
+//! If a value cannot be read, the answer reports which value is missing, and why.
 
 use std::io;
 
@@ -47,7 +47,7 @@ impl Snapshot {
     /// [`CapacityQuestion::probe`]).
     ///
     /// # Errors
-    /// The namespace cannot be entered.
+    /// See [`SnapshotError`].
     pub fn health(&self, ipv4: Option<bool>) -> Result<Answer<Checkup>, SnapshotError> {
         self.kernel_namespaces()?.within(|| {
             let mut health = read();
@@ -101,7 +101,6 @@ fn read() -> Health {
     Health { settings: settings(), buckets, sockets, capabilities, facts }
 }
 
-/// Reads every setting that is a number.
 pub(super) fn settings() -> Settings {
     Settings(Settings::keys().map(|name| (name, setting(name))).collect())
 }
@@ -128,7 +127,6 @@ fn sockets(facts: &Facts, unread: &mut UnreadFacts) -> Result<OpenSockets, Sourc
 }
 
 /// Separates listeners from sockets in CLOSE_WAIT, sorts both, and asks the kernel for which listeners it chose the port.
-/// [`find_owners`] finds their owners later.
 pub(super) fn open_sockets(
     source: &mut Source,
     facts: &Facts,

@@ -32,7 +32,6 @@ pub(super) struct PortSockets {
 }
 
 impl PortSockets {
-    /// The sockets without the directions.
     pub(super) fn sockets(&self) -> Vec<Socket> {
         self.list.iter().map(|(socket, _)| *socket).collect()
     }
@@ -140,12 +139,11 @@ pub(super) fn holders(
     (sockets.into_iter().map(&mut holder).collect(), failure)
 }
 
-/// The maximum number of sockets whose cgroup is looked up. It is low, because the connections of one server usually have the same
-/// cgroup.
+/// The maximum number of sockets whose cgroup is looked up. The connections of one server usually have the same cgroup.
 const MAX_LOOK_UPS: usize = 64;
 
-/// The cgroups in which sockets were created, for sockets whose processes are unknown or that a systemd manager has open. A failure is not
-/// reported, because these cgroups are only additional information.
+/// The cgroups in which sockets were created, for the sockets of [`Owners::need_cgroup`]. A failure is not reported, because these cgroups
+/// are only additional information.
 fn creation_cgroups(
     source: &mut Source,
     sockets: &[Socket],

@@ -139,9 +139,6 @@ impl Snapshot {
     }
 
     /// The namespaces for a question that only the kernel can answer.
-    ///
-    /// # Errors
-    /// The input is a recording, and a recording cannot answer this question.
     fn kernel_namespaces(&self) -> Result<&Namespaces, SnapshotError> {
         match self.input {
             Input::Kernel(_) => Ok(&self.namespaces),

@@ -1,4 +1,4 @@
-//! Reads names and ports for shell completion. To be fast, twtool reads only the first sockets, so a list of ports may be incomplete.
+//! Reads names and ports for shell completion. To be fast, it reads only the first sockets, so a list of ports may be incomplete.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

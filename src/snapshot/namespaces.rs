@@ -137,12 +137,10 @@ impl Namespaces {
     /// Runs `ask` in each namespace, on at most as many threads as there are cores, and passes the pieces to `each` in the order of the
     /// namespaces, until `each` breaks. `ask` gets the number of its namespace, from 0, and runs on a thread in it.
     ///
-    /// If some namespaces fail, a warning names each of them and the answer is incomplete. A namespace that has ended in the meantime
-    /// does not count as failed.
+    /// If some namespaces fail, a warning names each of them and the answer is incomplete.
     ///
     /// # Errors
-    /// Returns the first error if no namespace gave an answer. In that case the question itself is probably wrong, or all namespaces
-    /// have the same problem.
+    /// Returns the first error if no namespace gave an answer.
     pub(super) fn ask<P: Send>(
         &self,
         ask: &(impl Fn(u32, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),
@@ -181,17 +179,14 @@ impl Namespaces {
     }
 }
 
-/// A part of the answer of a namespace, or its end.
 enum AnswerPiece<P> {
     Part(P),
     /// The number of the namespace, and its answer, after the last part.
     End(u32, Result<Answer<()>, SnapshotError>),
 }
 
-/// The merged warnings and completeness of several answers.
 struct MergedAnswer {
     answer: Answer<()>,
-    /// Whether any namespace has answered.
     answered: bool,
     first_error: Option<SnapshotError>,
 }
@@ -217,7 +212,7 @@ impl MergedAnswer {
                     .warnings
                     .extend(answer.warnings.iter().map(|warning| with_namespace(&netns.netns, warning)));
             }
-            // The namespace ended after it was found, so its sockets no longer exist and nothing is missing.
+            // The namespace has ended with its sockets, so nothing is missing.
             Err(SnapshotError::Netns(error)) if error.is_gone() => {}
             Err(error) => {
                 self.answer.complete = false;
@@ -238,7 +233,6 @@ impl MergedAnswer {
     }
 }
 
-/// Adds the name of the namespace to a sentence.
 fn with_namespace(netns: &Netns, sentence: &str) -> String {
     format!("network namespace '{netns}': {sentence}")
 }

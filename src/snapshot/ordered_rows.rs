@@ -36,7 +36,6 @@ impl RowLimit {
 #[derive(Clone, Debug)]
 pub struct OrderedRows {
     rows: Vec<Row>,
-    /// The number of rows that were added, including dropped rows.
     total: usize,
     limit: RowLimit,
     /// `None`: the order of arrival.
@@ -76,7 +75,6 @@ impl OrderedRows {
         self.rows = kept;
     }
 
-    /// Sorts the last run, and merges it with earlier runs.
     #[cold]
     fn sort_last_run(&mut self) {
         let end = self.keys.len();
@@ -97,7 +95,7 @@ impl OrderedRows {
         self.drop_hidden();
     }
 
-    /// The number of rows that were added, including dropped rows.
+    /// The number of rows that were added, with the dropped rows.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total

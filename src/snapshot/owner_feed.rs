@@ -52,11 +52,10 @@ impl Tracing {
 
 /// Keeps the owners of buckets up to date from a tracer.
 pub struct OwnerFeed {
-    /// The Unix socket on which another program may serve the owners that its tracer records.
+    /// The Unix socket of another program's tracer.
     socket: PathBuf,
     owners: SharedOwners,
     own: Option<OwnTracer>,
-    /// Why the own tracer has failed.
     failed: Option<String>,
 }
 
@@ -145,7 +144,7 @@ struct SharedState {
 
 #[derive(Clone, Default)]
 struct Progress {
-    /// All closes before this time of CLOCK_MONOTONIC are recorded.
+    /// See [`Closes::read_at`].
     read_at: Duration,
     totals: CloseTotals,
     failure: Option<String>,
@@ -157,7 +156,7 @@ impl SharedState {
     }
 }
 
-/// How long the thread waits for closes before it checks whether it must end.
+/// The time after which the thread checks whether it must end.
 const WAIT: Duration = Duration::from_millis(50);
 
 impl OwnTracer {
@@ -182,10 +181,9 @@ impl OwnTracer {
         Ok(Self { recent, shared, thread: Some(thread) })
     }
 
-    /// Waits until all closes before this time are recorded, so that no new bucket lacks its owner.
+    /// Waits until the closes before this time have been read, so that new buckets have their owners.
     fn wait_until_read(&self, time: Duration) -> Progress {
-        /// The longest wait. If the tracer's thread needs longer, for example because it gets no processor time, the caller continues
-        /// without the newest closes.
+        /// The longest wait. After that, the caller continues without the newest closes.
         const PATIENCE: Duration = Duration::from_millis(500);
         let reads = |progress: &mut Progress| progress.read_at < time && progress.failure.is_none();
         let waited = self.shared.changed.wait_timeout_while(self.shared.progress(), PATIENCE, reads);
@@ -203,14 +201,12 @@ impl Drop for OwnTracer {
     }
 }
 
-/// Waits until the thread has started to trace, or has failed to start.
 fn wait_for_start(starts: &Receiver<Result<(), SnapshotError>>) -> Result<(), SnapshotError> {
     starts.recv().unwrap_or_else(|_| {
         Err(SnapshotError::system("starting a tracer")(std::io::Error::other("the thread has ended")))
     })
 }
 
-/// Traces until the [`OwnTracer`] is dropped, or until tracing fails.
 fn trace(mut closes: Closes, shared: &SharedState) {
     while !shared.stop.load(Ordering::Relaxed) {
         let failure = closes.next(WAIT, &mut |_, _| ControlFlow::Continue(())).err().map(|error| error.to_string());

@@ -79,7 +79,7 @@ pub struct PortState {
     pub holders: Vec<Holder>,
     /// Whether the source lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// The effective user of this process.
+    /// The effective user of twtool.
     pub uid: u32,
     /// Whether a UDP socket uses the port and no TCP socket does.
     pub udp: bool,
@@ -179,14 +179,12 @@ impl Snapshot {
     }
 }
 
-/// The results of one round of binds, and the kernel's list of sockets.
 struct Round {
     results: BindResults,
     sockets: PortSockets,
     consistent: bool,
 }
 
-/// Lists the sockets and then binds.
 fn bind_and_list(
     source: &mut Source,
     addrs: &[BindAddr],
@@ -216,7 +214,6 @@ pub(super) fn until_consistent<T>(
     Ok(round()?.0)
 }
 
-/// The attempts without SO_REUSEADDR and without SO_REUSEPORT.
 fn plain(attempts: &[Attempt]) -> Vec<Attempt> {
     attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE).copied().collect()
 }
@@ -279,7 +276,6 @@ fn user_ids(user: &UserArg) -> Result<UserIds, SnapshotError> {
     Ok(ids.ok_or_else(|| bad("/etc/passwd has no such user; use a number for a user that it does not have".into()))?)
 }
 
-/// The one port that an argument names.
 pub(super) fn single_port(arg: &PortArg, facts: &Facts) -> Result<Port, SnapshotError> {
     facts.one_port(arg).map_err(|why| BadValue::new(arg, "<PORT>", &why).into())
 }

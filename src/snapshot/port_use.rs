@@ -26,7 +26,7 @@ impl Snapshot {
     /// because the class, service and ranges of a port do not depend on sockets.
     ///
     /// # Errors
-    /// An argument is not a port, or the namespace cannot be entered.
+    /// See [`SnapshotError`].
     pub fn port_uses(&self, ports: &[PortArg], ipv4: Option<bool>) -> Result<Answer<PortUses>, SnapshotError> {
         self.kernel_namespaces()?.within(|| {
             let facts = source::kernel_facts();
@@ -71,8 +71,6 @@ fn count_uses(ipv4: Option<bool>, facts: &Facts) -> Result<Answer<HashMap<Port, 
         let matches = ipv4.map_or(Some(true), |ipv4| uses_ip_version(socket, ipv4));
         let port_use: &mut PortUse = by_port.entry(socket.tuple().local_port()).or_insert(PortUse::NONE);
         match socket {
-            // If one listener certainly accepts this IP version, the result is true. Otherwise, if this is unknown for at least one
-            // listener, the result is unknown.
             Socket::Full(_) => {
                 port_use.listening = match (port_use.listening, matches) {
                     (Some(true), _) | (_, Some(true)) => Some(true),
@@ -88,8 +86,7 @@ fn count_uses(ipv4: Option<bool>, facts: &Facts) -> Result<Answer<HashMap<Port, 
     Ok(Answer { complete: end.complete, warnings, ..Answer::whole(by_port) })
 }
 
-/// Whether the socket uses IPv4 (or IPv6) on the wire; a dual-stack listener uses both. `None` if the source does not
-/// report whether a listener is dual-stack.
+/// A dual-stack listener uses both versions. `None` if the source does not report whether a listener is dual-stack.
 fn uses_ip_version(socket: &Socket, ipv4: bool) -> Option<bool> {
     let tuple = socket.tuple();
     match socket {

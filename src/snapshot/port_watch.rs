@@ -1,6 +1,4 @@
-//! Waits until a server could bind a port. `analysis::waiting` chooses each step, and this module executes the step: it binds
-//! the addresses, lists the sockets that block them, looks up one of these sockets, or sleeps while an observer shows the
-//! state.
+//! Waits until a server could bind a port. `analysis::waiting` chooses each step, and this module executes it.
 
 mod watched_port;
 
@@ -98,8 +96,7 @@ pub struct WaitResult {
 pub enum ObservedEvents {
     /// Nothing.
     Nothing,
-    /// The state before each pause, with the exact cause, so that the observer can report changes. Finding the cause may need
-    /// additional binds.
+    /// The state before pauses ([`Observer::wants_change_at`]), with the exact cause. Finding the cause may need additional binds.
     Changes,
     /// The state, ten times a second. SIGINT and SIGTERM are blocked, and each is delivered after a call of [`Observer::clear`].
     Everything,
@@ -121,8 +118,8 @@ pub trait Observer: Send {
 }
 
 impl Snapshot {
-    /// Waits until a server could bind the port on every address, in one network namespace. The wait ends when a bind on each
-    /// address has succeeded, when a bind is denied, or at the timeout.
+    /// Waits until a server could bind the port on every address, until a bind is denied, or until the timeout, in one network
+    /// namespace.
     ///
     /// # Errors
     /// See [`SnapshotError`]. A timeout or a denied bind is an answer and no error.
@@ -170,7 +167,7 @@ impl Snapshot {
             answer.complete &= watch.complete && watch.unread.is_none() && !unseen;
             let tries_plain =
                 question.tries_plain && state.ended == Some(WaitEnd::Bindable) && with != ReuseOptions::NONE;
-            // The wait is over, so an error of this bind only leaves `needs_options` unknown.
+            // An error of this bind only leaves `needs_options` unknown.
             let needs_options = tries_plain.then(|| watch.plain_bind_is_in_use().ok()).flatten();
             let WatchedPort { attempts, note, .. } = watch;
             let facts = Facts { taken_at: sys::clock::now(), ..target.facts.clone() };
@@ -180,7 +177,6 @@ impl Snapshot {
     }
 }
 
-/// A wait in progress.
 struct Wait<'a> {
     target: &'a WaitTarget,
     watch: &'a mut WatchedPort,
@@ -220,7 +216,6 @@ impl Wait<'_> {
         }
     }
 
-    /// Sleeps, and reports to the observer meanwhile.
     fn pause(&mut self, waiting: &WaitProgress, clock: Stopwatch, pause: Duration) -> Result<(), SnapshotError> {
         let end = clock.elapsed().saturating_add(pause);
         if self.observer.observes() == ObservedEvents::Changes && self.observer.wants_change_at(clock.elapsed()) {
@@ -246,7 +241,7 @@ impl Wait<'_> {
         }
     }
 
-    /// Passes the state to the observer. The blocking sockets and the cause are determined again only if they may have changed.
+    /// Determines the blocking sockets and the cause again only if they may have changed.
     fn show(&mut self, waiting: &WaitProgress, now: Duration) -> Result<(), SnapshotError> {
         let stamp = (waiting.changes(), waiting.binds());
         let state = if let Some((_, state)) = self.last.take().filter(|(then, _)| *then == stamp) {

@@ -28,8 +28,7 @@ pub struct Selection {
     pub expires_under: Option<Duration>,
     /// Only buckets with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
-    /// Whether to include FIN_WAIT_2 buckets. The kernel keeps an orphaned FIN_WAIT_2 connection as a timewait bucket,
-    /// too.
+    /// Whether to include FIN_WAIT_2 buckets.
     pub fin_wait_2: bool,
 }
 
@@ -120,16 +119,14 @@ impl Needs {
     }
 }
 
-/// A question with every name resolved.
 pub(super) struct Query {
     pub(super) states: StateSet,
     pub(super) filter: Filter,
     /// Warnings about the expression.
     pub(super) warnings: Vec<String>,
     needs: Needs,
-    /// Whether every bucket is selected.
+    /// Whether the filter accepts every row.
     pub(super) everything: bool,
-    /// Whether to infer the direction of rows.
     infers_direction: bool,
     /// Whether the filter could not be evaluated on some row.
     unjudged: AtomicBool,
@@ -142,13 +139,12 @@ impl Query {
     pub(super) fn new(selection: &Selection, facts: &Facts, shows_direction: bool) -> Result<Self, SnapshotError> {
         let (filter, warnings) = selection.resolve(facts)?;
         let mut states = StateSet::of(&[TcpState::TimeWait]);
-        // An expression that tests for FIN_WAIT_2 needs buckets in that state.
         if selection.fin_wait_2 || filter.mentions(&|test| *test == Filter::FinWait2) {
             states = states.union(StateSet::of(&[TcpState::FinWait2]));
         }
         let needs = Needs::new(&filter);
         let infers_direction = needs.direction || shows_direction;
-        // The direction depends on the listeners. Without it, the kernel need not list them.
+        // The direction depends on the listeners.
         if infers_direction {
             states = states.union(StateSet::of(&[TcpState::Listen]));
         }
@@ -162,21 +158,20 @@ impl Query {
         self.states.contains(TcpState::FinWait2)
     }
 
-    /// Converts a bucket to a row and returns the row if it is selected. If the socket is a listener, adds it to `listeners`.
+    /// Returns the row of a bucket if it is selected. Adds a listener to `listeners`.
     #[expect(clippy::inline_always, reason = "passing a socket through memory costs more than evaluating the filter")]
     #[inline(always)]
     pub(super) fn row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<Row> {
         self.judged_row(listeners, facts, socket).and_then(|(row, selected)| selected.then_some(row))
     }
 
-    /// Converts a bucket to a row, and returns the row and whether it is selected. If the socket is a listener, adds it to `listeners`.
+    /// Returns the row of a bucket and whether it is selected. Adds a listener to `listeners`.
     #[expect(clippy::inline_always, reason = "as for `row`")]
     #[inline(always)]
     pub(super) fn judged_row(&self, listeners: &mut Listeners, facts: &Facts, socket: &Socket) -> Option<(Row, bool)> {
         match *socket {
             Socket::Full(full) => {
-                // Listeners come first in a walk, so they are known before the buckets. Other full sockets, for example in FIN_WAIT_2
-                // with an owner, are not buckets.
+                // Listeners come first in a walk, so they are known before the buckets.
                 if full.state == TcpState::Listen {
                     listeners.add(full);
                 }
@@ -249,7 +244,7 @@ impl Query {
         Ok(())
     }
 
-    /// Warnings about facts or directions that are unknown, and whether the rows are complete. Call it after the walk.
+    /// Warnings about unknown facts and directions, and whether the rows are complete. Call it after the walk.
     pub(super) fn direction_gaps(&self, facts: &Facts) -> (Vec<String>, bool) {
         let mut sentences = if self.infers_direction { gaps(facts) } else { facts.other_gaps() };
         let of_unknown_direction = self.of_unknown_direction.load(Ordering::Relaxed);
@@ -279,7 +274,7 @@ pub(super) const NO_V6ONLY: &str = "/proc/net/tcp6 does not report IPV6_V6ONLY, 
                                     on :: also takes IPv4 connections, and the direction of IPv4 connections is \
                                     unknown (sock_diag reports IPV6_V6ONLY)";
 
-/// Warnings about facts that rows depend on and that could not be read. The direction of a row depends on the ephemeral range.
+/// Warnings about unread facts. The direction of a row depends on the ephemeral range.
 pub(super) fn gaps(facts: &Facts) -> Vec<String> {
     facts.gaps(&[Setting::LocalPortRange])
 }

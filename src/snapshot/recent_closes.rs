@@ -1,5 +1,4 @@
-//! Keeps the closes of the last two minutes with their owners. A tracer adds closes, and readers on other threads copy the closes that
-//! they do not have yet.
+//! Keeps the closes of the last two minutes with their owners. A tracer adds closes, and other threads read them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +7,7 @@ use std::time::Duration;
 use crate::model::close::{Close, MakerFacts, Method, Role};
 use crate::model::socket::Cookie;
 
-/// The maximum number of closes that are kept. A close has 32 bytes, so the list takes at most 8 MiB. The facts about the processes take
-/// additional memory.
+/// The maximum number of closes that are kept. They take at most 8 MiB, without the facts about the processes.
 pub const MAX_CLOSES: usize = 256 * 1024;
 
 /// How long a close is kept: twice as long as TIME_WAIT lasts, because a FIN_WAIT_2 bucket becomes TIME_WAIT with a new timer.

@@ -54,8 +54,7 @@ impl Candidates {
     /// Lists the selected sockets. If `orphans`, closing sockets without a process are included.
     ///
     /// # Errors
-    /// See [`SnapshotError`]. It is also an error if the filter could not be evaluated on some socket, because a
-    /// removal must not depend on a guess.
+    /// See [`SnapshotError`]. A filter that cannot be evaluated on some socket is an error, because a removal must not depend on a guess.
     pub fn find(selection: &Selection, orphans: bool) -> Result<Self, SnapshotError> {
         // procfs has no cookies, so it cannot replace sock_diag.
         let mut source = Source::kernel(SourceChoice::SockDiag)?;
@@ -112,7 +111,7 @@ impl Candidates {
     /// Removes the targets, and verifies that they are gone.
     ///
     /// # Errors
-    /// The kernel refuses all requests, so that nothing has changed.
+    /// A step failed before anything was removed.
     pub fn remove(&mut self) -> Result<Removal, SnapshotError> {
         let Self { source, query, targets, .. } = self;
         remove(targets, query, source)
@@ -178,10 +177,6 @@ fn remove(targets: &[Target], query: &Query, source: &mut Source) -> Result<Remo
     Ok(Removal { outcomes, verified, warnings })
 }
 
-/// Removes the orphans among the targets.
-///
-/// # Errors
-/// A look-up fails or the kernel refuses a request before the first orphan was removed, so that nothing has changed.
 fn remove_orphans(
     targets: &[Target],
     answers: &mut [Acknowledgement],
@@ -193,7 +188,6 @@ fn remove_orphans(
     remove_each(orphans, |target| remove_orphan(target, kernel, source), warnings)
 }
 
-/// Why an orphan could not be removed.
 #[derive(Debug, thiserror::Error)]
 enum OrphanFailure {
     #[error("some orphans were not removed, because they could not be looked up: {0}")]
@@ -220,8 +214,8 @@ impl From<OrphanFailure> for SnapshotError {
     }
 }
 
-/// Removes orphans one after the other, and stores the response to each, until one fails. After the first removal, a failure is only a
-/// warning, because the caller must report what was removed.
+/// Removes orphans until one fails. After the first removal, a failure is only a warning, because the caller must report what was
+/// removed.
 fn remove_each<'a, T>(
     orphans: impl Iterator<Item = (T, &'a mut Acknowledgement)>,
     mut remove: impl FnMut(T) -> Result<Acknowledgement, OrphanFailure>,
@@ -246,7 +240,6 @@ fn remove_each<'a, T>(
 
 /// Looks up an orphan, because it may have changed since it was listed, and removes it if it is still an orphan or has become a bucket.
 fn remove_orphan(target: &Target, kernel: &mut Netlink, source: &mut Source) -> Result<Acknowledgement, OrphanFailure> {
-    // The orphan may have become a bucket with the same cookie.
     let is_orphan = |now: &Socket| match now {
         Socket::Full(full) => full.is_orphan(),
         Socket::Bucket(_) => true,
@@ -270,7 +263,7 @@ fn list_left(query: &Query, source: &mut Source) -> Result<(HashSet<Cookie>, Wal
     source.collect(states, &query.filter, HashSet::new, |left, socket| left.extend(socket.cookie()))
 }
 
-/// The result for a target, from the kernel's response and from whether the second list still has the socket, if known.
+/// `still_there`: whether the second list has the socket; `None` if there is no second list.
 fn outcome(answer: Acknowledgement, still_there: Option<bool>) -> RemovalResult {
     match (answer, still_there) {
         (Acknowledgement::Done, Some(false) | None) => RemovalResult::Destroyed,

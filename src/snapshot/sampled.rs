@@ -6,9 +6,9 @@
 //! 3. A bucket has the cookie of the socket that it replaced. For each bucket that the previous sample did not contain, the sampler
 //!    finds the process by this cookie.
 //!
-//! If several processes have a socket open, the sampler reports no process. It also finds no process for a connection that opens
-//! and closes between two samples. With a sample every 20 ms, it missed the process for 95 % of the connections that lasted 1 ms, for
-//! 56 % of the connections that lasted 10 ms, and for 2 % of the connections that lasted 50 ms (Linux 6.18, 2026-11-26).
+//! The sampler finds no process for a connection that opens and closes between two samples. With a sample every 20 ms, it missed the
+//! process for 95 % of the connections that lasted 1 ms, for 56 % of those that lasted 10 ms, and for 2 % of those that lasted 50 ms
+//! (Linux 6.18, 2026-11-26).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -49,7 +49,6 @@ pub(super) struct SocketSampler {
     took: Duration,
 }
 
-/// The sockets of a namespace.
 #[derive(Default)]
 struct NamespaceSockets {
     facts: Option<Facts>,
@@ -83,7 +82,7 @@ impl SocketSampler {
         Self { namespaces, facts, buckets: None, makers, took: Duration::ZERO }
     }
 
-    /// The time from the end of one sample to the beginning of the next, so that sampling uses at most a quarter of a core.
+    /// The time from the end of one sample to the beginning of the next, so that sampling takes at most a quarter of the time.
     pub(super) fn interval(&self) -> Duration {
         INTERVAL.max(self.took * 3)
     }
@@ -107,7 +106,7 @@ impl SocketSampler {
                 self.facts.insert(*number, Arc::new(facts));
             }
         }
-        self.name_new(found.iter().flat_map(|(_, sockets)| &sockets.live));
+        self.find_makers_of_new(found.iter().flat_map(|(_, sockets)| &sockets.live));
         let mut buckets = HashSet::new();
         for (number, sockets) in &found {
             let Some(facts) = self.facts.get(number) else { continue };
@@ -133,8 +132,7 @@ impl SocketSampler {
         Ok(())
     }
 
-    /// Finds the processes of sockets that no earlier sample had.
-    fn name_new<'a>(&mut self, live: impl Iterator<Item = &'a FullSocket>) {
+    fn find_makers_of_new<'a>(&mut self, live: impl Iterator<Item = &'a FullSocket>) {
         let new = |socket: &&FullSocket| socket.cookie.is_some_and(|cookie| !self.makers.contains_key(&cookie));
         let new: Vec<FullSocket> = live.filter(new).filter(|socket| socket.inode.is_some()).copied().collect();
         if new.is_empty() {

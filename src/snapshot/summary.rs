@@ -28,7 +28,6 @@ pub struct CountedBuckets {
     pub facts: Vec<Facts>,
     /// The interface of the kernel that the buckets came from. It is procfs if procfs was read in at least one namespace.
     pub origin: Origin,
-    /// Every bucket, if a group needs the owners of buckets.
     rows: Vec<Row>,
     several: bool,
     of_one_family: bool,
@@ -61,7 +60,6 @@ impl CountedBuckets {
         self.counts.add_owner(owner, count);
     }
 
-    /// Adds the counts of another namespace.
     fn add(&mut self, other: Self) {
         // After the first difference, the merged length is unknown and differs from each further length. Add the limit only once.
         let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
@@ -167,7 +165,6 @@ fn walk(
                     rows.push(Row { bucket: *bucket, direction, netns: 0 });
                 }
             }
-            // A bucket of the other family, or a full socket in FIN_WAIT_2, which is not a bucket.
             Socket::Bucket(_) | Socket::Full(_) => {}
         },
     )?;

@@ -35,7 +35,7 @@ use crate::sys::clock::Stopwatch;
 pub struct Survey {
     /// Settings, counters, listeners, sockets in CLOSE_WAIT, and the ports of outbound connections.
     pub checkup: Checkup,
-    /// The buckets by state, direction, class and port.
+    /// The counts of the buckets.
     pub counts: BucketCounts,
     /// Whether nothing is missing.
     pub complete: bool,
@@ -49,7 +49,7 @@ pub struct Survey {
     pub sockets_took: Duration,
 }
 
-/// The surveys of all network namespaces, and the time that the search for processes took.
+/// The surveys of all network namespaces.
 #[derive(Debug)]
 pub struct Surveys {
     /// A survey of each namespace, in the order of the namespaces.
@@ -93,7 +93,6 @@ impl Snapshot {
     }
 }
 
-/// What one walk collects.
 struct WalkCounts {
     listeners: Listeners,
     counts: BucketCounts,
@@ -138,7 +137,7 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
     let mut unread = UnreadFacts::default();
     // Read the kernel's counts of sockets before the source opens its netlink socket, because the counts would include that socket.
-    let states = if has_unlisted_sockets() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
+    let states = if may_have_bound_inactive() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
     let mut source = Source::kernel(SourceChoice::Auto)?;
     let buckets = source.bucket_facts();
     let reuse = source::tw_reuse(&mut unread);
@@ -184,11 +183,9 @@ fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     Ok(Answer { complete, warnings, ..Answer::whole(survey) })
 }
 
-/// Whether this network namespace may have sockets that are bound but neither listen nor are connected.
-///
-/// For these sockets the kernel walks a second table, which has the bound ports of all namespaces. With 200 namespaces this doubles
-/// the cost of a survey. So a survey does not request them if the kernel's counts show that there is no such socket.
-fn has_unlisted_sockets() -> bool {
+/// Whether to request sockets that are bound but neither listen nor are connected. For them, the kernel walks a second table, which
+/// has the bound ports of all namespaces. With 200 namespaces this doubles the cost of a survey.
+fn may_have_bound_inactive() -> bool {
     !matches!(sys::counts::most_unlisted_tcp_sockets(), Ok(Some(0)))
 }
 
@@ -202,8 +199,6 @@ fn without_descriptor(mut facts: Facts) -> Facts {
     facts
 }
 
-/// Sorts the listeners and the sockets in CLOSE_WAIT. If there are sockets in CLOSE_WAIT, a second walk reads them again with the time
-/// since the last ACK of the peer.
 fn with_last_acks(
     mut source: Source,
     facts: &Facts,

@@ -1,9 +1,8 @@
 //! Compiles the part of a filter that the kernel can evaluate into a program (INET_DIAG_REQ_BYTECODE in uapi/linux/inet_diag.h).
 //!
-//! The kernel tests ports and addresses. It cannot test the remaining time or the direction. It can test whether the kernel chose the
-//! port, but not for a bucket. The compiler does not use the kernel's test of the interface. It does not use the test of the mark
-//! either, because older kernels, for example Linux 5.10, take 0 for the mark of a bucket. So the program accepts every row that the
-//! filter accepts, and sometimes more rows.
+//! The program tests ports and addresses. The kernel cannot test the remaining time or the direction. The compiler does not use the
+//! kernel's tests of the interface and of the mark: Linux 5.10, for example, takes 0 for the mark of a bucket. So the program accepts
+//! every row that the filter accepts, and sometimes more rows.
 //!
 //! A program is a list of instructions. Each instruction tests a socket and jumps forward. A jump to the end of the program accepts
 //! the socket. A jump to 4 bytes after the end rejects it (`inet_diag_bc_run` in net/ipv4/inet_diag.c):
@@ -86,7 +85,7 @@ pub fn compile(filter: &Filter) -> Option<Vec<u8>> {
     if judged == Filter::TRUE {
         return None;
     }
-    // The remote port of a listener is 0. The remote port of a bucket is never 0.
+    // The remote port of a listener is 0.
     let listener = Filter::Port(End::Remote, PortRange::one(Port(0)));
     let mut program = Program::default();
     program.test(&Filter::Any(vec![judged, listener]), REJECT);

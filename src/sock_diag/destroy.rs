@@ -37,7 +37,7 @@ pub enum Acknowledgement {
     Failed(i32),
 }
 
-/// Why the kernel did not respond to every request.
+/// Why a removal of sockets failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
     /// A batch could not be sent.
@@ -103,8 +103,7 @@ pub struct Destruction {
 
 /// Requests that the kernel destroys the sockets of these rows.
 ///
-/// The first batch has one request. If the kernel does not permit or support it, the kernel would also refuse the other requests, so
-/// they are not sent and no socket is destroyed. If EPERM or EOPNOTSUPP comes in a later batch, no further batch is sent.
+/// The first batch has one request, so that a kernel that refuses it gets no other. After EPERM or EOPNOTSUPP, no further batch is sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
     let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);
@@ -130,7 +129,7 @@ fn run_batches(kernel: &mut dyn Commands, rows: &[Row], answers: &mut [Acknowled
     Ok(())
 }
 
-/// Sends batches of requests. Each request has its own sequence number, which identifies its response.
+/// Each request has its own sequence number, which identifies its response.
 struct Requester<'a> {
     kernel: &'a mut dyn Commands,
     /// The sequence number of the last request. Dumps use a lower number.
@@ -153,7 +152,6 @@ impl Requester<'_> {
         }
         self.kernel.send_bytes(&datagram).map_err(DestroyError::Send)?;
         while !self.receive(first, answers)? {}
-        // The kernel has executed the whole batch. It sends no response to a request that succeeded.
         answers
             .iter_mut()
             .filter(|answer| **answer == Acknowledgement::None)
@@ -161,8 +159,8 @@ impl Requester<'_> {
         Ok(())
     }
 
-    /// Receives one datagram of responses. `first` is the sequence number of the first request of the batch. Returns
-    /// whether the datagram has the response to the last request.
+    /// Receives one datagram of responses. `first` is the sequence number of the first request of the batch. Returns whether the batch
+    /// is done.
     fn receive(&mut self, first: u32, answers: &mut [Acknowledgement]) -> Result<bool, DestroyError> {
         let length = self.kernel.recv(&mut self.buffer).map_err(DestroyError::Recv)?;
         if length != self.buffer.len() || length == 0 {
@@ -213,7 +211,6 @@ impl Requester<'_> {
 /// The length of a request in bytes: `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const LENGTH: usize = 16 + 56;
 
-/// Appends the request for one bucket. Without a cookie the request matches nothing: the kernel never assigns cookie 0.
 fn append(bucket: &TimeWaitBucket, cookie: Option<Cookie>, sequence: u32, acknowledge: bool, datagram: &mut Vec<u8>) {
     let request = request::for_one_socket(&bucket.tuple, bucket.interface, cookie);
     let mut header = NetlinkHeader::default();
@@ -242,8 +239,7 @@ mod tests {
 
     const INVALID: i32 = 22;
 
-    /// A kernel whose responses come from a rule. The rule gets the index and the cookie of a request, and returns its
-    /// errno, or 0 if it succeeds.
+    /// `rule` gets the index and the cookie of a request, and returns its errno, or 0 if it succeeds.
     struct DestroyingKernel<F> {
         rule: F,
         answers: VecDeque<Vec<u8>>,

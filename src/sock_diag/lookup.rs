@@ -85,7 +85,6 @@ fn ask<T>(
     }
 }
 
-/// Sends the request and receives the response.
 fn exchange<T>(
     kernel: &mut dyn Commands,
     request: InetRequest,

@@ -21,8 +21,7 @@ pub const TCPDIAG_GETSOCK: u16 = 18;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 
 /// The sequence number of every dump and look-up. A netlink socket has one outstanding request at a time, and is not
-/// used again after an unfinished dump, so the number need not change. A response with another number does not belong to
-/// the request.
+/// used again after an unfinished dump, so the number need not change.
 pub const SEQUENCE: u32 = 1;
 
 /// Which walk of the kernel's table a request starts.
@@ -139,9 +138,8 @@ impl Request {
     }
 }
 
-/// Returns a request for one socket. Both ends, the interface and the cookie identify the socket. Without a cookie the
-/// request matches nothing: the kernel never assigns cookie 0. An IPv4-mapped socket is requested as AF_INET6, with its mapped
-/// addresses.
+/// Without a cookie the request matches nothing: the kernel never assigns cookie 0. An IPv4-mapped socket is requested as AF_INET6,
+/// with its mapped addresses.
 pub(super) fn for_one_socket(tuple: &FourTuple, interface: Option<NonZeroU32>, cookie: Option<Cookie>) -> InetRequest {
     let (source_address, destination_address) = tuple.addrs();
     let number = cookie.map_or(0, Cookie::number);
@@ -167,10 +165,8 @@ pub(super) fn for_one_socket(tuple: &FourTuple, interface: Option<NonZeroU32>, c
     }
 }
 
-/// The flags of a dump request.
 const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 
-/// Serializes one request into a datagram.
 pub(super) fn message<T: NetlinkSerializable>(payload: T, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = flags;

@@ -1,7 +1,6 @@
 //! Carries datagrams to and from the kernel's sock_diag, records them, and replays recordings.
 //!
 //! A real netlink socket, a recorder, a replay, and the fake kernels of tests implement [`Transport`].
-//! This module does not decode datagrams.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,8 +33,7 @@ pub trait Transport {
         None
     }
 
-    /// Returns the interface for look-ups and commands, if this transport has one. It must not be used during a dump. A
-    /// recording has none, because it holds dumps only.
+    /// Returns the interface for look-ups and commands, if this transport has one. It must not be used during a dump.
     fn commands(&mut self) -> Option<&mut dyn Commands> {
         None
     }

@@ -35,8 +35,7 @@ use self::walk::{walk_procfs, walk_sock_diag, with_listeners};
 /// The maximum number of repeats of an interrupted dump.
 const RETRIES: u32 = 3;
 
-/// Returns the connection or bucket that has this tuple now, whatever its cookie. Unlike [`Source::look_up`], this function also finds a
-/// new socket that has the ends of a socket that is gone.
+/// Returns the connection or bucket that has this tuple now, whatever its cookie.
 pub fn look_up_by_ends(
     netlink: &mut Netlink,
     tuple: &FourTuple,
@@ -96,11 +95,8 @@ pub struct Source {
     /// The kernel's counts and settings, if this source records or replays them. `None` in a source that reads them live.
     buckets: Option<BucketFacts>,
     carrier: Carrier,
-    /// Whether to read procfs if sock_diag is refused.
     fall_back: bool,
-    /// Whether to request `struct tcp_info` with each full socket.
     tcp_info: bool,
-    /// Why sock_diag was refused, if the source has fallen back to procfs.
     refusal: Option<SourceError>,
 }
 

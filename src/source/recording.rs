@@ -2,7 +2,7 @@
 //!
 //! A recording consists of lines of JSON, so that people can read it in a bug report:
 //! 1. The first line has the facts.
-//! 2. Every further line has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
+//! 2. Each of the next lines has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
 //! 3. The last line has the number of lines and a checksum, which detect a damaged file.
 //!
 //! Multi-byte fields inside the datagrams have the byte order of the recording machine. The first line names this byte order.
@@ -117,13 +117,11 @@ impl RecordingFile {
         Ok(this)
     }
 
-    /// Creates an empty file.
     fn open(path: &Path, replace: bool) -> Result<Self, RecordingError> {
         let file = sys::file::NewFile::create(path, replace).map_err(|error| Self::write_error(path, error))?;
         Ok(Self { path: path.to_owned(), file, checksum: crc32fast::Hasher::new(), lines: 0 })
     }
 
-    /// Begins a recording by writing the facts.
     fn begin(&mut self, facts: &Facts, buckets: &BucketFacts) -> Result<(), RecordingError> {
         let header = Header::new(facts, buckets).line(facts, buckets);
         let header = header.map_err(|what| RecordingError::Unfit { path: self.path.clone(), what })?;
@@ -132,7 +130,6 @@ impl RecordingFile {
         self.write(&header).map_err(|error| Self::write_error(&self.path, error))
     }
 
-    /// Writes the last line of a recording.
     fn end(&mut self) -> io::Result<()> {
         self.line(&RecordingLine::End { lines: self.lines, crc32: self.checksum.clone().finalize() })
     }

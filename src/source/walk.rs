@@ -1,4 +1,4 @@
-//! Walks over the sockets with sock_diag or with procfs. If the kernel refuses a sock_diag request, simpler requests follow.
+//! Walks over the sockets with sock_diag or with procfs.
 
 use std::ops::ControlFlow;
 
@@ -21,7 +21,6 @@ pub struct WalkEnd {
 }
 
 impl WalkEnd {
-    /// A walk without any indication of a loss.
     pub(super) const WHOLE: Self = Self { complete: true, recovered: 0, repeats: 0 };
 }
 
@@ -33,7 +32,6 @@ pub(super) fn walk_procfs(
     states: StateSet,
     each: &mut impl FnMut(&Socket) -> ControlFlow<()>,
 ) -> Result<WalkEnd, SourceError> {
-    // The files contain sockets in every state.
     let mut wanted =
         |socket: &Socket| if states.contains(socket.state()) { each(socket) } else { ControlFlow::Continue(()) };
     sys::proc_net_tcp::walk(&mut wanted).map_err(SourceError::Procfs)?;

@@ -65,7 +65,7 @@ impl AttemptError {
     }
 }
 
-/// The instruction of a socket filter that drops every packet (`BPF_RET | BPF_K` in linux/bpf_common.h).
+/// `BPF_RET | BPF_K` in linux/bpf_common.h: keeps 0 bytes of each packet.
 const DROP_ALL: SockFilter = SockFilter::new(6, 0, 0, 0);
 
 const TRANSPARENT: &str = "setsockopt(IP_TRANSPARENT)";
@@ -104,8 +104,7 @@ pub fn attempts(
         }
     }
     let mut note = ReuseportNote::Unchanged;
-    // If every attempt succeeded, even those without options, no socket on the port conflicts with these addresses. Then no result depends
-    // on a note.
+    // If every attempt succeeded, even without options, no result depends on a note.
     let taken = attempts.iter().any(|attempt| attempt.outcome() != CallResult::Ok);
     let shares = |attempt: &&mut Attempt| attempt.options.reuseport && attempt.outcome() == CallResult::Ok;
     for attempt in attempts.iter_mut().filter(shares).filter(|_| taken && !port.reserved_by_rfc()) {
@@ -184,7 +183,7 @@ pub fn attempt_once(at: BindAddr, port: Port, reuseaddr: bool) -> Result<Attempt
 }
 
 /// Binds every address with one set of options, as a server does that opens all of them at once. Each bind must have succeeded alone
-/// before. So an attempt that fails now conflicts with the server's own sockets, and [`Attempt::blocked_by_own_socket`] is set.
+/// before. So an attempt that now fails with EADDRINUSE conflicts with the server's own sockets ([`Attempt::blocked_by_own_socket`]).
 pub fn attempt_together(
     addrs: &[BindAddr],
     port: Port,
@@ -201,7 +200,6 @@ pub fn attempt_together(
     Ok((attempts, if left { ReuseportNote::Left } else { ReuseportNote::Unchanged }))
 }
 
-/// Makes attempts on one port, as one server would.
 struct Prober<'a> {
     port: Port,
     listen: bool,
@@ -219,7 +217,7 @@ impl Prober<'_> {
 
     /// Opens the addresses in their order, keeps each socket open until the last attempt, and then clears the note. Each socket
     /// listens before the next is bound, because SO_REUSEADDR lets sockets of one server share a port until the first of them
-    /// listens. The returned flag is false if no bind could clear the note.
+    /// listens.
     fn together(&self, addrs: &[BindAddr], options: ReuseOptions) -> Result<(Vec<Attempt>, bool), AttemptError> {
         let Some(first) = addrs.first() else { return Ok((vec![], true)) };
         let mut guard = self.guard(*first, options)?;
@@ -254,8 +252,8 @@ impl Prober<'_> {
         guard.map_err(|source| AttemptError { call: "socket()", addr: at.addr, source })
     }
 
-    /// Makes an attempt as the user of the server, and returns its socket. A refusal that concerns the address or the port is a
-    /// result; any other failure is an error.
+    /// Makes an attempt as the user of the server. A refusal that concerns the address or the port is a result; any other failure is
+    /// an error, because it says nothing about the port.
     fn open(
         &self,
         at: BindAddr,
@@ -267,11 +265,6 @@ impl Prober<'_> {
         opened.unwrap_or_else(|(call, source)| Err(AttemptError { call, addr: at.addr, source }))
     }
 
-    /// Makes an attempt on the calling thread.
-    ///
-    /// # Errors
-    /// socket() failed for a reason other than the family, an option could not be set, or the kernel lacked resources. Such
-    /// a failure says nothing about the port.
     fn open_here(
         &self,
         at: BindAddr,
@@ -345,7 +338,7 @@ pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Creates the socket of a server. The error contains the name of the call that failed.
+/// The error contains the name of the call that failed.
 fn server_socket(
     addr: IpAddr,
     options: ReuseOptions,
@@ -386,7 +379,7 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
 }
 
 /// Separates results from errors. An errno is a result only if bind(2), listen(2) or the hooks of security modules document it
-/// for the address or the port. Any other failure remains an error.
+/// for the address or the port.
 fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     match retry(call) {
         Ok(()) => Ok(CallResult::Ok),

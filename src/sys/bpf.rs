@@ -71,7 +71,6 @@ fn bpf<T>(command: c_long, attributes: &T) -> io::Result<c_long> {
     })
 }
 
-/// Calls bpf(2) with a command that returns a descriptor.
 fn open<T>(command: c_long, attributes: &T) -> io::Result<Object> {
     let number = bpf(command, attributes)?;
     let number = i32::try_from(number).map_err(io::Error::other)?;
@@ -244,7 +243,6 @@ pub fn recursion_misses(program: &Object) -> io::Result<u64> {
     Ok(info[WORDS as usize - 1].load(Ordering::Relaxed))
 }
 
-/// Memory that is shared with the kernel.
 struct Mapping {
     start: NonNull<u8>,
     length: NonZeroUsize,

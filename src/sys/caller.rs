@@ -1,5 +1,4 @@
-//! Determines which user runs twtool, with which command name twtool was started, and what prevents printed commands from working
-//! here. The twtool commands that twtool prints begin with that command name.
+//! Determines which user runs twtool, which command name starts it, and what prevents printed commands from working here.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -41,8 +40,7 @@ fn is_in_initial_netns() -> bool {
     retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()
 }
 
-/// What root can do in the caller's shell. A value that cannot be read is unknown. twtool predicts no failure of a command from an
-/// unknown value.
+/// What root can do in the caller's shell. A value that cannot be read is unknown.
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
     // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a program with set-user-ID root, like

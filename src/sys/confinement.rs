@@ -10,18 +10,15 @@
 //!    not use. Except on the threads of the exporter that need sockets, it also refuses calls that create or connect
 //!    sockets.
 //!
-//! The filter lists the calls that are refused. A list of the allowed calls would depend on the C library: musl, static glibc and
-//! dynamic glibc use different calls for the same work, and a new version of them may use new calls. Then a replay would fail on some
-//! machines only.
+//! The filter lists the calls that are refused, because a list of the allowed calls would depend on the C library and its version.
 //!
 //! Each entry of the list delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So the
 //! list leaves out calls that change folders (`FILE_CALLS`) if landlock refuses them, and calls that need a dropped capability.
 //!
-//! A refused call fails with EPERM. If the list refuses too much, the error message of twtool names the operation that failed. The
-//! alternative, a signal, would end the program without a message.
+//! A refused call fails with EPERM, so that an error message can name the operation. A signal would end the program without a message.
 //!
 //! The confinement holds for the calling thread and the threads that it starts. It cannot be removed. If the kernel or a container refuses
-//! a part of the confinement, twtool continues without that part: confinement is only an additional protection.
+//! a part of it, twtool continues without that part.
 
 use std::collections::BTreeMap;
 use std::hash::RandomState;
@@ -161,7 +158,6 @@ fn refuse_calls(lists: &[&[c_long]], when: &[(c_long, &[Condition])]) -> Result<
     rules.insert(number(libc::SYS_openat), writes(2).collect::<Result<_, _>>()?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(number(libc::SYS_open), writes(1).collect::<Result<_, _>>()?);
-    // These requests type input for another program on the same terminal.
     let inputs = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule(1, SeccompCmpOp::Eq, request));
     rules.insert(number(libc::SYS_ioctl), inputs.into_iter().collect::<Result<_, _>>()?);
     let own = u64::from(std::process::id());
@@ -270,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `work` on a thread that may read only `file`. Returns what is in force, and the result.
+    /// Runs `work` on a thread that may read only `file`.
     fn confined<T: Send>(file: &Path, work: impl FnOnce() -> T + Send) -> (ActiveConfinement, T) {
         thread::scope(|scope| scope.spawn(|| (for_replay(file), work())).join().expect("no panic"))
     }
@@ -363,7 +359,6 @@ mod tests {
     #[test]
     fn the_tracing_thread_can_read_bpf_maps_but_not_make_them() {
         let make = || crate::sys::bpf::make_map(crate::sys::bpf::MapKind::Array, 4, 8, 1);
-        // If this user has no permission to make a map, the test checks nothing.
         let Ok(map) = make() else { return };
         let work = || {
             for_tracing();

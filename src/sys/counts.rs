@@ -119,7 +119,6 @@ fn text_of(path: &str) -> io::Result<String> {
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };
-    // A kernel without IPv6 has no sockstat6.
     let sockstat6 = read("sockstat6")?.unwrap_or_default();
     let most = parse_most_unlisted(&sockstat, &sockstat6, 0);
     // The number of Unix sockets must not be subtracted if it includes sockets that the kernel itself made, because `used` does not

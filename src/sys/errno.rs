@@ -10,8 +10,6 @@
 //! | `Interrupted` | nothing: twtool repeats the call |
 //! | `Exhausted` | nothing: after ENOBUFS and ENOMEM twtool repeats the call up to three times, and then reports the failure |
 //! | `Other` | nothing: twtool reports the failure |
-//!
-//! [`FailureClass::of`] lists the errnos of each class.
 
 use std::io;
 
@@ -97,7 +95,6 @@ pub fn if_visible<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The names of errnos that calls about sockets, files and processes return.
 macro_rules! names {
     ($errno:expr, $($name:ident)*) => {
         match $errno {

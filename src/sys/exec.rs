@@ -24,8 +24,7 @@ pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     replace_with(program, args, inherited::sigpipe_was_ignored(), std::env::vars_os())
 }
 
-/// Implements [`replace`] with the given action for SIGPIPE and the given environment. std's `exec` is not used, because it always
-/// sets the default action for SIGPIPE.
+/// std's `exec` is not used, because it always sets the default action for SIGPIPE.
 pub(super) fn replace_with(
     program: &OsStr,
     args: &[OsString],
@@ -78,6 +77,6 @@ fn set_sigpipe(action: SigHandler) {
     // SAFETY: neither of the two actions runs code of this process.
     #[expect(unsafe_code, reason = "the wrapper is unsafe because of handlers")]
     let result = unsafe { signal(Signal::SIGPIPE, action) };
-    // This cannot fail: the signal exists, and its action can be changed.
+    // This cannot fail: the action of SIGPIPE can be changed.
     let _ = result;
 }

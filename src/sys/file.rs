@@ -81,8 +81,8 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Creates the file with the mode 0600. If it replaces a file, it gets the owner, the group and the mode of that file. An existing file is refused unless `replace` is true. Anything other than a regular file is
-    /// always refused, because the new file would replace it.
+    /// Creates the file with the mode 0600, or with the owner, the group and the mode of the file that it replaces. An existing file is
+    /// refused unless `replace` is true. Anything other than a regular file is always refused.
     pub fn create(path: &Path, replace: bool) -> io::Result<Self> {
         Self::with_mode(path, replace, Mode::RUSR | Mode::WUSR)
     }
@@ -166,7 +166,7 @@ impl Location {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Fails if the name belongs to something that must not be replaced. Returns the status of the file that the new file replaces.
+    /// Returns the status of the file that the new file replaces. Fails if the name must not be replaced.
     fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
@@ -210,7 +210,6 @@ struct TempName {
 }
 
 impl TempName {
-    /// Creates the file under a name that does not exist yet.
     fn new<T>(location: &Location, make: impl Fn(&OsString) -> Result<T, Errno>) -> io::Result<(Self, T)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         catch_signals();
@@ -234,7 +233,6 @@ impl TempName {
         }
     }
 
-    /// Gives the file its final name.
     fn rename(self, location: &Location, replace: bool) -> io::Result<()> {
         location.check(replace)?;
         let Self { folder, name } = &self;
@@ -272,7 +270,6 @@ extern "C" fn remove_and_end(signal: libc::c_int) {
     }
 }
 
-/// Installs the handler for the signals that would end the program.
 #[expect(unsafe_code, reason = "no safe wrapper sets a handler")]
 fn catch_signals() {
     let action = SigAction::new(SigHandler::Handler(remove_and_end), SaFlags::SA_RESETHAND, SigSet::empty());

@@ -21,7 +21,6 @@ pub fn metadata(path: &Path) -> io::Result<fs::Metadata> {
 
 /// The pids of all processes that /proc shows, in ascending order.
 pub fn pids() -> io::Result<Vec<u32>> {
-    // Other names in /proc are not numbers.
     let mut pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     Ok(pids)

@@ -36,7 +36,6 @@ const fn connects(does: &'static str, names: &'static [&'static str], port: u16)
     Module { does, names, port: Port(port), remote: true }
 }
 
-/// Kernel modules that open TCP sockets without a process.
 const MODULES: [Module; 16] = [
     listens("SMB server", &["ksmbd"], 445),
     listens("NFS server", &["nfsd"], 2049),
@@ -59,9 +58,6 @@ const MODULES: [Module; 16] = [
 /// Finds the part of the kernel that opened each socket, if there is evidence for one. The keys are inodes.
 ///
 /// `no_process` states that no process of the machine has the sockets open. A loaded module is evidence only if this is true.
-///
-/// # Errors
-/// The kernel's MPTCP endpoints could not be listed, although there may be some.
 pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> io::Result<BTreeMap<NonZeroU32, KernelPart>> {
     if sockets.is_empty() {
         return Ok(BTreeMap::new());
@@ -92,9 +88,6 @@ fn module(socket: &FullSocket, loaded: impl Fn(&str) -> bool) -> Option<KernelPa
 
 /// Lists the addresses and ports on which the kernel itself listens for MPTCP in the calling thread's network namespace. They are the
 /// endpoints that were added with a port (ip-mptcp(8)).
-///
-/// # Errors
-/// The kernel has no MPTCP, or does not permit this user to list endpoints.
 fn mptcp_endpoints() -> io::Result<BTreeSet<(IpAddr, Port)>> {
     // linux/mptcp_pm.h
     const GET_ADDR: u8 = 3;
@@ -111,7 +104,6 @@ fn mptcp_endpoints() -> io::Result<BTreeSet<(IpAddr, Port)>> {
     Ok(endpoints)
 }
 
-/// Looks up the number of a generic netlink family.
 fn generic_family(socket: &mut Socket, name: &str) -> io::Result<u16> {
     // linux/genetlink.h
     const GENL_ID_CTRL: u16 = 16;
@@ -133,10 +125,8 @@ fn generic_family(socket: &mut Socket, name: &str) -> io::Result<u16> {
     number.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 
-/// The type and value of each attribute of a message.
 type AttributeList<'a> = [(u16, &'a [u8])];
 
-/// Sends one request and passes the attributes of each response to `each`.
 fn ask(
     socket: &mut Socket,
     family: u16,
@@ -161,7 +151,7 @@ fn ask(
     }
 }
 
-/// Passes the attributes of each response in a datagram to `each`. Returns whether the datagram is the last one.
+/// Returns whether the datagram is the last one of a dump.
 fn read(datagram: &[u8], family: u16, each: &mut dyn FnMut(&AttributeList)) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {

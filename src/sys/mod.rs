@@ -1,5 +1,4 @@
-//! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files. Its functions return plain values, which
-//! `view` formats.
+//! Wraps the operating system except sock_diag: system calls, /proc, clocks, the terminal, files.
 
 #[cfg(feature = "exporter")]
 pub mod activation;

@@ -1,8 +1,7 @@
 //! Passes the owners of closed connections from a tracer (`twtool trace --serve`) to readers, through a Unix socket. The tracer numbers the
 //! closes.
 //!
-//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. Readers of twtool 0.2.0, as
-//!    released, send nothing.
+//! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. The released twtool 0.2.0 sends nothing.
 //! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
 //!    closes. Then it closes the connection.
 
@@ -27,10 +26,9 @@ const MAX_READERS: usize = 4;
 /// reading would keep memory of the tracer in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The time limit for each read of a request. Readers of twtool 0.2.0, as released, send no request.
+/// The time limit for each read of a request. It is short, because old readers send no request.
 const REQUEST: Duration = Duration::from_millis(200);
 
-/// The word before the number in a request.
 const SINCE: &str = "since ";
 
 /// The listening socket of a tracer, which answers readers.
@@ -122,7 +120,7 @@ impl Drop for OwnerSocket {
     }
 }
 
-/// Removes the file of a socket on which no program listens. Another program may remove the file first.
+/// Another program may remove the file first.
 fn remove_unused(path: &Path) -> io::Result<()> {
     match retry(|| UnixStream::connect(path)) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),
@@ -139,7 +137,6 @@ fn remove_unused(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The number in the request of a reader.
 fn request(reader: &UnixStream) -> u64 {
     let mut text = String::new();
     // If the reader sends nothing, this ends with an error after the time limit.
@@ -154,8 +151,7 @@ fn request(reader: &UnixStream) -> u64 {
 pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut stream = retry(|| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Errors are ignored: a tracer of twtool 0.2.0, as released, does not read the request. It may already have sent all owners and closed the
-    // connection.
+    // Errors are ignored: the tracer of the released twtool 0.2.0 may have sent all owners and closed the connection already.
     let _ = writeln!(stream, "{SINCE}{number}");
     let _ = stream.shutdown(Shutdown::Write);
     stream.set_read_timeout(Some(PATIENCE))?;

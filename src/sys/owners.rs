@@ -8,9 +8,8 @@
 //!    with 2,000 threads, kcmp takes 3.5 ms, and reading every folder would take 870 ms (Linux 6.18, 2026-11-27).
 //! 3. A socket that no process has open may belong to the kernel itself: `kernel_sockets` searches for evidence of
 //!    that.
-//! 4. If no process in /proc has a socket open, this proves nothing by itself. The result "no process" requires that every folder
-//!    could be read. The result also states whether /proc shows every process of the machine, or only the processes of one pid
-//!    namespace.
+//! 4. The result "no process" requires that every folder could be read. It also states whether /proc shows every process of the
+//!    machine, or only the processes of one pid namespace.
 //! 5. A folder that cannot be read for a reason other than permission may contain further owners of any socket, so the
 //!    whole result is incomplete.
 
@@ -128,7 +127,7 @@ enum ReadError {
     Failed(String),
 }
 
-/// If a process ends while its folder in /proc is open, the kernel returns ESRCH, which becomes [`ReadError::Gone`].
+/// If a process ends while its folder in /proc is open, the kernel returns ESRCH.
 impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
         match FailureClass::of(&error) {
@@ -157,7 +156,7 @@ impl From<ProcError> for ReadError {
     }
 }
 
-/// Calls a function of the crate `procfs`, and repeats the call after EINTR.
+/// Repeats a call after EINTR.
 fn of_process<T>(mut read: impl FnMut() -> Result<T, ProcError>) -> Result<T, ReadError> {
     loop {
         match read() {
@@ -171,7 +170,6 @@ fn process(pid: i32) -> Result<ProcProcess, ReadError> {
     of_process(|| ProcProcess::new(pid))
 }
 
-/// The inodes of the wanted sockets, and the processes that have them open.
 struct DescriptorSearch {
     wanted: BTreeSet<NonZeroU32>,
     found: BTreeMap<NonZeroU32, Vec<Process>>,
@@ -267,7 +265,7 @@ fn socket_inode(target: &Path) -> Option<NonZeroU32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Reads what describes a process. Facts that the kernel does not have, or does not show, are unknown.
+/// Facts that the kernel does not have, or does not show, are unknown.
 fn describe(process: &ProcProcess) -> Result<Process, ReadError> {
     let comm = read(process, "comm", MAX_BYTES)?;
     let cgroups = if_shown(read(process, "cgroup", MAX_BYTES))?;
@@ -308,7 +306,7 @@ fn arguments(bytes: &[u8]) -> Option<Vec<String>> {
     (!bytes.is_empty()).then(|| arguments.into_iter().map(text_of).collect())
 }
 
-/// Reads a short file of the process. Fails if the process has ended, even if the pid now belongs to another process.
+/// Fails if the process has ended, even if the pid now belongs to another process.
 fn read(process: &ProcProcess, file: &str, most: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![];
     let opened = of_process(|| process.open_relative(file))?;

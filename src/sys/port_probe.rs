@@ -3,8 +3,8 @@
 //!
 //! 1. With IP_LOCAL_PORT_RANGE (ip(7), since Linux 6.3) connect() may choose only the tested port. EADDRNOTAVAIL means
 //!    that it skips that port.
-//! 2. With TCP_FASTOPEN_CONNECT, and without a cookie, connect() chooses the port but delays the SYN until there is
-//!    data (`tcp_fastopen_defer_connect` in net/ipv4/tcp_fastopen.c; tcp(7)).
+//! 2. With TCP_FASTOPEN_CONNECT and TCP_FASTOPEN_NO_COOKIE, connect() chooses the port but delays the SYN until there is data
+//!    (`tcp_fastopen_defer_connect` in net/ipv4/tcp_fastopen.c; tcp(7)).
 //! 3. The destination is port 0 of an unused loopback address. No server can listen on port 0, so the test cannot conflict with a
 //!    real connection.
 //!
@@ -95,7 +95,6 @@ impl Probe {
     }
 }
 
-/// Defined in uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 sockopt_impl!(

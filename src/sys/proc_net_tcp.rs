@@ -1,8 +1,7 @@
 //! Reads sockets from /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)), for systems that refuse sock_diag.
 //!
 //! The files report less than sock_diag: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY. Reading them is
-//! slower, because the kernel formats text while it holds the locks that sock_diag also takes. The parser accepts arbitrary bytes: it
-//! returns a socket or an error, and never panics.
+//! slower, because the kernel formats text while it holds the locks that sock_diag also takes. The parser never panics.
 
 use std::io::{self, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +17,7 @@ use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState, TimeWaitBuck
 /// The value of the column `tr` for a timewait bucket (`get_timewait4_sock` in net/ipv4/tcp_ipv4.c).
 const TIMER_TIMEWAIT: &str = "03";
 
-/// The unit of the column `tm->when` in milliseconds. USER_HZ is 100 on every Linux.
+/// The unit of the column `tm->when` in milliseconds: 1 / USER_HZ.
 const TICK_MS: u32 = 10;
 
 /// The maximum size of a line in bytes. The kernel pads IPv4 lines to 150 bytes (TMPSZ in net/ipv4/tcp_ipv4.c). IPv6 lines can be
@@ -46,7 +45,6 @@ pub fn walk(each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> 
     Ok(())
 }
 
-/// Passes the sockets of one file to `each` until it breaks.
 fn read(file: &str, each: &mut dyn FnMut(&Socket) -> ControlFlow<()>) -> io::Result<()> {
     let path = format!("/proc/thread-self/net/{file}");
     let mut reader = match file::open(Path::new(&path)) {

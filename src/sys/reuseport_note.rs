@@ -97,8 +97,7 @@ fn socket(domain: Domain, device: Option<NonZeroU32>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Converts a refusal to `None`: the kernel does not have the address family, a sandbox refuses the family, or the kernel lacks an
-/// option (IPV6_FREEBIND exists since 4.15).
+/// The kernel may lack the address family or an option (IPV6_FREEBIND exists since 4.15), or a sandbox may refuse the family.
 fn none_if_refused(socket: io::Result<Socket>) -> io::Result<Option<Socket>> {
     if_visible(socket)
 }

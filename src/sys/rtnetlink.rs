@@ -79,7 +79,6 @@ pub fn add_neighbour(interface: u32, address: Ipv4Addr, mac: [u8; 6]) -> io::Res
     request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Sends one request and waits for its acknowledgement.
 fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;

@@ -1,5 +1,4 @@
-//! Creates private user and network namespaces for experiments. If the system permits user namespaces, this needs no privilege. It does not
-//! change the host.
+//! Creates private user and network namespaces for experiments. This needs no privilege if the system permits user namespaces.
 
 use std::fs::{self, File};
 use std::io;

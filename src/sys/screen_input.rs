@@ -1,7 +1,7 @@
 //! Waits for everything that a screen reacts to: keys, signals, finished work of another thread, and time.
 //!
 //! One thread waits for all of them with one poll(2). So nothing reads the terminal while a program that the screen has started uses the
-//! terminal, and a signal arrives between two steps of the screen, never within one.
+//! terminal.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};

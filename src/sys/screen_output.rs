@@ -26,7 +26,6 @@ impl ScreenOutput {
         Ok(Self { terminal: open()?, signals })
     }
 
-    /// Waits until the terminal accepts text.
     fn wait(&self) -> io::Result<()> {
         while !self.signals.has_ending_signal()? {
             let mut descriptors = [

@@ -12,8 +12,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that end or stop the program by default, and two signals that report a change: the program continues (SIGCONT), or the
 /// terminal has another size (SIGWINCH). SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in
-/// raw mode. SIGXFSZ and SIGXCPU report limits of setrlimit(2). The list has no signal that reports a fault of the program,
-/// no real-time signal, and none of SIGPIPE, SIGTTIN and SIGTTOU.
+/// raw mode. The list has no signal that reports a fault of the program, no real-time signal, and none of SIGPIPE, SIGTTIN and
+/// SIGTTOU.
 const BLOCKED: [Signal; 17] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -34,7 +34,6 @@ const BLOCKED: [Signal; 17] = [
     Signal::SIGWINCH,
 ];
 
-/// The set of blocked signals.
 pub(super) fn blocked_signals() -> SigSet {
     BLOCKED.into_iter().collect()
 }
@@ -55,12 +54,10 @@ impl ScreenSignals {
         Ok(Self { descriptor, before, came: RefCell::default() })
     }
 
-    /// Whether the output has read a signal that the input has not reported.
     pub(super) fn has_unreported_signal(&self) -> bool {
         !self.came.borrow().is_empty()
     }
 
-    /// Returns the next signal, if one has arrived.
     pub(super) fn next(&self) -> io::Result<Option<Signal>> {
         let waiting = self.came.borrow_mut().pop_front();
         if waiting.is_some() { Ok(waiting) } else { self.read() }
@@ -71,7 +68,6 @@ impl ScreenSignals {
         Ok(came.and_then(|number| Signal::try_from(number).ok()))
     }
 
-    /// Reads the signals that have arrived, and keeps them for [`Self::next`].
     fn read_all(&self) -> io::Result<()> {
         while let Some(signal) = self.read()? {
             self.came.borrow_mut().push_back(signal);

@@ -30,7 +30,6 @@ pub fn read(netns: Option<&OsStr>, unread: &mut UnreadFacts) -> Services {
     })
 }
 
-/// Reads a file; `None` if it does not exist.
 fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if_present(retry(|| file::read(path, MAX_BYTES)))
 }
@@ -52,7 +51,7 @@ fn parse_once(bytes: Vec<u8>) -> Services {
 
 /// Parses lines of the form `name port/protocol [alias ...] [# comment]`. Lines of another form are skipped.
 ///
-/// Most commands wait for the parser. It works on bytes and not on characters, because this is faster.
+/// The parser works on bytes, because that is faster, and most commands wait for it.
 #[must_use]
 pub fn parse<'a>(bytes: &'a [u8]) -> Services {
     let entry = |line: &'a [u8]| {

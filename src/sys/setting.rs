@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The sizes of buffers in bytes, tried in this order. For each read of a setting the kernel allocates and clears a buffer that is one byte
 /// larger, so 4095 bytes need one page. This takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every second
-/// port, has 192 KiB.
+/// port, has 187 KiB.
 const BUFFERS: [usize; 2] = [4095, 1 << 20];
 
 /// Reads the text of the file, without white space around it.
@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than any setting"))
 }
 
-/// Calls read(2) once, and again only if a signal interrupted the call before it read anything.
+/// Repeats read(2) only if a signal interrupted the call before it read anything.
 fn read_once(file: &mut File, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match file.read(bytes) {

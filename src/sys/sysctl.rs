@@ -18,7 +18,7 @@ pub fn read(name: &str) -> io::Result<String> {
     setting::read(&path(name))
 }
 
-/// Changes a setting below /proc/sys/net. twtool does this only in private namespaces, never in the namespace of the host.
+/// Changes a setting below /proc/sys/net. twtool does this only in private namespaces.
 pub fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }

@@ -1,5 +1,5 @@
-//! Sets the initial sequence number of a connection with TCP_REPAIR and related options (uapi/linux/tcp.h). The purpose of these
-//! options is to restore connections from a checkpoint. They need CAP_NET_ADMIN over the socket's network namespace.
+//! Sets the initial sequence number of a connection with TCP_REPAIR and related options (uapi/linux/tcp.h). They need CAP_NET_ADMIN over
+//! the socket's network namespace.
 
 use std::io;
 

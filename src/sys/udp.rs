@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader};
 use super::errno::{if_visible, retry};
 use crate::model::port::Port;
 
-/// Whether a UDP socket in the calling thread's network namespace is bound to the port. A file is skipped if it does not exist, or if
-/// the caller has no permission to read it. A kernel without IPv6 has no udp6.
+/// Whether a UDP socket in the calling thread's network namespace is bound to the port. A file that does not exist (udp6 without IPv6) or
+/// that the caller may not read is skipped.
 pub fn has_port(port: Port) -> io::Result<bool> {
     for name in ["udp", "udp6"] {
         let path = format!("/proc/thread-self/net/{name}");

@@ -5,9 +5,8 @@
 //! 2. pidfd_getfd(2) (since 5.6) copies a descriptor, if the caller may trace the process (ptrace(2)).
 //! 3. getsockname(2) on the copy returns the address. The copy is closed immediately.
 //!
-//! If the owner closes a socket while twtool has a copy, the socket stays open for some microseconds longer. If a thread does not share
-//! the descriptors of its main thread, the sockets of this thread are not found. A process that has ended, or that the caller has no
-//! permission to trace, is skipped. Any other failure is reported, because sockets may be missing from the result.
+//! If the owner closes a socket while twtool has a copy, the socket stays open until twtool closes the copy. If a thread does not share
+//! the descriptors of its main thread, the sockets of this thread are not found.
 
 use std::fs;
 use std::io;
@@ -81,7 +80,6 @@ fn search_process(pid: u32, here: &PathBuf, port: Port, found: &mut Vec<FullSock
     Ok(())
 }
 
-/// Describes a socket if it is a TCP socket that is bound to the port but neither listens nor is connected.
 fn bound_socket(copy: OwnedFd, port: Port) -> io::Result<Option<FullSocket>> {
     let stat = rustix::fs::fstat(&copy)?;
     let socket = Socket::from(copy);

@@ -1,9 +1,8 @@
 //! Runs a function as another user, on a new thread.
 //!
 //! In Linux, each thread has its own user, groups and capabilities (credentials(7)). The functions of the C library change all threads
-//! of a process; rustix makes the system calls for the calling thread only. If the new user is not root, the thread drops its
-//! capabilities itself, because the kernel drops them only when root becomes another user (capabilities(7)). The thread ends with the
-//! function, and the other threads of twtool do not change.
+//! of a process; rustix makes the system calls for the calling thread only. The new thread drops its capabilities itself, because the
+//! kernel drops them only when root becomes another user (capabilities(7)).
 
 use std::io;
 use std::panic::resume_unwind;

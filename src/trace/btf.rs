@@ -10,14 +10,14 @@
 //! 3. [`Btf::field`] follows a path of member names through nested structures. It also searches members without a name (anonymous
 //!    structures and unions).
 //!
-//! The kernel writes these bytes, but this module does not rely on their form: it checks each index, and limits the recursion.
+//! This module does not rely on the form of the bytes: it checks each index, and limits the recursion.
 
 use std::fmt;
 
 /// The file in which the kernel describes its types, in the form BTF.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
-/// The maximum size of the file [`KERNEL`] in bytes. twtool refuses a larger file. On Debian's kernels it has 5-8 MB.
+/// The maximum size of the file [`KERNEL`] in bytes. On Debian's kernels it has 5-8 MB.
 pub const MAX_BYTES: u64 = 64 << 20;
 
 /// The maximum depth of nested structures and of nested arrays. A chain of typedefs and qualifiers must be shorter than this.
@@ -152,7 +152,6 @@ impl<'a> Btf<'a> {
         Some((info >> 24 & 0x1f, (info & 0xffff) as usize))
     }
 
-    /// Whether `name` is the name at this offset.
     fn is_named(&self, offset: u32, name: &str) -> bool {
         let rest = self.names.get(offset as usize..).unwrap_or_default();
         rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
@@ -235,7 +234,6 @@ impl<'a> Btf<'a> {
         None
     }
 
-    /// The size of a type in bytes.
     fn size(&self, id: u32, depth: usize) -> Option<u32> {
         let start = self.start(self.plain(id)?)?;
         match self.info(start)?.0 {
@@ -255,7 +253,6 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Writes BTF as pahole does.
     #[derive(Default)]
     pub(crate) struct BtfWriter {
         types: Vec<u8>,

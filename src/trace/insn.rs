@@ -60,7 +60,6 @@ pub enum JumpCondition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
-/// An instruction before it becomes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Instruction {
     operation: u8,

@@ -3,15 +3,15 @@
 //! | file | owns |
 //! |---|---|
 //! | `insn` | an assembler of BPF instructions |
-//! | `btf` | a parser of BTF, the running kernel's description of its types: finds the offsets of members in structures |
+//! | `btf` | a parser of BTF, the kernel's description of its types |
 //! | `program` | the BPF program |
 //! | `record` | the record of a close, and its decoder |
 //!
 //! # Why no BPF library
 //!
 //! twtool must start tracing within 30 ms, and with at most 24 MiB of memory. aya 0.14 needs 45 ms and 46 MiB (Linux 6.18, 2026-11-26).
-//! aya spends most of this on parsing the whole BTF of the kernel, but the BPF program of twtool reads only 26 members. libbpf needs a C
-//! compiler and libelf. So twtool assembles the program in memory, and `sys::bpf` calls bpf(2).
+//! aya spends most of this on parsing the whole BTF of the kernel, but the BPF program of twtool reads fewer than 30 members. libbpf needs
+//! a C compiler and libelf. So twtool assembles the program in memory, and `sys::bpf` calls bpf(2).
 
 pub mod btf;
 pub mod insn;
@@ -33,7 +33,7 @@ use crate::sys::{file, netns};
 pub const RING_BYTES: u32 = 4 << 20;
 
 /// The maximum number of entries in the map PENDING (see [`program`]). An entry stores which process closed a socket, while this socket
-/// is in FIN_WAIT_1, FIN_WAIT_2 or CLOSING. After a shutdown() of the sending side, the entry stays until the peer closes.
+/// is in FIN_WAIT_1, FIN_WAIT_2 or CLOSING.
 pub const PENDING: u32 = 16 * 1024;
 
 /// The reason why closes cannot be traced.
@@ -170,7 +170,7 @@ impl Tracer {
     }
 }
 
-/// The kernel wakes readers of this descriptor when a quarter of the ring buffer is full.
+/// The kernel wakes readers of this descriptor shortly after each quarter of the ring buffer.
 impl AsFd for Tracer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()

@@ -1,6 +1,6 @@
 //! Assembles the BPF program that records which process closes a connection.
 //!
-//! The program runs at the tracepoint inet_sock_set_state, which the kernel passes at each change of a TCP state:
+//! The program runs at the tracepoint inet_sock_set_state, which the kernel reaches at each change of a TCP state:
 //!
 //! 1. A change to FIN_WAIT_1: this end closes first, usually in a system call of the current task (`Task::closed_socket`). The program
 //!    fills a record (`record`), and stores it in the map PENDING. The key is the cookie of the socket. When the program reads the cookie,
@@ -13,19 +13,16 @@
 //!
 //! While a program runs on a core, the kernel does not start it again on this core (`bpf_prog_get_recursion_context` in
 //! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the program misses the close: up to
-//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). The kernel checks this for each program separately, so twtool
-//! attaches two copies of the program. The second copy finds in PENDING what the first copy has done. In step 1, if the second copy finds
-//! a record, it does nothing. In step 2, if it finds the mark, it only deletes the record. Otherwise the first copy has missed the
-//! change, and the second copy does the step.
+//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). The kernel counts each program separately, so twtool attaches two
+//! copies of the program. In step 1, if the second copy finds a record in PENDING, it does nothing. In step 2, if it finds the mark, it
+//! only deletes the record. Otherwise the first copy has missed the change, and the second copy does the step.
 //!
 //! If the kernel can preempt a task at a tracepoint (seen on Linux 7.2), it may preempt one task within the first copy, and another task
 //! of the same core within the second copy. Until they continue, both copies miss the closes on this core. `Tracer::skipped` returns an
 //! upper bound of these closes.
 //!
 //! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer
-//! at intervals, and the program wakes the reader when a quarter of the buffer is full.
-//!
-//! The offsets of members come from the BTF of the running kernel, never from constants.
+//! at intervals, and the program wakes the reader shortly after each quarter of the buffer.
 
 use super::btf::{Btf, BtfError};
 use super::insn::{Assembler, FP, JumpCondition, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
@@ -104,8 +101,8 @@ impl Offsets {
     /// Finds the offset of every member.
     ///
     /// # Errors
-    /// A structure or a member does not exist, or a member has another size than the program expects. The error names both. A kernel
-    /// without the members for IPv6 is no error.
+    /// A structure or a member does not exist, or a member has another size than the program expects. Only the members for IPv6 and the
+    /// port range may be absent.
     pub fn find(btf: &Btf) -> Result<Self, BtfError> {
         let field = |structure, path, size| {
             let offset = btf.field(structure, path, size)?;
@@ -169,8 +166,8 @@ const RECORD: i16 = -LENGTH;
 const COOKIE: i16 = RECORD - 8;
 const INDEX: i16 = COOKIE - 8;
 
-/// Assembles the program. With `untyped`, the program follows pointers with bpf_probe_read_kernel, which does not know types. A kernel
-/// in lockdown mode "confidentiality" rejects this. Without `untyped`, records have no cgroup name.
+/// Assembles the program. With `untyped`, the program follows pointers with bpf_probe_read_kernel. A kernel in lockdown mode
+/// "confidentiality" rejects this. Without `untyped`, records have no cgroup name.
 ///
 /// For each typed load of a pointer, the verifier searches all types of the kernel several times for names
 /// (`btf_nested_type_is_trusted`). So loading a copy takes 10 ms with typed loads, and 1.5 ms without (Linux 6.18, 2026-11-28).
@@ -411,7 +408,6 @@ fn send(a: &mut Assembler, maps: Maps) {
     a.call(RINGBUF_QUERY);
     a.set(R4, NO_WAKEUP);
     a.jump_if(JumpCondition::Less, R0, quarter, output);
-    // Wake the reader shortly after each quarter, and not with each record.
     a.and(R0, quarter - 1);
     a.jump_if(JumpCondition::AtLeast, R0, NEAR, output);
     a.set(R4, FORCE_WAKEUP);

@@ -96,12 +96,11 @@ pub struct BpfRecord {
     pub old_state: Option<TcpState>,
     /// What the socket left when it ended.
     pub outcome: Outcome,
-    /// Whether a listener accepted the connection. The kernel stores the backlog of a listener in `sk_max_ack_backlog`, and each accepted
-    /// socket is a copy of its listener. After connect(), the member is 0. So `true` is certain. `false` is not certain, because the
-    /// backlog is also 0 after `listen(fd, 0)`.
+    /// Whether a listener accepted the connection. An accepted socket is a copy of its listener, whose backlog is in `sk_max_ack_backlog`.
+    /// After connect(), this member is 0. It is also 0 after `listen(fd, 0)`, so only `true` is certain.
     pub accepted: bool,
-    /// The task that was running when the socket changed to FIN_WAIT_1; `None` if the socket closed before the program was attached, if the program missed the change to
-    /// FIN_WAIT_1, or if the map PENDING (see `program`) has evicted the record.
+    /// The task that was running when the socket changed to FIN_WAIT_1; `None` if the program did not see this change, or if the map
+    /// PENDING (see `program`) has evicted the record.
     pub task: Option<Task>,
 }
 
@@ -193,7 +192,6 @@ impl BpfRecord {
     }
 }
 
-/// Decodes [`PORT_RANGE`].
 fn port_range(first: u32, second: u32) -> Option<LocalPortRange> {
     let (low, high) = if second == 0 { (first & 0xffff, first >> 16) } else { (first, second) };
     let port = |number: u32| u16::try_from(number).ok().filter(|port| *port != 0).map(Port);
@@ -234,7 +232,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A record with these fields.
     fn bytes(fields: &[(i16, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; 256];
         for (at, field) in fields {

@@ -182,7 +182,6 @@ pub fn page(out: &mut (dyn Write + Send), test: &BindTest, style: TextStyle) -> 
     holder::write_processes(out, holders, style)
 }
 
-/// Describes the verdict with another value of an option, and which servers use that value.
 fn other_verdict(other: OtherVerdict) -> String {
     let example = match other.option {
         UnspecifiedOption::V6only(true) => " (nginx sets it for [::]:80)",
@@ -225,7 +224,6 @@ fn own_socket(evidence: &BindEvidence) -> String {
     format!("the server's own socket on {earlier}")
 }
 
-/// Describes in a few words why the verdict is `denied`.
 fn denial(evidence: &BindEvidence) -> String {
     let failed =
         |attempt: &&Attempt| !matches!(attempt.outcome(), CallResult::Ok | CallResult::Failed(Errno::AddrInUse));

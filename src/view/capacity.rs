@@ -67,8 +67,7 @@ struct RangeRecord {
     size: u32,
 }
 
-/// A destination in JSON and csv. The order of fields is the order of keys. `None` means unknown, unless a field has another
-/// description.
+/// A destination in JSON and csv. The order of fields is the order of keys.
 #[derive(Serialize)]
 struct DestinationRecord<'a> {
     local_addr: String,

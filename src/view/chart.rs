@@ -28,7 +28,6 @@ pub struct Chart<'a> {
     pub height: usize,
 }
 
-/// The layout of the bars.
 struct BarLayout {
     /// The width in columns of the numbers on the left of the chart.
     label: usize,

@@ -1,8 +1,7 @@
 //! Defines the columns of a socket record. [`COLUMNS`] describes each column once. JSON, ndjson, csv, tables, and `--columns` with its
 //! help, completions and errors use this list.
 //!
-//! docs/architecture.md has the steps to add a column. The macro around the list also generates a function that appends a whole record.
-//! That function contains each column as a constant, so the compiler can inline the code of the column.
+//! docs/architecture.md has the steps to add a column.
 
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ enum InTable {
     Never,
 }
 
-/// How a table shows a value. Every table shows an unknown value as `-`.
+/// How a table shows a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CellForm {
     Exact,

@@ -51,7 +51,7 @@ struct Payload<'a> {
     lasting: Vec<SysctlLineRecord<'a>>,
 }
 
-/// One end of the connection. `None` means unknown. The source port is unknown if connect() chooses it.
+/// One end of the connection. The source port is `None` if connect() chooses it.
 #[derive(Serialize)]
 struct EndRecord<'a> {
     addr: Option<String>,
@@ -120,8 +120,7 @@ const fn meaning(verdict: ConnectVerdict) -> Meaning {
     }
 }
 
-/// Writes the page: the verdict, suggested commands, lines that keep a setting after a restart, advice, and the sockets on the source
-/// port.
+/// Writes the answer as a page.
 pub fn page(out: &mut (dyn Write + Send), test: &ConnectTest, style: TextStyle) -> io::Result<()> {
     let ConnectTest { situation, conclusion, help } = *test;
     let verdict = style.paint(meaning(conclusion.verdict), conclusion.verdict.name());

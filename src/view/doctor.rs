@@ -16,7 +16,6 @@ const LONGEST_VALUE: usize = 36;
 /// The width of the lines that list checks with status ok, if the output is not a terminal.
 const PIPE_WIDTH: usize = 100;
 
-/// The indentation of the text of a check.
 const INDENT: &str = "         ";
 
 impl Serialize for Datum {
@@ -138,7 +137,6 @@ pub fn page(out: &mut (dyn Write + Send), checks: &[Check], verbose: bool, style
     human::break_lines(out, &fine.join(", "), &first, INDENT, style.width.or(Some(PIPE_WIDTH)))
 }
 
-/// Writes the heading of a check, its finding, and what to do.
 fn write_check(out: &mut (dyn Write + Send), check: &Check, style: TextStyle) -> io::Result<()> {
     heading(out, check, style)?;
     if let Some(finding) = &check.finding {

@@ -3,10 +3,9 @@
 //! Without the fast path, through [`super::column`], `list` of 100,000 buckets takes 1.21 times the processor time (whole command,
 //! median of 21 pairs, 2 busy cores, Linux 6.18, 2026-11-27). `cargo bench --bench pure -- table` shows both ways.
 //!
-//! The fast path covers the common case only. It needs the rows of one network namespace, a table with exactly the columns [`KEYS`], and
-//! services whose names are all plain ASCII. In such a table, [`super::column`] still produces some rows: those with IPv6 addresses, with a
-//! socket that is bound to an interface, with a remaining time of 100 s or more, with a cell that is wider than its column, or with a line that
-//! is longer than the buffer. A property test in `list.rs` compares the output of both ways.
+//! The fast path needs the rows of one network namespace, a table with exactly the columns [`KEYS`], and services with plain ASCII names.
+//! In such a table, [`super::column`] still produces the rows with IPv6 addresses, with an interface, with 100 s or more left, or with a
+//! cell or a line that is too long. A property test in `list.rs` compares the output of both ways.
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +27,6 @@ const WORD: usize = 16;
 /// The length of a remaining time from 10 s to 99.9 s, like `41.3s`.
 const DURATION: usize = 5;
 
-/// A word padded with spaces.
 #[derive(Clone, Copy)]
 struct PaddedWord {
     bytes: [u8; WORD],
@@ -60,7 +58,6 @@ const DIRECTIONS: [PaddedWord; Direction::ALL.len()] = {
 /// Writes the lines of the default table on the fast path.
 #[derive(Clone, Debug)]
 pub(super) struct FastPath {
-    /// The services, whose names are all plain ASCII.
     services: Services,
 }
 

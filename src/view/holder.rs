@@ -1,4 +1,4 @@
-//! Prints the holders of a port (the sockets that use it) and their processes, as JSON and as tables. Several commands use this module.
+//! Prints the holders of a port (the sockets that use it) as JSON, and their processes as JSON and as a table.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -63,7 +63,6 @@ pub(super) struct HolderRecord<'a> {
     blocks: bool,
 }
 
-/// A process as JSON.
 #[derive(Serialize)]
 pub(super) struct ProcessRecord<'a> {
     pid: i32,

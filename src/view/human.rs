@@ -78,7 +78,7 @@ pub fn timestamp(time: SystemTime) -> String {
 /// Escapes hidden characters, so that a name that another program chose can neither control the terminal nor imitate another name.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
-    // The fast path, because a table of a million rows has a million names and nearly all are plain ASCII.
+    // The fast path: nearly every name is plain ASCII.
     let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     if !plain && text.chars().any(is_hidden) {
         let escaped = |c: char| if is_hidden(c) { c.escape_default().collect::<String>() } else { c.to_string() };
@@ -88,7 +88,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Cuts a text to a width of `room` columns, with `...` at the end.
+/// Cuts a text that is wider than `room` columns, and adds `...` at the end.
 #[must_use]
 pub fn cut(text: &str, room: usize) -> String {
     if text.width() <= room {

@@ -46,8 +46,7 @@ pub fn document(out: &mut dyn Write, envelope: Envelope, payload: impl Serialize
     line(out, &envelope.with(payload))
 }
 
-/// Writes a document without payload and without its closing brace. The caller writes both, for example a list that is too large for
-/// one value in memory.
+/// Writes a document without payload and without its closing brace. The caller writes both.
 pub fn open_document(out: &mut dyn Write, envelope: Envelope) -> io::Result<()> {
     #[derive(Serialize)]
     struct EmptyPayload {}

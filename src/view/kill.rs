@@ -92,7 +92,7 @@ pub struct RemovalReport<'a> {
     pub outcomes: &'a [RemovalResult],
     /// The facts that name interfaces and services.
     pub facts: &'a Facts,
-    /// Whether `--orphans` was given, so that the command also selects orphans.
+    /// Whether `--orphans` was given.
     pub orphans: bool,
     /// Whether `--dry-run` was given.
     pub dry_run: bool,

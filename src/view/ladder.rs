@@ -1,12 +1,12 @@
 //! Draws an experiment as a ladder diagram: the client on the left, the server on the right, and the time from top to bottom.
 //!
-//! Each event is drawn when it happens. There are two layouts:
+//! There are two layouts:
 //!
 //! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293: the state of the sender while the
 //!   segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other routine
 //!   events are left out.
-//! - Scenarios about the results of system calls: one line per call. Routine segments are left out, and other segments are one line of text.
-//!   `reuse` ends with a matrix of its results.
+//! - Scenarios about the results of system calls: one line per call. Routine segments are left out, and other segments are one line of
+//!   text. `reuse` ends with a matrix of its results.
 
 use std::io::{self, Write};
 
@@ -30,10 +30,8 @@ const ARROW: usize = WIDTH - TIME - 2 * STATE - 3;
 const OPTIONS: usize = 15;
 const CELL: usize = 13;
 
-/// The indentation of notes.
 const INDENT: &str = "      ";
 
-/// The characters of lines and marks.
 #[derive(Clone, Copy)]
 struct Strokes {
     line: &'static str,
@@ -256,7 +254,6 @@ impl Ladder {
         writeln!(out, "{:>TIME$} {client} {left}{near} {text} {far}{right} {server}", last.since.as_millis())
     }
 
-    /// Draws a line with the states only.
     fn states(&self, out: &mut dyn Write, event: &LabEvent) -> io::Result<()> {
         let (client, server) = self.state_texts(event);
         writeln!(out, "{:TIME$} {client} {:ARROW$} {server}", "", "")
@@ -341,7 +338,6 @@ fn plain_state_texts(event: &LabEvent) -> (String, String) {
     (text(client), text(server))
 }
 
-/// The states of both sides as a phrase.
 fn states_in_words(event: &LabEvent) -> String {
     let (client, server) = plain_state_texts(event);
     format!("client {}, server {}", client.trim(), server.trim())

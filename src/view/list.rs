@@ -32,7 +32,6 @@ enum RowFormat<'a> {
 }
 
 impl<'a> RowFormat<'a> {
-    /// The csv format with these columns.
     fn csv(columns: &'a [&'static Column]) -> Self {
         let every = columns.iter().map(|column| column.key).eq(Column::of_record().map(|column| column.key));
         if every { Self::Csv } else { Self::ChosenCsv(columns) }
@@ -102,7 +101,6 @@ fn append_header(columns: &[&'static Column], header: bool, text: &mut Text) {
     }
 }
 
-/// The facts of a row's network namespace.
 fn facts_of<'a>(row: &Row, facts: &'a [Facts]) -> &'a Facts {
     &facts[row.netns as usize]
 }
@@ -198,7 +196,6 @@ impl RowMeasurements {
         parallel::fold(rows.len(), &part, Self::joined)
     }
 
-    /// Adds a row.
     #[inline]
     fn add(&mut self, row: &Row, facts: &Facts) {
         self.totals.add(row);
@@ -314,8 +311,7 @@ pub fn headings(columns: &[&'static Column]) -> Vec<Heading> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     fin_wait_2: usize,
-    /// The shortest remaining time of a TIME_WAIT bucket. FIN_WAIT_2 buckets do not count, because they become TIME_WAIT when
-    /// the peer closes.
+    /// The shortest remaining time of a TIME_WAIT bucket. FIN_WAIT_2 buckets do not count, because they can still become TIME_WAIT.
     next_expiry: Option<Duration>,
 }
 

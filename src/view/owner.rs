@@ -1,5 +1,4 @@
-//! Prints buckets with their owners. A table has two more columns than a list without owners, and a record has one more key. The module
-//! also formats the names of owners and groups for other pages.
+//! Prints buckets with their owners, and formats the names of owners and groups for other pages.
 
 use std::io::{self, Write};
 

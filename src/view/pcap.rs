@@ -1,5 +1,4 @@
-//! Writes capture files for Wireshark, in the classic format with nanoseconds (draft-ietf-opsawg-pcap). The file has a header of
-//! 24 bytes, and each frame has a header of 16 bytes.
+//! Writes capture files for Wireshark, in the classic format with nanoseconds (draft-ietf-opsawg-pcap).
 
 use std::io::{self, Write};
 use std::time::SystemTime;

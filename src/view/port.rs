@@ -13,7 +13,7 @@ use super::value::Value;
 use crate::model::facts::Facts;
 use crate::model::port::{Port, PortClass, PortUse};
 
-/// The facts about one port. The order of fields is the order of keys in JSON and csv. `None` means unknown.
+/// The facts about one port. The order of fields is the order of keys in JSON and csv.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "docs/json.md describes the keys")]
 pub struct PortRecord<'a> {

@@ -1,5 +1,4 @@
-//! Prints suggested commands. Each command has a title with its purpose. The whole command follows on one line, so that a user
-//! can copy it.
+//! Prints suggested commands, each below its purpose. A command is always one line, so that a user can copy it.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -43,8 +42,7 @@ impl<'a> SysctlLineRecord<'a> {
     }
 }
 
-/// Writes commands below their purposes, then lines of configuration files, then advice. Commands are never wrapped, whatever
-/// the width.
+/// Writes commands below their purposes, then lines of configuration files, then advice.
 pub fn write(out: &mut dyn Write, help: &Suggestions, indent: &str, style: TextStyle) -> io::Result<()> {
     help.commands.iter().try_for_each(|step| write_titled_line(out, &title(step), &step.command, indent, style))?;
     // A line of more than LONGEST_LINE bytes is omitted, because one of the commands writes it to the file.
@@ -70,7 +68,6 @@ fn title(step: &Step) -> Cow<'_, str> {
     }
 }
 
-/// The title above a line of a configuration file.
 fn keep(line: &SysctlLine) -> String {
     format!("keep it after a restart, in {}", line.file)
 }

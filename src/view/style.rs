@@ -1,4 +1,4 @@
-//! The style of text output: colours, width and character set. The caller decides once whether colours are used.
+//! The style of text output: colours, width and character set.
 
 use std::fmt;
 

@@ -99,7 +99,6 @@ impl Rows for [Vec<String>] {
     }
 }
 
-/// Appends a text. Returns its width in terminal columns.
 fn append(text: &str, to: &mut Text) -> usize {
     to.push_str(text);
     display_width(text)

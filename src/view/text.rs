@@ -1,5 +1,4 @@
-//! A text buffer for the output of a million rows. It writes numbers and addresses directly to their final place, because a
-//! temporary string and its copy would cost more than the formatting.
+//! A text buffer for the output of a million rows. It appends numbers and addresses without temporary strings.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,7 +9,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::parallel;
 
-/// A buffer of UTF-8 bytes. Only text is appended to it.
+/// A buffer of UTF-8 text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(Vec<u8>);
 
@@ -175,7 +174,7 @@ pub(super) fn write(
     })
 }
 
-/// The number of digits of a port, computed without a branch.
+/// The number of digits of a port.
 pub(super) fn digits_of_port(port: u16) -> usize {
     port.checked_ilog10().map_or(1, |tens| tens as usize + 1)
 }
@@ -214,7 +213,7 @@ pub(super) const IPV4_END: usize = 24;
 pub(super) fn write_ipv4_end(addr: Ipv4Addr, port: u16, room: &mut [u8; IPV4_END]) -> usize {
     let at = write_ipv4(addr, room);
     room[at - 1] = b':';
-    // Compute five digits and shift out the leading zeros: this needs no branch, and all copies have one size.
+    // Compute five digits and shift out the leading zeros, so that every copy has a constant size.
     let digit = |tens: u16| b'0' + (port / tens % 10) as u8;
     let digits = [digit(10_000), digit(1000), digit(100), digit(10), digit(1), b' ', b' ', b' '];
     let length = digits_of_port(port);

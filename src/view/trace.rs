@@ -14,7 +14,6 @@ use crate::model::close::{Close, CloseTotals, Maker, Method, Outcome, Role};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
-/// A close as JSON.
 #[derive(Serialize)]
 struct CloseRecord<'a> {
     at: String,
@@ -38,7 +37,6 @@ struct CloseRecord<'a> {
     certain: bool,
 }
 
-/// The process that made a close, as JSON.
 #[derive(Serialize)]
 struct MakerRecord<'a> {
     pid: u32,
@@ -181,7 +179,6 @@ fn end(close: &Close, local: bool, facts: &Facts) -> String {
     }
 }
 
-/// The outcome in a table.
 const fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::TimeWait => "TIME_WAIT",
@@ -224,7 +221,6 @@ pub fn loss_warnings(totals: CloseTotals) -> Vec<String> {
     lost.into_iter().chain(skipped).collect()
 }
 
-/// A group as JSON.
 #[derive(Serialize)]
 struct CloseGroupRecord<'a> {
     #[serde(flatten)]
@@ -248,8 +244,7 @@ impl<'a> CloseGroupRecord<'a> {
     }
 }
 
-/// The JSON keys that identify a group. JSON has only the keys of the group's kind. For example, the group of unknown processes has
-/// only `group`.
+/// The JSON keys that identify a group. JSON has only the keys of the group's kind.
 #[derive(Default, Serialize)]
 struct KeyRecord<'a> {
     group: &'static str,

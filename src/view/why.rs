@@ -1,5 +1,4 @@
-//! Writes what `twtool why` reports about a program, as text or as JSON records: explanations of failed calls, notes, and a report at the
-//! end.
+//! Writes what `twtool why` reports about a program, as text or as JSON records.
 //!
 //! The text shares standard error with the program, so each piece begins with `twtool:` and its further lines are indented.
 
@@ -77,8 +76,7 @@ fn caller_text(process: &CallingProcess) -> String {
     format!("{} (pid {})", process.comm, process.pid)
 }
 
-/// Makes the first letter a capital.
-fn sentence(text: &str) -> String {
+fn capitalized(text: &str) -> String {
     let mut text = text.chars();
     text.next().into_iter().flat_map(char::to_uppercase).chain(text).collect()
 }
@@ -91,7 +89,7 @@ pub fn failure(out: &mut dyn Write, failed: &ExplainedCall, style: TextStyle) ->
     writeln!(out, "{}{}", human::escape(&first), style.paint(Meaning::Bad, errno))?;
     let holders = failed.found.map(|(_, holders)| holders).unwrap_or_default();
     let free = explanation.free_in.map(|time| format!("; {}", holder::free_in(time, holders))).unwrap_or_default();
-    human::break_lines(out, &format!("{}{free}", sentence(&explanation.headline)), "  ", "  ", style.width)?;
+    human::break_lines(out, &format!("{}{free}", capitalized(&explanation.headline)), "  ", "  ", style.width)?;
     let Suggestions { commands, sysctl_lines, advice } = &explanation.help;
     let shown = Suggestions { commands: commands.clone(), sysctl_lines: sysctl_lines.clone(), advice: vec![] };
     steps::write(out, &shown, "  ", style)?;
@@ -117,7 +115,6 @@ fn listening(call: &SocketCall) -> String {
     format!("on {on}{protocol} with {with}")
 }
 
-/// The text of a note, with advice if there is any.
 fn note_text(note: &WatchNote) -> String {
     match note {
         WatchNote::IoUring(process) => format!(

@@ -13,8 +13,8 @@
 //! - restarted: the same cookie. Also, the remaining time grew, or the timer can have started with its full length since a sample last
 //!   listed the bucket, and clearly more time is left than the old timer would have.
 //! - expired: the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left when the
-//!   bucket was last known to exist, because SOCK_DESTROY and a RST leave no trace. Uncertain, too, if another socket may have taken the bucket over, or if another
-//!   bucket ended before its time and no socket took that bucket over.
+//!   bucket was last known to exist, if another socket may have taken the bucket over, or if another bucket ended before its time and no
+//!   socket took that bucket over.
 //! - taken-over: time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled`
 //!   also grew, or is unknown; if it is unknown, the event is uncertain.
 //! - destroyed: time was left. Since the last sample that missed no bucket, no TCP segment arrived (`InSegs`), and no connect() took a

@@ -12,7 +12,7 @@
 //! | `sample` | [`Sample`]: one sample of each namespace, as a plain value with its events |
 //! | `tracker` | the comparison of two samples by cookie |
 //! | `sampler` | [`Sampler`], which takes samples |
-//! | `history` | [`CloseHistory`]: closes per second and the recent events, fed with samples; no clock, no I/O |
+//! | `history` | [`CloseHistory`]: closes per second and the recent events |
 //! | `screen` | the live screen |
 //! | `stream` | samples and events as ndjson |
 //!

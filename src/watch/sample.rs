@@ -80,7 +80,7 @@ pub struct Reselection {
     pub closes_per_s: f64,
 }
 
-/// Sets [`Row::netns`] of rows in which it is 0. The first namespace has the number 0, so its rows do not change and stay shared.
+/// Sets [`Row::netns`], which is 0 before. So the rows of the first namespace do not change, and stay shared.
 pub(super) fn number(rows: &mut Arc<Vec<Row>>, netns: u32) {
     if netns > 0 {
         for row in Arc::make_mut(rows) {

@@ -16,7 +16,6 @@ pub struct Sampler {
     samples: SampleSource,
     selection: Selection,
     interval: Duration,
-    /// Whether a sample has the selected buckets: see [`Self::new`].
     keeps_rows: bool,
     /// The value of [`Sample::closes_begin`] for the next sample.
     closes_begin: bool,
@@ -33,14 +32,13 @@ struct TrackedNamespace {
     seen: Duration,
 }
 
-/// How long the buckets of a namespace are kept if later samples cannot read the namespace. On mainline kernels, no bucket lasts that
-/// long without a restart of its timer.
+/// How long the buckets of a namespace are kept if later samples cannot read the namespace. On mainline kernels, the timer of a bucket
+/// ends before.
 const KEEP_FOR: Duration = Duration::from_secs(120);
 
-/// Records which namespaces a sample has read, and drops the buckets of other namespaces. If the sample was complete, the other
-/// namespaces have ended, so this function drops their buckets at once. Otherwise the other namespaces may be unreadable for now, so it
-/// drops their buckets after [`KEEP_FOR`]. Without this limit, memory would grow with each namespace that ends while some namespace is
-/// unreadable.
+/// Records which namespaces a sample has read, and drops the buckets of the other namespaces. After a complete sample, these have ended,
+/// and their buckets are dropped at once. Otherwise they may only be unreadable for now, and their buckets are kept for [`KEEP_FOR`].
+/// Without this limit, memory would grow with each namespace that ends while some namespace is unreadable.
 fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
     for netns in read {
         trackers.entry(netns).or_default().seen = now;

@@ -16,7 +16,6 @@ use crate::snapshot::bucket_sample::{BucketSample, Occupant};
 
 use EventKind::{BecameTimeWait, Destroyed, Entered, Expired, Gone, Reset, Restarted, TakenOver};
 
-/// A bucket in TIME_WAIT with this cookie and remaining time.
 fn bucket(cookie: u64, expires_ms: u32) -> Row {
     let mut row = row("127.0.0.1", 80, "127.0.0.1", 40_000);
     row.bucket.cookie = Cookie::new(cookie);
@@ -281,7 +280,6 @@ fn closes_are_counted_by_the_second_in_which_the_timer_started() {
     assert_eq!(last_sample(not_whole, Occupant::Nobody).closes_per_s, None);
 }
 
-/// A sample of one namespace.
 fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
     Sample {
         at: std::time::SystemTime::UNIX_EPOCH,
@@ -296,7 +294,6 @@ fn sample(netns: NetnsSample, elapsed_ms: u64, closes_begin: bool) -> Sample {
     }
 }
 
-/// The history after these samples.
 fn history(walks: Vec<BucketSample>) -> CloseHistory {
     let (mut tracker, mut history) = (Tracker::default(), CloseHistory::default());
     for (number, walk) in walks.into_iter().enumerate() {
@@ -359,8 +356,7 @@ fn a_new_selection_restarts_the_count_of_closes() {
 
 #[test]
 fn the_order_of_the_rows_does_not_matter() {
-    // The lists have more buckets than the comparison searches ahead (16). In the second list, every third bucket is gone, and 50 buckets
-    // are new. The second list has the order of the first list, or the reverse order.
+    // The lists have more buckets than the comparison searches ahead (16).
     let first: Vec<Row> = (1..=300).map(|cookie| bucket(cookie, 50_000)).collect();
     let mut second: Vec<Row> =
         (1..=300).filter(|cookie| cookie % 3 != 0).map(|cookie| bucket(cookie, 49_000)).collect();

@@ -4,7 +4,7 @@
 //! the same cookie. In a *walk*, the kernel lists the sockets for one sample. The kernel reports each remaining time at an unknown
 //! moment of a walk, so the time between two reports of one bucket is known only up to the durations of both walks.
 //!
-//! The buckets that both samples contain come in the same order in both. So this module reads the rows of both samples side by side,
+//! The buckets that both samples contain usually come in the same order. So this module reads the rows of both samples side by side,
 //! and looks up only rows without a partner in a map of rows. With 100,000 buckets, a map of all rows would take 13 MiB, and a third of
 //! the processor time of a sample.
 
@@ -80,7 +80,6 @@ struct SeenBucket {
 }
 
 impl SeenBucket {
-    /// A bucket that the last sample has listed.
     const fn listed(row: Row, selected: bool) -> Self {
         Self {
             row,
@@ -429,7 +428,6 @@ pub(super) fn pair<'a>(was: &'a [Row], now: &'a [Row], mut each: impl FnMut(Opti
 struct CloseCounter {
     /// When the walk of the sample began, as `BucketSample::walked`.
     now_ms: i64,
-    /// How long TIME_WAIT lasts.
     length_ms: i64,
     by_second: BTreeMap<i64, u64>,
     since_last: u64,

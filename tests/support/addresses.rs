@@ -22,8 +22,7 @@ pub(crate) fn add(addr: &str) {
         IpAddr::V6(v6) => (10, v6.octets().to_vec()),
     };
     let length = u8::try_from(bytes.len()).expect("short");
-    // struct ifaddrmsg, and the address as IFA_LOCAL and as IFA_ADDRESS, which differ only on an interface with a peer address.
-    // Without duplicate address detection (IFA_F_NODAD), bind() works at once.
+    // struct ifaddrmsg, then the address as IFA_LOCAL and as IFA_ADDRESS. IFA_F_NODAD skips duplicate address detection.
     let mut body = vec![family, length * 8, IFA_F_NODAD, 0];
     body.extend(LOOPBACK.to_ne_bytes());
     for kind in [IFA_LOCAL, IFA_ADDRESS] {
@@ -37,7 +36,6 @@ pub(crate) fn add(addr: &str) {
     }
 }
 
-/// Gives `lo` another name.
 #[track_caller]
 pub(crate) fn rename_loopback(name: &str) {
     const RTM_NEWLINK: u16 = 16;
@@ -54,7 +52,6 @@ pub(crate) fn rename_loopback(name: &str) {
     ask(RTM_NEWLINK, 0, &named, &format!("renaming lo to {name}"));
 }
 
-/// Sends one request to rtnetlink, and panics if it fails.
 #[track_caller]
 fn ask(kind: u16, flags: u16, body: &[u8], what: &str) {
     let mut request = u32::try_from(16 + body.len()).expect("short").to_ne_bytes().to_vec();
@@ -81,7 +78,6 @@ fn wait_until_local(addr: Ipv6Addr) {
     let digits = format!("{:032x}", addr.to_bits());
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(10));
     // The fields of a line: destination and its length, source and its length, next hop, metric, two counts, flags, interface.
-    // Numbers are hexadecimal.
     let is_local = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields[0] == digits && u32::from_str_radix(fields[8], 16).is_ok_and(|flags| flags & RTF_LOCAL != 0)

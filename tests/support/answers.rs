@@ -12,7 +12,6 @@ use super::situations::addr;
 use super::twtool::{Run, twtool};
 use super::{kernel, procfs};
 
-/// The commands, each with a name.
 pub(crate) const COMMANDS: [(&str, &[&str]); 11] = [
     ("list", &["list", "--json", "--sort", "local"]),
     ("list csv", &["list", "-o", "csv"]),
@@ -38,9 +37,8 @@ pub(crate) struct MixedSituation {
 }
 
 impl MixedSituation {
-    /// Makes the situation in the namespace of the calling thread.
     pub(crate) fn make() -> Self {
-        // With tcp_tw_reuse, connect() could take over the bucket when it is 1 s old. That would change answers.
+        // With tcp_tw_reuse, connect() could take over the bucket when it is 1 s old.
         sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
         let taken = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
         taken.set_only_v6(true).expect("IPV6_V6ONLY");
@@ -49,7 +47,6 @@ impl MixedSituation {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.bind(&addr("127.0.0.1:443").into()).expect("bind()");
         listener.listen(1).expect("listen()");
-        // listen() without bind(): the kernel chooses the port.
         let chosen = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         chosen.listen(1).expect("listen()");
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -78,12 +75,12 @@ impl MixedSituation {
         Self { _open: [taken, listener, chosen, open], made }
     }
 
-    /// Whether the bucket is younger than 40 s. Then it exists for almost 20 s more.
+    /// Whether the bucket still exists for almost 20 s.
     pub(crate) fn is_young(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
     }
 
-    /// Makes the situation again in a new namespace if the bucket is older than 40 s.
+    /// Makes the situation again in a new namespace, unless the bucket is young.
     pub(crate) fn refresh(&mut self) {
         if !self.is_young() {
             sandbox::enter_network_namespace().expect("another namespace");
@@ -100,7 +97,7 @@ pub(crate) struct RunAnswer {
 }
 
 impl RunAnswer {
-    /// Reads the answer of a run: a JSON document, csv, or the output of the command that `wait` starts.
+    /// Reads the answer of a run. Output that is not JSON is read as csv.
     pub(crate) fn of(run: &Run) -> Self {
         let content = serde_json::from_str(&run.stdout).map_or_else(|_| csv(&run.stdout), comparable);
         Self { code: run.code, content }
@@ -131,7 +128,6 @@ impl RunAnswer {
         hidden
     }
 
-    /// Runs the command and reads its answer.
     pub(crate) fn now(args: &[&str]) -> Self {
         Self::of(&twtool(args))
     }
@@ -173,7 +169,6 @@ fn comparable(value: Value) -> Value {
     }
 }
 
-/// The value with `#` in place of each number.
 fn without_numbers(value: Value) -> Value {
     match value {
         Value::Number(_) => "#".into(),

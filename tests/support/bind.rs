@@ -43,15 +43,13 @@ pub(crate) const KEYS: [&str; 19] = [
 pub(crate) const OPTION_SETS: [&[&str]; 4] =
     [&[], &["SO_REUSEADDR"], &["SO_REUSEPORT"], &["SO_REUSEADDR", "SO_REUSEPORT"]];
 
-/// Texts that no advice may contain: common but wrong remedies, remedies for other problems, and the words of commands, which twtool
-/// prints outside of the advice (`next`). One exception: tcp_fin_timeout is right for an orphan in FIN_WAIT_2.
+/// Texts that no advice may contain: wrong remedies, remedies for other problems, and words of commands, which belong to `next`.
 const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 
 /// The sockets that must stay open while the situation is tested.
 pub(crate) type OpenSockets = Box<dyn Any>;
 
-/// A situation and the expected answer.
 pub(crate) struct BindCase {
     name: &'static str,
     make: fn() -> OpenSockets,
@@ -65,8 +63,8 @@ pub(crate) struct BindCase {
     warnings: Vec<&'static str>,
 }
 
-/// Describes a situation in which the port is free and has no holders (sockets on the port). The methods change the expected answer.
-/// `args` are the arguments as the user types them, the port first.
+/// Describes a situation. The methods change the expected answer, which is first a free port without holders (sockets on the port).
+/// `args` begins with the port.
 pub(crate) fn bind_case(name: &'static str, make: fn() -> OpenSockets, args: &'static str) -> BindCase {
     BindCase {
         name,
@@ -83,7 +81,6 @@ pub(crate) fn bind_case(name: &'static str, make: fn() -> OpenSockets, args: &'s
 }
 
 impl BindCase {
-    /// Expects this verdict and this cause.
     pub(crate) fn is(self, verdict: &'static str, cause: &'static str) -> Self {
         Self { verdict, cause, ..self }
     }
@@ -99,19 +96,17 @@ impl BindCase {
         self
     }
 
-    /// Expects this text in the advice.
     pub(crate) fn advises(mut self, text: &'static str) -> Self {
         self.advice.push(text);
         self
     }
 
-    /// Expects that this text is not in the advice.
     pub(crate) fn does_not_advise(mut self, text: &'static str) -> Self {
         self.not_advice.push(text);
         self
     }
 
-    /// Expects a warning with this text. Other warnings are not allowed.
+    /// Expects a warning with this text.
     pub(crate) fn warns(mut self, text: &'static str) -> Self {
         self.warnings.push(text);
         self
@@ -144,7 +139,6 @@ impl BindCase {
         i32::from(!matches!(self.verdict, "free" | "reusable"))
     }
 
-    /// Makes the situation, and checks the whole answer.
     fn check(&self) {
         let mut independent = self.attempts_with_reuseport();
         let _kept = (self.make)();
@@ -176,9 +170,8 @@ impl BindCase {
         self.check_page();
     }
 
-    /// Lists all attempts, and makes the binds with SO_REUSEPORT. The code is independent of twtool. A successful bind with
-    /// SO_REUSEPORT changes the results of later binds, so each bind with this option gets a new namespace with the situation.
-    /// [`Self::remaining_attempts`] makes the other binds after twtool, in the situation that twtool has tested.
+    /// Lists all attempts, and makes the binds with SO_REUSEPORT. A successful bind with SO_REUSEPORT changes the results of later
+    /// binds, so each bind with this option gets a new namespace with the situation.
     fn attempts_with_reuseport(&self) -> Vec<Attempt> {
         let listen = self.args.split(' ').any(|word| word == "--listen");
         let of = |addr: &'static str| {
@@ -196,8 +189,7 @@ impl BindCase {
         self.addrs().into_iter().flat_map(of).collect()
     }
 
-    /// Makes the binds without SO_REUSEPORT. Also repeats the last bind with SO_REUSEPORT alone, and asserts that twtool has not
-    /// changed its result.
+    /// Makes the binds without SO_REUSEPORT, and repeats the last bind with SO_REUSEPORT alone.
     fn remaining_attempts(&self, attempts: &mut [Attempt]) {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =
@@ -278,7 +270,7 @@ impl BindCase {
         for text in &self.advice {
             assert!(advice.contains(text), "expected {text:?} in the advice{run}");
         }
-        // tcp_fin_timeout sets the timer of an orphan in FIN_WAIT_2. It has no effect on any other socket.
+        // tcp_fin_timeout is a remedy only for an orphan in FIN_WAIT_2.
         let fin_wait_2 = self.holders.iter().any(|(state, _)| *state == "fin-wait-2");
         let never = NEVER.iter().filter(|text| !(fin_wait_2 && **text == "tcp_fin_timeout"));
         for text in self.not_advice.iter().chain(never) {
@@ -372,7 +364,7 @@ fn identities(entries: &[Entry]) -> Vec<HolderIdentity> {
     sorted(entries.iter().map(identity))
 }
 
-/// The identity of a holder. The state numbers are from net/tcp_states.h.
+/// The state numbers are from net/tcp_states.h.
 fn holder_identity(holder: &Value) -> HolderIdentity {
     const STATES: [&str; 13] = [
         "established",

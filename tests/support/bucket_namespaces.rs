@@ -10,12 +10,11 @@ use super::records::number;
 use super::situations::{connect_from, listen};
 use super::twtool::{Run, twtool};
 
-/// Runs `twtool list` with these arguments.
 pub(crate) fn list(args: &[&str]) -> Run {
     twtool([&["list"], args].concat())
 }
 
-/// Makes a bucket of the server, whose address and port is `server_end`.
+/// Makes a bucket on `server_end`, the address and port of the server.
 pub(crate) fn make_bucket(server: &Server, server_end: &str, client_port: u16) {
     connect_from(server, server_end, &format!("127.0.0.1:{client_port}"))
         .close(ActiveCloser::Server)
@@ -30,12 +29,10 @@ pub(crate) struct BucketNamespace {
 }
 
 impl BucketNamespace {
-    /// Makes a new namespace. The client's port identifies it in the output.
     pub(crate) fn make(client: u16) -> Self {
         in_new_namespace(|| Self::make_here(client))
     }
 
-    /// Makes the bucket and the process in the namespace of the calling thread.
     pub(crate) fn make_here(client: u16) -> Self {
         let server = listen("127.0.0.1:8080");
         make_bucket(&server, "127.0.0.1:8080", client);
@@ -48,7 +45,7 @@ pub(crate) fn clients(records: &[Value]) -> Vec<(u64, u64)> {
     records.iter().map(|record| (number(record, "netns"), number(record, "remote_port"))).collect()
 }
 
-/// Makes /proc show only the processes of the pid namespace. If the kernel does not allow it, notes that as not checked and returns false.
+/// Makes /proc show only the processes of the pid namespace. Returns false if the kernel does not allow it.
 pub(crate) fn show_only_own_processes(_: &OwnPidNamespace) -> bool {
     let shown = private_proc::mount_proc_of_pid_namespace();
     if !shown {

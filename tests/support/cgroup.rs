@@ -10,17 +10,16 @@ use twtool::sys::cgroup;
 /// A cgroup in a parent of its own. Dropping this value removes both cgroups, so their processes must have ended or left by then.
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
-    name: String,
+    parent: String,
 }
 
 impl Cgroup {
-    /// Makes a cgroup of this name.
     pub(crate) fn make(name: &str) -> Result<Self, String> {
         let unified = cgroup::unified_hierarchy().ok_or("cgroup v2 is not mounted")?;
         let systemd = PathBuf::from("/sys/fs/cgroup/systemd");
         let parent = format!("twtool-test-{}-{name}.slice", std::process::id());
         let roots = [unified].into_iter().chain(systemd.join("cgroup.procs").exists().then_some(systemd));
-        let made = Self { folders: roots.map(|root| root.join(&parent).join(name)).collect(), name: parent };
+        let made = Self { folders: roots.map(|root| root.join(&parent).join(name)).collect(), parent };
         for folder in &made.folders {
             fs::create_dir_all(folder).map_err(|error| format!("making a cgroup: {error}"))?;
         }
@@ -30,7 +29,7 @@ impl Cgroup {
     /// The path of the cgroup, as /proc/PID/cgroup shows it.
     pub(crate) fn path(&self) -> String {
         let name = self.folders[0].file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        format!("/{}/{name}", self.name)
+        format!("/{}/{name}", self.parent)
     }
 
     /// The files to which a process writes its ID to move into this cgroup.
@@ -44,7 +43,6 @@ impl Cgroup {
         self.folders.iter().filter_map(root).map(|file| file.to_string_lossy().into_owned()).collect()
     }
 
-    /// Moves a process into this cgroup.
     pub(crate) fn add(&self, pid: u32) -> io::Result<()> {
         self.files().iter().try_for_each(|file| fs::write(file, pid.to_string()))
     }

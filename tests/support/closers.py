@@ -1,8 +1,8 @@
 """Closes connections in the ways that the arguments name, and prints the reports that `twtool trace` must make.
 
-Each line of the output is a JSON object for one close: pid, local and remote port, outcome, role. With `absent`, there must be no
-report for these ports. The pid is null if the tracer cannot know the process. With `orphan`, the outcome can also be fin-wait-2,
-because usually no process had the socket when the peer closed. `not_checked` is the reason why a way is not possible here.
+Each line of the output is a JSON object: pid, local and remote port, outcome, role. With `absent`, there must be no report for
+these ports. The pid is null if the tracer cannot know the process. With `orphan`, the outcome can also be fin-wait-2, because an
+orphan can become a bucket before the peer closes. `not_checked` is the reason why a way is not possible here.
 
 Each function of `WAYS` is a way of closing. In it, `c` is the client's socket and `s` is the server's socket.
 """
@@ -23,7 +23,6 @@ LINGER = socket.SO_LINGER
 
 
 def ports_of(sock):
-    """The local and the remote port of a socket."""
     return sock.getsockname()[1], sock.getpeername()[1]
 
 
@@ -156,7 +155,6 @@ def linger():
     wait_for_end(s)
     s.close()
     closer.join()
-    # close() returns when the peer has acknowledged the FIN. The peer may not have closed yet, so the outcome can be fin-wait-2, too.
     expect(os.getpid(), ports)
 
 

@@ -13,7 +13,6 @@ pub(crate) fn run(line: &str) -> Run {
     run_in(&["sh"], line)
 }
 
-/// Runs a printed command literally through another shell.
 pub(crate) fn run_in(shell: &[&str], line: &str) -> Run {
     let mut command = Command::new(shell[0]);
     command.args(&shell[1..]).args(["-c", line]).stdin(Stdio::null());
@@ -26,7 +25,6 @@ pub(crate) fn succeeds(line: &str) -> Run {
     run(line).ok()
 }
 
-/// Whether a program of this name is installed.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null()).status();
     found.is_ok_and(|status| status.success())

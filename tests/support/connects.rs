@@ -1,5 +1,5 @@
-//! A client that makes the system calls of an ordinary program. It returns which call fails, and the errno. The tests compare this
-//! result of the kernel with the answer of `twtool connect-test`. This code is independent of twtool.
+//! A client that makes the system calls of an ordinary program. The tests compare its results with the answer of
+//! `twtool connect-test`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,6 @@ use socket2::{Domain, Socket, Type};
 pub(crate) struct Client {
     pub(crate) from: Option<SocketAddr>,
     pub(crate) to: SocketAddr,
-    /// SO_REUSEADDR.
     pub(crate) reuseaddr: bool,
     /// IP_BIND_ADDRESS_NO_PORT.
     pub(crate) no_port: bool,
@@ -52,7 +51,6 @@ impl Client {
         Ok(socket)
     }
 
-    /// Calls only bind(), and returns its failure.
     pub(crate) fn bind_failure(&self) -> Option<Failure> {
         let at = self.from.expect("an address to bind");
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
@@ -65,7 +63,6 @@ impl Client {
         self.connect().err()
     }
 
-    /// The arguments of `twtool connect-test` for this client.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["connect-test".to_owned(), self.to.to_string()];
         if let Some(from) = self.from {

@@ -22,13 +22,12 @@ use super::{kernel, procfs};
 /// The number of buckets that [`gather`] makes for one destination. With [`make_room`], the kernel has 63,001 ports for each destination.
 const OF_ONE_DESTINATION: usize = 5000;
 
-/// Prepares the namespace for many buckets.
 pub(crate) fn make_room() {
     sysctl::write("ipv4.ip_local_port_range", "2000 65000").expect("the namespace is ours");
     sysctl::write("ipv4.tcp_max_tw_buckets", "1000000").expect("the namespace is ours");
     // With tcp_tw_reuse, connect() may take over a bucket after 1 s.
     sysctl::write("ipv4.tcp_tw_reuse", "0").expect("the namespace is ours");
-    // Buckets in FIN_WAIT_2 then last 1 s. This setting does not affect TIME_WAIT.
+    // Buckets in FIN_WAIT_2 then last 1 s.
     sysctl::write("ipv4.tcp_fin_timeout", "1").expect("the namespace is ours");
 }
 
@@ -81,12 +80,10 @@ pub(crate) struct Traffic {
     pub(crate) reset: usize,
     /// Buckets in FIN_WAIT_2 whose timer ends after about 1 s.
     pub(crate) expired: usize,
-    /// How long [`churn`] ran.
     pub(crate) took: Duration,
 }
 
 impl Traffic {
-    /// The number of buckets of all three kinds.
     pub(crate) const fn all(&self) -> usize {
         self.destroyed + self.reset + self.expired
     }

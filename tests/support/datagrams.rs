@@ -35,7 +35,7 @@ pub(crate) const TIME_WAIT: u8 = 6;
 pub(crate) const FIN_WAIT_2: u8 = 5;
 pub(crate) const LISTEN: u8 = 10;
 
-/// A netlink message of this type, as a response to the request with sequence number 1.
+/// A netlink message of this type, with NLM_F_MULTI and sequence number 1.
 pub(crate) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + payload.len()).expect("short");
     let mut bytes = length.to_ne_bytes().to_vec();
@@ -47,7 +47,6 @@ pub(crate) fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Adds flags to a message.
 pub(crate) fn flagged(mut message: Vec<u8>, flags: u16) -> Vec<u8> {
     let flags = u16::from_ne_bytes([message[6], message[7]]) | flags;
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -59,7 +58,6 @@ pub(crate) fn done(errno: i32) -> Vec<u8> {
     message(NLMSG_DONE, &(-errno).to_ne_bytes())
 }
 
-/// An NLMSG_ERROR message with this errno.
 pub(crate) fn refusal(errno: i32) -> Vec<u8> {
     message(NLMSG_ERROR, &[(-errno).to_ne_bytes().as_slice(), &[0; 16]].concat())
 }
@@ -78,14 +76,13 @@ pub(crate) struct Sock {
 }
 
 impl Sock {
-    /// A bucket in TIME_WAIT.
     pub(crate) fn bucket(local: &str, remote: &str, expires_ms: u32, cookie: u64) -> Self {
         let addr = super::situations::addr;
         let (local, remote) = (addr(local), addr(remote));
         Self { kind: TCPDIAG_GETSOCK, state: TIME_WAIT, timer: 3, local, remote, expires_ms, interface: 0, cookie }
     }
 
-    /// The payload of the message, which is a `struct inet_diag_msg`.
+    /// A `struct inet_diag_msg`.
     pub(crate) fn payload(&self) -> Vec<u8> {
         let family: u8 = if self.local.is_ipv4() { 2 } else { 10 };
         let addr = |addr: SocketAddr| match addr {
@@ -108,7 +105,6 @@ impl Sock {
         .concat()
     }
 
-    /// The netlink message with this socket.
     pub(crate) fn message(&self) -> Vec<u8> {
         message(self.kind, &self.payload())
     }

@@ -8,7 +8,6 @@ use nix::pty::{Winsize, openpty};
 
 use super::twtool::{Run, command};
 
-/// A run that has not ended.
 pub(crate) struct Dialogue {
     command: Command,
     child: Child,
@@ -16,17 +15,14 @@ pub(crate) struct Dialogue {
     user: File,
     /// The text on the terminal so far, including the echo of typed text.
     screen: String,
-    /// The number of calls of [`Self::asks`].
     asked: usize,
 }
 
 impl Dialogue {
-    /// Starts `twtool` with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::of(command(args))
     }
 
-    /// Starts another command.
     pub(crate) fn of(mut command: Command) -> Self {
         let size = Winsize { ws_row: 40, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).expect("a terminal");
@@ -39,7 +35,6 @@ impl Dialogue {
         Self { command, child, user: terminal.master.into(), screen: String::new(), asked: 0 }
     }
 
-    /// Reads until the screen contains this text.
     #[track_caller]
     pub(crate) fn until(&mut self, text: &str) {
         while !self.screen.contains(text) {
@@ -59,7 +54,6 @@ impl Dialogue {
         true
     }
 
-    /// The number of times that the screen contains this text.
     pub(crate) fn shown(&self, text: &str) -> usize {
         self.screen.matches(text).count()
     }
@@ -73,7 +67,6 @@ impl Dialogue {
         count > 0
     }
 
-    /// Types a line.
     pub(crate) fn types(&mut self, line: &str) {
         writeln!(self.user, "{line}").expect("typed");
     }

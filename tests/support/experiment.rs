@@ -13,7 +13,6 @@ use super::twtool::{Run, twtool};
 pub(crate) const SCENARIOS: [&str; 8] =
     ["four-way", "lost-ack", "stale-segment", "assassination", "reuse", "exhaustion", "length", "port-zero"];
 
-/// Runs `twtool demo SCENARIO` with more arguments.
 pub(crate) fn demo(scenario: &str, more: &[&str]) -> Run {
     twtool([["demo", scenario].as_slice(), more].concat())
 }
@@ -31,7 +30,6 @@ pub(crate) fn is_unexpected_retransmission(event: &Value) -> bool {
 }
 
 impl DemoRun {
-    /// Runs a scenario, and asserts that every check agreed.
     #[track_caller]
     pub(crate) fn of(scenario: &str) -> Self {
         let run = demo(scenario, &["--json"]).ok();
@@ -66,9 +64,9 @@ impl DemoRun {
         self.of_part(part).filter(|event| event["event"] == "lost").map(segment).collect()
     }
 
-    /// The states of this side in the events of segments that arrived, in order and without repetitions. `gone` means that the side
-    /// has no socket. An event has the state of the sender while the segment was under way, and the state of the receiver after the
-    /// segment arrived. The state before the first segment is not included.
+    /// The states of this side in the events of segments that arrived, without consecutive duplicates. `gone` means that the side has
+    /// no socket. An event has the state of the sender while the segment was under way, and the state of the receiver after the
+    /// segment arrived.
     #[track_caller]
     pub(crate) fn states(&self, part: &str, side: &str) -> Vec<String> {
         let states = self.carried(part).into_iter().map(|event| event["states"][side].as_str().unwrap_or("gone"));
@@ -86,13 +84,11 @@ impl DemoRun {
             .collect()
     }
 
-    /// The errnos of the calls of this part.
     #[track_caller]
     pub(crate) fn errnos<'a>(&'a self, part: &'a str) -> Vec<&'a str> {
         self.of_part(part).filter_map(|event| event["errno"].as_str()).collect()
     }
 
-    /// The only event of this kind in this part.
     #[track_caller]
     pub(crate) fn only_event<'a>(&'a self, part: &'a str, kind: &str) -> &'a Value {
         let events: Vec<_> = self.of_part(part).filter(|event| event["event"] == kind).collect();
@@ -106,7 +102,6 @@ impl DemoRun {
         self.of_part(part).filter(|event| event["event"] == "call" && event["what"] == what).collect()
     }
 
-    /// The only system call of this part whose `what` is this text.
     #[track_caller]
     pub(crate) fn only_call<'a>(&'a self, part: &'a str, what: &str) -> &'a Value {
         let calls = self.calls(part, what);
@@ -151,7 +146,6 @@ impl Lines {
         }
     }
 
-    /// Reads all remaining events.
     pub(crate) fn rest(&mut self) {
         while self.next() {}
     }

@@ -50,13 +50,11 @@ impl Exporter {
         exporter
     }
 
-    /// Starts the exporter with these arguments, and waits until it listens on one address.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_with(args, 1)
     }
 
-    /// The next log line that contains this text.
     #[track_caller]
     pub(crate) fn wait_for_line(&self, text: &str) -> String {
         loop {
@@ -114,7 +112,6 @@ pub(crate) fn connect() -> TcpStream {
     stream
 }
 
-/// Gets a path over a new connection to the default address.
 #[track_caller]
 pub(crate) fn get(path: &str) -> Response {
     ask(connect(), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))

@@ -45,7 +45,6 @@ pub(crate) fn needs_time(was_in_time: bool) {
     }
 }
 
-/// Whether the kernel has this setting, in the network namespace of the calling thread.
 pub(crate) fn has_setting(name: &str) -> bool {
     sysctl::read(name).is_ok()
 }
@@ -114,7 +113,6 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The `nlmsg_type` of a message.
 fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
@@ -199,8 +197,7 @@ pub(crate) fn lists_marks_of_buckets() -> bool {
     })
 }
 
-/// How many times slower this machine is than a developer's machine. The environment variable `TWTOOL_SLOWNESS` sets the number if
-/// the processor is emulated.
+/// How many times slower this machine is than a developer's machine: `TWTOOL_SLOWNESS`, or 1.
 pub(crate) fn slowness() -> u32 {
     let factor = std::env::var("TWTOOL_SLOWNESS").ok();
     factor.map_or(1, |factor| factor.parse().expect("TWTOOL_SLOWNESS is a whole number"))

@@ -43,9 +43,8 @@ pub(crate) fn drop_capability(capability: Capability) {
     }
 }
 
-/// Drops all capabilities except CAP_SETFCAP, so that the thread is like an ordinary user. The tests have uid 0 in their
-/// namespace. uid 0 needs CAP_SETFCAP to map itself into a user namespace (user_namespaces(7), since Linux 5.12). Other users do
-/// not need it.
+/// Drops all capabilities except CAP_SETFCAP, so that the thread is like an ordinary user. The tests have uid 0, which needs
+/// CAP_SETFCAP to map itself into a user namespace (user_namespaces(7), since Linux 5.12).
 pub(crate) fn drop_capabilities_but_setfcap() {
     keep_only(&[Capability::CAP_SETFCAP]);
 }

@@ -39,9 +39,7 @@ use std::sync::Mutex;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
-/// The tests of one file.
 pub(crate) struct Suite {
-    /// The file's module path.
     pub(crate) module: &'static str,
     /// Tests that run anywhere.
     pub(crate) pure: Vec<(&'static str, fn())>,
@@ -117,7 +115,6 @@ pub(crate) fn measured(what: impl Into<String>) {
     MEASURED.lock().expect("no test panics while it notes a number").push(what.into());
 }
 
-/// Everything that [`measured`] has noted.
 pub(crate) fn measurements() -> Vec<String> {
     MEASURED.lock().expect("no test panics while it notes a number").clone()
 }

@@ -17,7 +17,6 @@ use twtool::sys::{sandbox, sysctl};
 /// With this environment variable, tests that need a network namespace fail if none can be made. Without it, they are ignored.
 pub(crate) const REQUIRE: &str = "TWTOOL_REQUIRE_NETNS=1";
 
-/// Whether namespaces are required.
 pub(crate) fn required() -> bool {
     let (name, value) = REQUIRE.split_once('=').expect("a name and a value");
     std::env::var_os(name).is_some_and(|set| set == value)
@@ -48,7 +47,6 @@ fn enter_user_namespace_with_users() -> bool {
     let entered = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
     let mut answer = String::new();
     if entered && let (Some(stdin), Some(stdout)) = (&mut helper.stdin, &mut helper.stdout) {
-        // The helper reads one line, writes the maps, prints the result and ends.
         let asked = writeln!(stdin, "{}", std::process::id());
         let _ = asked.and_then(|()| stdout.read_to_string(&mut answer));
     }
@@ -72,8 +70,7 @@ pub(crate) fn has_user(uid: u32) -> bool {
 /// Runs the test on its own thread. The thread's capabilities and seccomp filters end with it.
 pub(crate) fn on_own_thread(name: &str, test: impl FnOnce() + Send) {
     on_a_thread(name, || {
-        // If unshare() is forbidden, network namespaces are forbidden, too, so no test with sockets runs. Then the shared table has only
-        // pipes, and a copy of a pipe only delays the end of a run.
+        // If unshare() is forbidden, network namespaces are forbidden, too, so no test with sockets runs.
         let _ = unshare(CloneFlags::CLONE_FILES);
         test();
     });
@@ -95,7 +92,6 @@ pub(crate) fn assert_isolated() {
     assert_ne!(of("thread-self"), of("self"), "a test with sockets belongs to `netns` of its suite, not to `pure`");
 }
 
-/// Runs a function on a new thread in a new network namespace.
 pub(crate) fn on_thread_in_new_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     on_a_thread("new-namespace", || {
         sandbox::enter_network_namespace().expect("a second network namespace");

@@ -13,31 +13,23 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The environment variable with the instructions for a child.
 pub(crate) const INSTRUCTIONS: &str = "TWTOOL_TEST_OPENS";
 
-/// A socket to open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a socket option")]
 pub(crate) struct Spec {
     /// The address and port.
     pub(crate) at: String,
-    /// `SO_REUSEADDR`.
     pub(crate) reuseaddr: bool,
-    /// `SO_REUSEPORT`.
     pub(crate) reuseport: bool,
     /// The value of `IPV6_V6ONLY`. `None` means that the option is not set.
     pub(crate) v6only: Option<bool>,
     /// `SO_BINDTODEVICE`.
     pub(crate) dev: Option<String>,
-    /// `IP_FREEBIND`.
     pub(crate) freebind: bool,
-    /// `IP_TRANSPARENT`.
     pub(crate) transparent: bool,
-    /// `IPPROTO_MPTCP`.
     pub(crate) mptcp: bool,
-    /// Whether to call listen() after bind().
     pub(crate) listen: bool,
 }
 
-/// The result of opening a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Opened {
     /// The results of bind(), and of listen() if it was called: `ok`, or the name of the errno.

@@ -1,5 +1,5 @@
-//! Clients whose port connect() chooses. The tests count how many calls of connect() really succeed, and compare the number with the
-//! answer of `twtool capacity`. The code of the clients is independent of twtool.
+//! Clients whose port connect() chooses. The tests count how many calls of connect() succeed, and compare the number with the
+//! answer of `twtool capacity`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -22,12 +22,10 @@ pub(crate) fn narrow_range(size: u16) {
     set("ipv4.tcp_tw_reuse", 0);
 }
 
-/// Sets a sysctl to a number.
 pub(crate) fn set(name: &str, value: u32) {
     sysctl::write(name, &value.to_string()).expect("the namespace is ours");
 }
 
-/// Starts a listener.
 #[track_caller]
 pub(crate) fn serve(at: &str) -> TcpListener {
     TcpListener::bind(addr(at)).unwrap_or_else(|error| panic!("listening on {at}: {error}"))
@@ -63,7 +61,6 @@ pub(crate) fn connect_with(
     Ok(socket)
 }
 
-/// Connects until the kernel has no free port, and returns the number of connections.
 pub(crate) fn count_connects_until_full(connect: impl Fn() -> io::Result<Socket>) -> usize {
     let mut connected = vec![];
     loop {
@@ -75,13 +72,11 @@ pub(crate) fn count_connects_until_full(connect: impl Fn() -> io::Result<Socket>
     }
 }
 
-/// Like [`connect()`], but panics if it fails.
 #[track_caller]
 pub(crate) fn connected(from: IpAddr, to: SocketAddr) -> Socket {
     connect(Some(from), to).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
 }
 
-/// Closes the client's end first, and waits for the bucket.
 #[track_caller]
 pub(crate) fn close_client_first(client: Socket, server: &TcpListener) {
     assert!(leaves_a_bucket(client, server), "the connection left no bucket");
@@ -117,8 +112,7 @@ fn reaches_state(local: (IpAddr, u16), state: u8) -> bool {
     true
 }
 
-/// Makes buckets of clients whose port connect() chooses. As in `situations::many_buckets`, a connection that leaves no bucket
-/// is repeated.
+/// Makes buckets of clients whose port connect() chooses. At most five connections that leave no bucket are repeated.
 #[track_caller]
 pub(crate) fn buckets(count: usize, from: &str, server: &TcpListener) {
     let from = from.parse().expect("an address");

@@ -43,7 +43,7 @@ impl Resident {
         Self(child.unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
     }
 
-    /// The process ID in the pid namespace of the test.
+    /// The process ID in the pid namespace of the test program.
     pub(crate) fn pid(&self) -> String {
         self.0.id().to_string()
     }

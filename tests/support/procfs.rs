@@ -14,7 +14,6 @@ pub(crate) const UNIT_MS: u64 = 10;
 pub(crate) struct Entry {
     /// The local address and port. As in the file, a mapped address stays mapped.
     pub(crate) local: (IpAddr, u16),
-    /// The remote address and port.
     pub(crate) remote: (IpAddr, u16),
     /// `st`, the number of the state in net/tcp_states.h.
     pub(crate) state: u8,
@@ -28,7 +27,6 @@ pub(crate) struct Entry {
 pub(crate) type Identity = (String, String, u64, String, u64, String);
 
 impl Entry {
-    /// The identity of this bucket.
     pub(crate) fn identity(&self) -> Identity {
         let family = match self.local.0 {
             IpAddr::V4(_) => "ipv4",
@@ -71,7 +69,6 @@ pub(crate) fn buckets() -> Vec<Entry> {
     sockets().into_iter().filter(Entry::is_bucket).collect()
 }
 
-/// The buckets in TIME_WAIT.
 pub(crate) fn time_wait() -> Vec<Entry> {
     buckets().into_iter().filter(|entry| entry.state == 6).collect()
 }

@@ -1,4 +1,4 @@
-//! Makes reproducible random choices. A failed test prints its seed. The environment variable `TWTOOL_SEED` sets the seed.
+//! Makes reproducible random choices. The environment variable `TWTOOL_SEED` sets the seed.
 
 /// A generator of random numbers (SplitMix64).
 pub(crate) struct Random(u64);
@@ -32,7 +32,6 @@ impl Random {
         self.below(times) == 0
     }
 
-    /// One of these values.
     pub(crate) fn of<'a, T>(&mut self, values: &'a [T]) -> &'a T {
         let at = self.below(values.len() as u64);
         &values[usize::try_from(at).expect("an index")]

@@ -28,13 +28,11 @@ pub(crate) const LIST_KEYS: [&str; 17] = [
 /// The common keys, with which every JSON document begins, in the order of docs/json.md.
 pub(crate) const DOCUMENT_KEYS: [&str; 6] = ["schema", "taken_at", "kernel", "netns", "complete", "warnings"];
 
-/// The text under a key.
 #[track_caller]
 pub(crate) fn text<'a>(record: &'a Value, key: &str) -> &'a str {
     record[key].as_str().unwrap_or_else(|| panic!("no text {key:?} in {record}"))
 }
 
-/// The number under a key.
 #[track_caller]
 pub(crate) fn number(record: &Value, key: &str) -> u64 {
     record[key].as_u64().unwrap_or_else(|| panic!("no number {key:?} in {record}"))
@@ -63,14 +61,12 @@ pub(crate) fn of_entries(entries: &[Entry]) -> Vec<Identity> {
     sorted(entries.iter().map(Entry::identity))
 }
 
-/// The cookies of records, in the same order.
 #[track_caller]
 pub(crate) fn cookies(records: &[Value]) -> Vec<u64> {
     let cookie = |record| text(record, "cookie").parse().unwrap_or_else(|_| panic!("no decimal cookie in {record}"));
     records.iter().map(cookie).collect()
 }
 
-/// The values in ascending order.
 pub(crate) fn sorted<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort();

@@ -21,7 +21,6 @@ use super::kernel;
 use super::tracer::Outside;
 use super::twtool::PATH;
 
-/// A terminal, and the program that runs on it.
 pub(crate) struct Screen {
     child: Child,
     /// The user's side of the terminal (the master side of pty(7)).
@@ -44,14 +43,13 @@ pub(crate) struct Screen {
     outside: Option<(Outside, TempDir)>,
 }
 
-/// How long a test waits for a text on the screen. After that, the test fails.
+/// How long a test waits for a change of the screen, or for the end of the program.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The private modes of a terminal before a program changes them.
 const USUAL: [u16; 1] = [25];
 
 impl Screen {
-    /// Starts the command on a terminal with these columns and lines.
     pub(crate) fn start(mut command: Command, (columns, lines): (u16, u16)) -> Self {
         let size = Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).expect("a terminal");
@@ -117,7 +115,6 @@ impl Screen {
         kill(self.pid(), signal).expect("our own child");
     }
 
-    /// The text on the screen.
     pub(crate) fn text(&self) -> String {
         let line = |line: &Vec<char>| line.iter().collect::<String>().trim_end().to_owned();
         self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -128,12 +125,10 @@ impl Screen {
         self.text().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Types keys.
     pub(crate) fn types(&mut self, keys: &str) {
         self.user.write_all(keys.as_bytes()).expect("typed");
     }
 
-    /// Reads until the condition holds.
     #[track_caller]
     pub(crate) fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + kernel::patience(PATIENCE);
@@ -143,7 +138,6 @@ impl Screen {
         }
     }
 
-    /// Reads until the screen contains this text.
     #[track_caller]
     pub(crate) fn until_shown(&mut self, text: &str) {
         let deadline = Instant::now() + kernel::patience(PATIENCE);
@@ -163,7 +157,6 @@ impl Screen {
         count > 0
     }
 
-    /// Changes the size of the terminal.
     pub(crate) fn resize(&mut self, (columns, lines): (u16, u16)) {
         let size = set_size(&self.user, columns, lines);
         assert!(size, "the terminal gets another size");
@@ -204,7 +197,6 @@ impl Screen {
         None
     }
 
-    /// Waits until the program is stopped.
     pub(crate) fn await_stop(&self) {
         let status = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("our own child");
         assert!(matches!(status, WaitStatus::Stopped(_, Signal::SIGTSTP)), "{status:?}");

@@ -1,6 +1,5 @@
 //! Reads the TCP entries of /etc/services, like getservbyport(3), with a parser that is independent of twtool.
 
-/// A TCP entry.
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) port: u16,

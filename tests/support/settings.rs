@@ -30,7 +30,6 @@ pub(crate) fn ports(text: &str) -> Vec<u16> {
         .collect()
 }
 
-/// The ports that are reserved now.
 #[track_caller]
 pub(crate) fn reserved() -> Vec<u16> {
     ports(&read("ipv4.ip_local_reserved_ports"))

@@ -32,9 +32,8 @@ thread_local! {
     static CLIENT_PORT: Cell<u16> = const { Cell::new(41_000) };
 }
 
-/// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. The kernel would choose
-/// one of about 14,000 ports, and sometimes the port of an earlier connection. A SYN from that port would end the bucket that the
-/// server has from the earlier connection.
+/// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. The kernel would sometimes
+/// choose the port of an earlier connection, and the SYN would end the bucket that the server has from that connection.
 #[track_caller]
 pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     let port = CLIENT_PORT.replace(CLIENT_PORT.get() + 1);
@@ -42,7 +41,6 @@ pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     connect_from(server, to, &from)
 }
 
-/// Connects to `to` from this address and port.
 #[track_caller]
 pub(crate) fn connect_from(server: &Server, to: &str, from: &str) -> Connection {
     server.connect(addr(to), Some(addr(from))).unwrap_or_else(|error| panic!("connecting {from} to {to}: {error}"))
@@ -87,9 +85,7 @@ pub(crate) struct Mixed {
 }
 
 impl Mixed {
-    /// The number of TIME_WAIT buckets.
     pub(crate) const TIME_WAIT: usize = 7;
-    /// The number of FIN_WAIT_2 buckets.
     pub(crate) const FIN_WAIT_2: usize = 3;
 
     /// Makes IPv4, IPv6 and mapped buckets, with either end as the active closer. Also makes listeners, an established
@@ -129,7 +125,6 @@ impl Mixed {
         Self { servers: vec![v4, v6, dual], open }
     }
 
-    /// Checks that the kernel has the expected buckets and sockets.
     fn check() {
         let buckets = procfs::buckets();
         let half = buckets.iter().filter(|entry| entry.state == 5).count();
@@ -147,8 +142,8 @@ impl Mixed {
 
 /// Makes at least this many more TIME_WAIT buckets on the server's port.
 ///
-/// On a busy machine, a few connections in a thousand leave no bucket. This function replaces them with more connections, and
-/// so it can make more than `count` buckets. A caller that needs the exact number must count them.
+/// On a busy machine, a few connections in a thousand leave no bucket. More connections replace them, so there can be more than
+/// `count` buckets.
 #[track_caller]
 pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     let wanted = procfs::time_wait().len() + count;
@@ -173,6 +168,5 @@ pub(crate) fn many_buckets(server: &Server, to: &str, count: usize) {
     }
 }
 
-/// The number of connections that are open at the same time. It is small, because all tests that run at the same time share the
-/// limit of descriptors.
+/// The number of connections that are open at the same time. A usual limit is 1024 descriptors.
 const BATCH: usize = 50;

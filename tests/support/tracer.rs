@@ -65,7 +65,6 @@ impl Outside {
         fs::read_to_string(self.file(name)).unwrap_or_default()
     }
 
-    /// The output so far.
     pub(crate) fn stdout(&self) -> String {
         self.read("out")
     }
@@ -78,7 +77,6 @@ impl Outside {
         Pid::from_raw(self.wait_for("pid").trim().parse().expect("a number"))
     }
 
-    /// Waits until the program has ended.
     pub(crate) fn end(&self) -> Run {
         let code = self.wait_for("code");
         Run::from_parts("outside", code.trim().parse().ok(), self.stdout(), self.read("err"))
@@ -111,7 +109,6 @@ pub(crate) fn why_bpf_cannot_trace() -> Option<String> {
     REASON.get_or_init(ask).clone()
 }
 
-/// Ends the test as not checked if BPF cannot trace here.
 pub(crate) fn needs_bpf() {
     if let Some(why) = why_bpf_cannot_trace() {
         std::panic::resume_unwind(Box::new(NotChecked(why)));
@@ -126,7 +123,6 @@ pub(crate) fn own_netns() -> String {
     format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())
 }
 
-/// The script that closes connections.
 const CLOSERS: &str = include_str!("closers.py");
 
 /// The command that closes connections in these ways of `closers.py`, in the calling thread's namespace.
@@ -150,7 +146,6 @@ pub(crate) fn close(ways: &[&str]) -> Vec<Value> {
     expectations(&output.stdout)
 }
 
-/// Parses the reports that `closers.py` has printed.
 pub(crate) fn expectations(output: &[u8]) -> Vec<Value> {
     String::from_utf8_lossy(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -188,7 +183,6 @@ impl Tracer {
         (tracer, socket, expected)
     }
 
-    /// The records so far.
     pub(crate) fn records(&self) -> Vec<Value> {
         let text = self.outside.stdout();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -232,7 +226,7 @@ impl Tracer {
             let collected = close["collector"] == true && record["process"]["kernel"] == true;
             assert!(collected || record["process"]["pid"] == close["pid"], "{close}\n{record}");
             assert_eq!(record["role"], close["role"], "{close}\n{record}");
-            // An orphan becomes a bucket before or after the peer closes. This depends on the moment when the peer's ACK arrives.
+            // An orphan can become a bucket before the peer closes.
             let either = close["orphan"] == true && record["outcome"] == "fin-wait-2";
             assert!(either || record["outcome"] == close["outcome"], "{close}\n{record}");
             for (key, place) in [
@@ -248,7 +242,6 @@ impl Tracer {
         found
     }
 
-    /// Ends the tracer with a signal, and returns its run.
     pub(crate) fn stop(&self, signal: Signal) -> Run {
         kill(self.outside.pid(), signal).expect("a signal");
         self.outside.end()

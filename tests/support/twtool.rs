@@ -30,12 +30,10 @@ pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
     command
 }
 
-/// Runs `twtool` with these arguments.
 pub(crate) fn twtool(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
     Run::of(&mut command(args))
 }
 
-/// The names of all subcommands, as the help lists them.
 pub(crate) fn subcommands() -> Vec<String> {
     let help = twtool(["-h"]).ok().stdout;
     let (_, list) = help.split_once("\nCommands:\n").expect("a list of commands");
@@ -48,14 +46,12 @@ pub(crate) fn subcommands() -> Vec<String> {
     names
 }
 
-/// The result of a run of the binary.
 pub(crate) struct Run {
     command: String,
     /// The exit code. `None` if a signal ended the process.
     pub(crate) code: Option<i32>,
     /// All of stdout. Bytes that are not UTF-8 are replaced.
     pub(crate) stdout: String,
-    /// All of stderr.
     pub(crate) stderr: String,
 }
 
@@ -68,13 +64,11 @@ impl fmt::Display for Run {
 }
 
 impl Run {
-    /// Runs a command to its end.
     pub(crate) fn of(command: &mut Command) -> Self {
         let output = command.output().expect("the command can be started");
         Self::ended(command, &output)
     }
 
-    /// The result of a command that has ended with this output.
     pub(crate) fn ended(command: &Command, output: &Output) -> Self {
         let words: Vec<OsString> =
             std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_owned).collect();
@@ -87,7 +81,6 @@ impl Run {
         }
     }
 
-    /// A result with these values.
     pub(crate) fn from_parts(command: &str, code: Option<i32>, stdout: String, stderr: String) -> Self {
         Self { command: command.to_owned(), code, stdout, stderr }
     }
@@ -132,7 +125,6 @@ impl Run {
         self
     }
 
-    /// Stdout as one JSON document.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("stdout is not JSON: {error}{self}"))
@@ -147,7 +139,6 @@ impl Run {
         }
     }
 
-    /// Stdout as one JSON value per line.
     #[track_caller]
     pub(crate) fn ndjson(&self) -> Vec<Value> {
         assert!(self.stdout.is_empty() || self.stdout.ends_with('\n'), "the last line has no line feed{self}");

@@ -1,4 +1,4 @@
-//! Makes buckets that differ in every value that a filter can test. Each bucket has a letter. A test lists the letters of the buckets
+//! Makes buckets that differ in the values that a filter can test. Each bucket has a letter. A test lists the letters of the buckets
 //! that a filter must select.
 
 use socket2::Socket as OsSocket;

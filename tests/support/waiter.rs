@@ -17,11 +17,10 @@ pub(crate) struct Waiter {
     began: Instant,
 }
 
-/// The end of a `twtool wait`.
 pub(crate) struct Ended {
     /// The exit code of the process, and the output that was not read before.
     pub(crate) run: Run,
-    /// The last record.
+    /// The last record on stdout that was not read before, or null.
     pub(crate) last: Value,
 }
 
@@ -37,7 +36,6 @@ impl Waiter {
         Self { command, child, records, errors, began: Instant::now() }
     }
 
-    /// Reads the next record.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Value {
         let mut line = String::new();
@@ -61,29 +59,25 @@ impl Waiter {
         record
     }
 
-    /// The processor time of the process so far (`sum_exec_runtime` in /proc/PID/schedstat). `None` if the process has ended.
+    /// The processor time of the process so far (`sum_exec_runtime` in /proc/PID/schedstat). `None` if it cannot be read.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?;
         let ns = text.split(' ').next()?.parse().ok().filter(|ns| *ns > 0)?;
         Some(Duration::from_nanos(ns))
     }
 
-    /// The time since the process was started.
     pub(crate) fn age(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_some()
     }
 
-    /// The process ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until the process has ended.
     #[track_caller]
     pub(crate) fn end(mut self) -> Ended {
         let (mut stdout, mut stderr) = (vec![], vec![]);

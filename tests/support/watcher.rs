@@ -15,7 +15,6 @@ use super::twtool::command;
 pub(crate) struct Watcher {
     child: Child,
     records: Receiver<Value>,
-    /// The events that were read so far.
     pub(crate) events: Vec<Value>,
 }
 

@@ -8,12 +8,10 @@ use crate::model::bind::{Holder, ReuseOptions, Verdict};
 use crate::model::row::Direction;
 use crate::model::socket::{Socket, TimeWaitBucket};
 
-/// Formats seconds with three decimals, because the kernel reports milliseconds.
 fn seconds(time: Duration) -> String {
     format!("{}.{:03} s", time.as_secs(), time.subsec_millis())
 }
 
-/// The blocking buckets, each with the direction of its connection.
 fn buckets(evidence: &BindEvidence) -> impl Iterator<Item = (TimeWaitBucket, Direction)> {
     blocking(evidence).filter_map(|holder| match holder.socket {
         Socket::Bucket(bucket) => Some((bucket, holder.direction)),
@@ -36,8 +34,6 @@ pub fn count_buckets_by_state<'a>(holders: impl Iterator<Item = &'a Holder>) -> 
     named.join(" and ")
 }
 
-/// The advice: the change to make in the server or in the port settings, the time until the port is free without that change,
-/// and the reason.
 pub(super) fn advise(evidence: &BindEvidence) -> Vec<String> {
     let mut advice = vec![];
     let works = fewest_that_work(evidence);

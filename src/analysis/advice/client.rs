@@ -20,7 +20,6 @@ pub(super) fn unexplained<'a>(evidence: &BindEvidence<'a>) -> impl Iterator<Item
     outbound(evidence).filter(move |holder| !fixed && !is_self_connection(holder))
 }
 
-/// Explains how a client came to use the port, and how to avoid that.
 pub(super) fn sentences(evidence: &BindEvidence) -> Vec<String> {
     let to_itself = outbound(evidence).find(|holder| is_self_connection(holder));
     let other = outbound(evidence).find(|holder| !is_self_connection(holder));

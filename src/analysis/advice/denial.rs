@@ -7,7 +7,6 @@ use crate::model::bind::{Attempt, CallResult, Errno, ReuseOptions};
 use crate::model::facts::Facts;
 use crate::model::port::Port;
 
-/// Explains the plain binds that failed with an errno other than EADDRINUSE, with each reason once.
 pub(super) fn explain_denials(evidence: &BindEvidence) -> Vec<String> {
     let plain = evidence.attempts.iter().filter(|attempt| attempt.options == ReuseOptions::NONE);
     denials(evidence.facts, evidence.port, plain)

@@ -1,5 +1,4 @@
-//! Advice after a bind test: the permanent solution, and the reason with its source. Each sentence must follow from the results of the
-//! test. [`super::next`] has the commands that help now.
+//! Advice after a bind test: the permanent solution, and the reason with its source. [`super::next`] has the commands that help now.
 
 mod buckets;
 mod client;
@@ -19,7 +18,7 @@ pub use obstacle::obstacle;
 pub use own_socket::earlier_addresses;
 pub use sockets::{is_connection, owner_names};
 
-/// The result of a bind test, as the advice needs it.
+/// The result of a bind test, on which the advice is based.
 #[derive(Clone, Copy, Debug)]
 pub struct BindEvidence<'a> {
     /// The facts of the network namespace.
@@ -87,7 +86,6 @@ fn fewest_that_work(evidence: &BindEvidence) -> Option<ReuseOptions> {
     ReuseOptions::ALL.into_iter().find(works)
 }
 
-/// Explains how to set options with which the bind works although the blocking sockets exist.
 fn set_options_advice(options: ReuseOptions) -> String {
     let caution = if options.reuseport {
         " Use SO_REUSEPORT only if several servers are meant to share the port. It is not a general solution, because \

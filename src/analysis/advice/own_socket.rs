@@ -19,8 +19,7 @@ pub fn earlier_addresses<'a>(
     Some((earlier.join(" and "), failing))
 }
 
-/// Explains which sockets of a server conflict if it opens all its addresses at once. It examines the binds with the options of `--with`
-/// first. If none of these conflicts, it examines the binds without options.
+/// Explains which sockets of a server conflict if it opens all its addresses at once.
 pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
     let BindEvidence { facts, port, with, attempts, .. } = *evidence;
     let of = |options: ReuseOptions| attempts.iter().filter(move |attempt| attempt.options == options);

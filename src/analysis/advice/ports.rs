@@ -2,7 +2,6 @@
 
 use super::BindEvidence;
 
-/// The advice when no listed socket explains EADDRINUSE.
 pub(super) fn unlisted_socket_advice(evidence: &BindEvidence) -> String {
     if evidence.port.reserved_by_rfc() {
         return "The kernel finds no free port in net.ipv4.ip_local_port_range. bind() to port 0 reports this as EADDRINUSE \
@@ -23,7 +22,6 @@ const fn not_listed(bound_sockets_are_listed: bool) -> &'static str {
     }
 }
 
-/// Advice to reserve a server's port in the ephemeral range, so that connect() does not choose it.
 pub(super) fn ephemeral(evidence: &BindEvidence) -> Option<String> {
     let BindEvidence { facts, port, .. } = *evidence;
     let applies = facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false);
@@ -35,7 +33,6 @@ pub(super) fn ephemeral(evidence: &BindEvidence) -> Option<String> {
     ))
 }
 
-/// Explains that a UDP socket on the same port number does not matter.
 pub(super) fn udp(evidence: &BindEvidence) -> String {
     format!(
         "A UDP socket uses port {} too. That does not matter here, because TCP and UDP have separate ports.",

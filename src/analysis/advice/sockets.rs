@@ -73,7 +73,6 @@ pub(super) fn listener(evidence: &BindEvidence) -> Vec<String> {
     advice
 }
 
-/// Explains that buckets will still block the port when the listener, connection or bound socket is gone.
 fn buckets_beside(evidence: &BindEvidence) -> Option<String> {
     let buckets = || blocking(evidence).filter(|holder| matches!(holder.socket, Socket::Bucket(_)));
     let one = match buckets().count() {
@@ -123,7 +122,6 @@ fn other_user<'a>(evidence: &BindEvidence, holders: impl Iterator<Item = &'a Hol
     })
 }
 
-/// Explains that the port is free on other devices, if every blocking socket is bound to a device.
 fn other_device(evidence: &BindEvidence) -> Option<String> {
     let devices: Option<Vec<String>> = blocking(evidence)
         .map(|holder| holder.socket.interface().map(|index| evidence.facts.interface_name(index)))
@@ -229,7 +227,6 @@ pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
     advice
 }
 
-/// Explains that the port becomes free only after all processes that share a socket have closed it.
 pub(super) fn shared_socket(evidence: &BindEvidence) -> Option<String> {
     let sharing = |holder: &Holder| match &holder.owners {
         Owners::Found(processes) if processes.len() > 1 => Some((processes.len(), holder.owners.names().join(", "))),

@@ -11,7 +11,6 @@ use crate::model::command::{Privilege, Shell, Step};
 use crate::model::facts::Facts;
 use crate::model::socket::Socket;
 
-/// Explains a connect() that failed.
 pub(super) fn explain(called: &FailedTcpCall) -> Explanation {
     let FailedTcpCall { failed, facts, errno, addr: to, socket } = *called;
     let shell = failed.shell;
@@ -140,7 +139,6 @@ fn explain_ports_left(
     explanation
 }
 
-/// Explains a connect() with a fixed source port: another socket has the same addresses and ports.
 fn fixed_port(failed: &FailedCall, to: &CalledAddr, local: SocketAddr) -> Explanation {
     let destination = end(to.addr, to.port.0);
     let ends = format!("from port {} to {destination}", local.port());

@@ -13,7 +13,6 @@ use crate::model::command::{Privilege, Step};
 use crate::model::process::Owners;
 use crate::model::socket::Socket;
 
-/// Explains EADDRINUSE of bind() or listen().
 pub(super) fn explain(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
     let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     let FailedCall { call, holders, shell, .. } = failed;
@@ -73,8 +72,7 @@ pub(super) fn explain(called: &FailedTcpCall, attempt: &Attempt) -> Explanation 
     explanation
 }
 
-/// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process can have open (a
-/// bucket, or a connection that is not accepted yet) do not count.
+/// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process has open do not count.
 fn are_held_by(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =

@@ -1,9 +1,7 @@
 //! Explains why bind(), listen() or connect() failed in a watched program. The explanation uses the facts that twtool read while
 //! the program was stopped.
 //!
-//! The errno is certain, because the program received it. Whether another socket option would have helped is unknown, because
-//! twtool makes no bind of its own. If SO_REUSEADDR may help, the explanation contains a command that tests the option, for example
-//! `twtool bind-test 8080`.
+//! Whether another socket option would have helped is unknown, because twtool makes no bind of its own.
 
 mod connect;
 mod in_use;
@@ -27,14 +25,13 @@ pub struct FailedCall<'a> {
     pub call: &'a SocketCall,
     /// The bind or listen as an attempt of a bind test; `None` for a connect.
     pub attempt: Option<&'a Attempt>,
-    /// The facts of the program's network namespace; `None` if they were not read, because the socket is not a TCP socket, or because the
-    /// socket or the address could not be read.
+    /// The facts of the program's network namespace; `None` if they were not read.
     pub facts: Option<&'a Facts>,
     /// The sockets on the local port.
     pub holders: &'a [Holder],
     /// Whether the source of `holders` (sock_diag or procfs) lists sockets that are bound and do not listen.
     pub bound_sockets_are_listed: bool,
-    /// The ports left for the destination of a connect(); `None` for other calls, and if twtool did not count them.
+    /// The ports left for the destination of a connect(); `None` if twtool did not count them.
     pub ports_left: Option<PortsLeft<'a>>,
     /// The processes that are watched.
     pub watched: &'a BTreeSet<i32>,
@@ -66,8 +63,8 @@ pub struct Explanation {
     pub headline: String,
     /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
-    /// Whether every blocking socket that can have an owner belongs to a watched process (a bucket cannot have one); false if no
-    /// blocking socket can have an owner; `None` if that is unknown.
+    /// Whether watched processes own all blocking sockets, apart from sockets that no process can own; `None` if that is unknown. False if
+    /// only such sockets block the call.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Suggestions,
@@ -94,16 +91,15 @@ impl Explanation {
 }
 
 /// Whether twtool explains the failure of this call. It explains every failed bind() and listen(), and a connect() of a TCP socket if
-/// the errno has a cause on this machine. It does not explain a refused connection or a timeout, whose cause is usually elsewhere. It
-/// does not explain a call that only asks for the progress of a connection, because such a call has not failed.
+/// the errno has a cause on this machine. It does not explain a refused connection or a timeout, whose cause is usually elsewhere.
 #[must_use]
 pub fn is_explained(call: &SocketCall) -> bool {
     let tcp = call.socket.as_ref().is_none_or(CalledSocket::uses_tcp);
     match (call.name, call.errno()) {
         (_, None) => false,
         (CallName::Bind | CallName::Listen, Some(_)) => true,
-        // Many programs connect a UDP socket to find out which source address the kernel would use (RFC 6724). If such a call fails, they
-        // use another address.
+        // Many programs connect a UDP socket to find out which source address the kernel would use (RFC 6724). If that fails, they use
+        // another address.
         (CallName::Connect, Some(errno)) => {
             tcp && matches!(
                 errno,
@@ -165,7 +161,7 @@ struct FailedTcpCall<'a> {
 
 fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Explanation {
     let name = if socket.protocol == "udp" { "UDP".to_owned() } else { format!("protocol {}", socket.protocol) };
-    // The explanation of EADDRNOTAVAIL applies to every protocol, because a network namespace has the same addresses for all of them.
+    // A network namespace has the same addresses for all protocols.
     if failed.call.name == CallName::Bind && failed.call.errno() == Some(Errno::AddrNotAvailable) {
         let headline = format!("{} is not an address of this network namespace, or not usable yet", addr.addr);
         return Explanation::new(Some(Verdict::Denied), CallCause::Port(Cause::AddressNotLocal), headline);
@@ -183,7 +179,6 @@ fn not_tcp(failed: &FailedCall, addr: &CalledAddr, socket: &CalledSocket) -> Exp
     explanation
 }
 
-/// Explains a bind or listen that failed for a reason other than a port in use.
 fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
     let FailedTcpCall { failed, facts, errno, addr, socket } = *called;
     let call = failed.call;
@@ -254,7 +249,7 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
     explanation
 }
 
-/// Explains a failure whose reason is the socket or the form of the address. Returns `None` if the reason is another one.
+/// Explains a failure whose reason is the socket or the form of the address; `None` if that is not the reason.
 fn unfit_socket(called: &FailedTcpCall) -> Option<Explanation> {
     let FailedTcpCall { failed, errno, addr, socket, .. } = *called;
     let explanation = |cause, headline: String, advice: &str| {
@@ -298,7 +293,6 @@ fn unfit_socket(called: &FailedTcpCall) -> Option<Explanation> {
     }
 }
 
-/// The options of the socket in the failed call.
 fn options_text(socket: &CalledSocket) -> String {
     if socket.options().is_empty() {
         return "The socket of the call has none of the options on which bind() depends.".into();
@@ -308,7 +302,7 @@ fn options_text(socket: &CalledSocket) -> String {
 
 /// The arguments of `bind-test` and `wait` for a server with this socket.
 fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
-    // Without --v6only, the command uses the default of the system. The value matters only for ::.
+    // IPV6_V6ONLY matters only for `::`.
     let matters = attempt.at.addr.is_ipv6() && attempt.at.addr.is_unspecified();
     let v6only = matters.then_some(if socket.v6only { "yes" } else { "no" });
     let valued = [("--v6only", v6only), ("--dev", socket.device.as_deref())];
@@ -321,7 +315,7 @@ fn setup_words(socket: &CalledSocket, attempt: &Attempt) -> Vec<String> {
     valued.chain(flags.into_iter().filter_map(|(name, set)| set.then_some(name))).map(str::to_owned).collect()
 }
 
-/// The commands that a failed bind test prints. The watched command replaces the example `./server`.
+/// The commands that a failed bind test prints, with the watched command instead of the example `./server`.
 fn next_steps(called: &FailedTcpCall, cause: Cause, attempt: &Attempt, free_in: Option<Duration>) -> Vec<Step> {
     let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
     // Do not suggest a command that ends the watched program.

@@ -1,4 +1,4 @@
-//! Tests the explanations without a kernel. tests/why.rs compares the explanations with the kernel.
+//! Tests the explanations without a kernel.
 
 use super::*;
 use crate::model::bind::{CallResult, ReuseOptions};
@@ -97,8 +97,7 @@ fn no_command_ends_the_watched_program() {
         Holder { owners, ..Holder::of(socket, Direction::Inbound, true) }
     };
     let of = |pid| Owners::Found(vec![Process { pid, comm: "server".into(), ..Process::default() }]);
-    // `itself` is true if the watched process (pid 7) has each socket open that has an owner. It is `None` if an owner is unknown, or if
-    // no socket is listed.
+    // The watched process is pid 7.
     for (owners, itself) in [
         (vec![of(7)], Some(true)),
         (vec![of(7), Owners::Nobody], Some(true)),

@@ -1,5 +1,4 @@
-//! Advice for a destination that runs out of ports: how to get more ports, or use fewer. Facts about the kernel name their source.
-//! [`super`] defines the *pool*.
+//! Advice for a destination that runs out of ports: how to get more ports, or use fewer. [`super`] defines the *pool*.
 
 use std::net::SocketAddr;
 
@@ -58,7 +57,6 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     let short = destinations.iter().find(|one| is_short(one, pool));
     let scarce = short.is_some() || pool.size == 0;
     let mut help = Suggestions::default();
-    // If reserved ports make the pool small, the advice about them comes before the advice about the range.
     let reserved_decide = scarce && pool.reserved.count() >= pool.range.count().div_ceil(2);
     if reserved_decide {
         help.append(shorten(pool, shell));
@@ -93,9 +91,8 @@ pub fn advise(destinations: &[Destination], conditions: &Conditions, facts: &Fac
     help
 }
 
-/// The command that shows the reserved ports, and the advice to remove some of them. No command removes ports, because only the
-/// user knows which ports servers need. The command uses dd(1), which reads the list with one read(2). Programs with a smaller
-/// buffer show only the beginning of a long list.
+/// The command that shows the reserved ports, and the advice to remove some of them. dd(1) reads the list with one read(2). Programs with a
+/// smaller buffer show only the beginning of a long list.
 fn shorten(pool: &Pool, shell: &Shell) -> Suggestions {
     const FILE: &str = "if=/proc/sys/net/ipv4/ip_local_reserved_ports";
     let show = shell.run(Privilege::None, &["dd", FILE, "bs=1M", "count=1", "status=none"]);
@@ -109,7 +106,6 @@ fn shorten(pool: &Pool, shell: &Shell) -> Suggestions {
     }
 }
 
-/// The sentence about the reserved ports, and how to get some of them back.
 fn reserved(pool: &Pool) -> String {
     let count = pool.reserved.count();
     format!(
@@ -121,8 +117,8 @@ fn reserved(pool: &Pool) -> String {
     )
 }
 
-/// The commands that set the widest useful range. It ends at 65535 and begins at the first port that needs no privilege, because the
-/// kernel refuses a lower one (`ipv4_local_port_range` in net/ipv4/sysctl_net_ipv4.c). It never begins below [`LOWEST`].
+/// The commands that set the widest useful range. The kernel refuses a range that begins at a privileged port (`ipv4_local_port_range` in
+/// net/ipv4/sysctl_net_ipv4.c).
 fn widen(pool: &Pool, facts: &Facts, shell: &Shell) -> Suggestions {
     const NAME: &str = setting::IP_LOCAL_PORT_RANGE.name;
     let low = facts.unprivileged_port_start.unwrap_or(LOWEST).max(LOWEST);
@@ -153,17 +149,14 @@ pub fn is_short(destination: &Destination, pool: &Pool) -> bool {
     destination.exhausted_in.is_some() || share(destination.free, pool.size) < SHORT
 }
 
-/// The share in percent, rounded down.
 fn share(count: u32, of: u32) -> u32 {
     (count * 100).checked_div(of).unwrap_or(0)
 }
 
-/// `1 port`, `2 ports`.
 fn ports(count: u32) -> String {
     if count == 1 { "1 port".into() } else { format!("{count} ports") }
 }
 
-/// What uses the ports of a destination, and how to use fewer.
 fn uses(worst: &Destination, conditions: &Conditions) -> String {
     let Destination { ends, established, time_wait, other, .. } = *worst;
     let to = SocketAddr::new(ends.remote_addr, ends.remote_port.0);

@@ -16,14 +16,13 @@ use crate::model::time::milliseconds;
 /// The longest time over which the present rate of closes is measured.
 const PRESENT: Duration = Duration::from_secs(10);
 
-/// With fewer closes than this, the period is always [`PRESENT`], because so few closes do not show when the traffic began.
+/// Fewer closes than this do not show when the traffic began.
 const ENOUGH: usize = 10;
 
-/// The time over which the present rate of closes is measured, from the ages of the buckets in ms. It is the time since the first
-/// close, rounded up to whole seconds, and at most 10 s.
+/// The time over which the present rate of closes is measured, from the ages of the buckets in ms: usually 10 s.
 ///
-/// If the period were always 10 s, traffic that began 2 s ago would seem five times slower than it is. Then the ports would run out
-/// long before the predicted time. The caller limits the result to the hold.
+/// With 10 s, traffic that began 2 s ago would seem five times slower than it is. So for new traffic, the result is the time since the
+/// first close, rounded up to whole seconds. The caller limits the result to the hold.
 #[must_use]
 pub fn period(ages_ms: &[u64]) -> Duration {
     let oldest = ages_ms.iter().max().copied().unwrap_or_default();
@@ -33,9 +32,8 @@ pub fn period(ages_ms: &[u64]) -> Duration {
     Duration::from_secs(oldest / 1000 + 1).min(PRESENT)
 }
 
-/// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts
-/// as taken before the release. The end of the hold is an exception: a port that is taken in its millisecond counts as taken after
-/// the release (see step 4 of the module documentation).
+/// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts as taken
+/// before the release, and a port that is taken at the end of the hold as taken after it (step 4 of the module documentation).
 const ROUNDING_MS: f64 = 1e-6;
 
 /// The ports and the rate of closes of a destination at one moment.
@@ -47,7 +45,7 @@ pub struct Load {
     pub per_s: f64,
     /// The times at which buckets of the destination release their ports, in ms from now.
     pub released_ms: Vec<u64>,
-    /// How long a new bucket holds its port (see the module documentation).
+    /// How long a new bucket holds its port.
     pub hold: Duration,
 }
 

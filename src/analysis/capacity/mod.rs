@@ -7,8 +7,6 @@
 //! 2. A port of the pool is busy for a destination if a connection of this destination has the port. If the destination has an interface,
 //!    the connections that are bound to no interface count, too. So does a socket that is connected to itself.
 //! 3. A port that only a bucket has is free if `tcp_tw_reuse` lets connect() take the bucket over.
-//!
-//! So exhaustion happens for each destination separately.
 
 pub mod advice;
 pub mod exhaustion;
@@ -37,8 +35,7 @@ pub struct Pool {
     pub explicitly_bound: PortSet,
     /// The ports of the pool that a socket may have bound explicitly. twtool counts them as not bound.
     pub uncertain: PortSet,
-    /// The maximum number of sockets that the source does not list and that may have bound a port of the pool explicitly. Each of them can
-    /// be on any port that is not in `uncertain`.
+    /// The maximum number of sockets that the source does not list and that may have bound another port of the pool explicitly.
     pub unlisted: u32,
     /// The ports of the pool.
     ports: PortSet,
@@ -65,7 +62,7 @@ impl Pool {
         Self { range, reserved, explicitly_bound, uncertain, unlisted, size: ports.count(), ports }
     }
 
-    /// The maximum number of ports of the pool that sockets may have bound explicitly, although the list does not show it.
+    /// The maximum number of ports of the pool that are perhaps bound explicitly.
     #[must_use]
     pub fn most_uncertain(&self) -> u32 {
         self.uncertain.count() + self.unlisted.min(self.size - self.uncertain.count())
@@ -168,7 +165,7 @@ pub fn destinations(
                 found.push(Destination::new(ends, group, others, conditions));
                 continue;
             }
-            // A socket that is connected to itself holds a port, but it does not count as a connection to the destination.
+            // A socket that is connected to itself does not count as a connection to the destination.
             let (to_itself, own): (Vec<_>, Vec<_>) = group.iter().partition(|one| one.is_self_connection());
             if !own.is_empty() {
                 let others = [to_itself.as_slice(), others].concat();
@@ -196,7 +193,7 @@ impl Destination {
         (self.exhausted_in.unwrap_or(Duration::MAX), self.free)
     }
 
-    /// Computes a destination from its own connections, and from other connections that hold ports that it could use.
+    /// `others` are connections that do not belong to the destination, and that hold ports which it could use.
     fn new(ends: ConnectionEnds, own: &[RangeConnection], others: &[RangeConnection], conditions: &Conditions) -> Self {
         let Conditions { pool, reuse, length } = *conditions;
         let length_ms = u64::from(length.seconds) * 1000;
@@ -204,7 +201,7 @@ impl Destination {
         let delay_ms = milliseconds(reuse.delay);
         // The age of a bucket. If a FIN restarted its timer, the result is less than the age.
         let age = |expires_ms: u32| length_ms.saturating_sub(expires_ms.into());
-        // The time in ms from now after which connect() can certainly take over the bucket.
+        // In ms from now. `None` if connect() can never, or only perhaps, take over the bucket.
         let reusable_in = |one: &RangeConnection| match one.hold {
             PortHold::TimeWait { expires_ms } if applies == Some(true) => {
                 Some(delay_ms.saturating_sub(age(expires_ms)))
@@ -233,10 +230,8 @@ impl Destination {
         let perhaps = ports_of(&perhaps_reusable);
         let doubtful =
             uncertain + count_u32(perhaps.iter().filter(|port| is_free(**port) && !pool.uncertain.contains(**port)));
-        // Each unlisted socket may hold one more port.
         let doubtful = doubtful + pool.unlisted.min(free - doubtful);
-        // If the range has an odd number of ports, the kernel tries one port less in each search: it leaves out the lowest or
-        // the highest.
+        // If the range has an odd number of ports, each search of the kernel leaves out the lowest or the highest.
         let (range, [low, high]) = (pool.range, [pool.range.first(), pool.range.last()]);
         let left_out = range.count() % 2 == 1 && low != high && (is_free(low) || is_free(high));
 
@@ -287,7 +282,7 @@ impl Destination {
     }
 }
 
-/// The time until the first port has no connection left, if only the timers of TIME_WAIT buckets end connections.
+/// The time until a port has no connection left, if only the timers of TIME_WAIT buckets end connections.
 fn first_released<'a>(connections: impl Iterator<Item = &'a RangeConnection>) -> Option<Duration> {
     let expiry = |one: &RangeConnection| match one.hold {
         PortHold::TimeWait { expires_ms } => Some(expires_ms),
@@ -303,8 +298,7 @@ fn first_released<'a>(connections: impl Iterator<Item = &'a RangeConnection>) ->
     Some(Duration::from_millis(first.into()))
 }
 
-/// The number of elements. A destination has at most one connection on each of 65,536 ports, so the number is far below 2^32, even
-/// if a dump lists some sockets twice.
+/// The number of elements. A destination has at most one connection on each of 65,536 ports, so the number is far below 2^32.
 fn count_u32(things: impl Iterator) -> u32 {
     u32::try_from(things.count()).unwrap_or(u32::MAX)
 }
@@ -319,7 +313,7 @@ pub enum MinFree {
 }
 
 impl MinFree {
-    /// Whether a destination with this number of free ports has too few. With an empty pool any percentage above 0 is missed.
+    /// Whether a destination with this number of free ports has too few.
     #[must_use]
     pub fn is_missed(self, free: u32, pool: u32) -> bool {
         match self {

@@ -25,7 +25,6 @@ pub(super) enum PortHold {
     Other,
 }
 
-/// A connection on a port of the range.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RangeConnection {
     tuple: FourTuple,
@@ -59,13 +58,12 @@ impl RangeConnection {
         }
     }
 
-    /// [`Self::ends`] without the interface. It is cheaper to compare than [`ConnectionEnds`].
+    /// [`Self::ends`] without the interface, in a form that is cheaper to compare.
     pub(super) fn route(&self) -> (bool, u128, u128, Port) {
         let tuple = &self.tuple;
         (!tuple.family.ipv4_on_the_wire(), tuple.local_bits(), tuple.remote_bits(), tuple.remote_port())
     }
 
-    /// The interface to which the socket is bound.
     pub(super) const fn interface(&self) -> Option<NonZeroU32> {
         self.interface
     }
@@ -74,7 +72,6 @@ impl RangeConnection {
         self.tuple.local_port()
     }
 
-    /// Whether the socket is connected to itself.
     pub(super) const fn is_self_connection(&self) -> bool {
         self.tuple.is_self_connection()
     }
@@ -96,7 +93,7 @@ impl RangeSockets {
         Self { range, listeners: Listeners::default(), bound: PortSet::default(), connected: vec![] }
     }
 
-    /// Adds a socket if its port lies in the range. The order of the sockets does not matter.
+    /// Adds a socket if its port lies in the range.
     pub fn add(&mut self, socket: &Socket) {
         let tuple = *socket.tuple();
         let port = tuple.local_port();
@@ -112,8 +109,7 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                // A connect() that fails releases the port that it chose. So if an unconnected socket has a port, its program called
-                // bind().
+                // A connect() that fails releases its port. So if an unconnected socket has a port, its program called bind().
                 TcpState::Closed | TcpState::BoundInactive => {
                     self.bound.insert(port);
                     return;
@@ -158,8 +154,7 @@ impl RangeSockets {
     }
 
     /// The number of connections for which it is unknown whether a local listener accepted them, because the source does not
-    /// report the listener's IPV6_V6ONLY. The local port of each of them is the port of a listener, and connect() never chooses such a
-    /// port.
+    /// report the listener's IPV6_V6ONLY.
     #[must_use]
     pub fn of_unknown_direction(&self) -> usize {
         self.connected.iter().filter(|one| self.has_unknown_direction(one)).count()
@@ -169,9 +164,7 @@ impl RangeSockets {
         !one.is_self_connection() && self.listeners.cover(&one.tuple, one.interface).is_none()
     }
 
-    /// The outbound connections, in the order of their [`ConnectionEnds`]. [`direction`] infers which connections are outbound. If it
-    /// cannot tell, this function compares how many local ports and how many remote ports are in use. The result leaves out the
-    /// connections that [`Self::of_unknown_direction`] counts.
+    /// The outbound connections, in the order of their [`ConnectionEnds`], without those that [`Self::of_unknown_direction`] counts.
     pub(super) fn into_outbound(mut self) -> Vec<RangeConnection> {
         let mut connected = std::mem::take(&mut self.connected);
         // If both ends have an ephemeral port and no listener covers either of them, the direction is unknown. A server whose listener
@@ -204,7 +197,6 @@ pub(super) mod tests {
 
     pub(in super::super) const LOW: u16 = 40_000;
 
-    /// A socket that is not a bucket.
     pub(in super::super) fn full(
         local: &str,
         local_port: u16,

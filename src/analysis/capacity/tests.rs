@@ -20,17 +20,14 @@ fn bucket(local_port: u16, expires_ms: u32) -> Socket {
     Socket::Bucket(TimeWaitBucket { tuple, fin_wait_2: false, expires_ms, interface: None, mark: None, cookie: None })
 }
 
-/// The settings if `tcp_tw_reuse` is 0.
 fn off() -> TwReuse {
     TwReuse { mode: Some(ReuseMode::Off), delay: Duration::from_secs(1), whole_seconds: false, timestamps: Some(true) }
 }
 
-/// The settings if `tcp_tw_reuse` is 1 and connect() may take over a bucket after this delay.
 fn on(delay_ms: u64) -> TwReuse {
     TwReuse { mode: Some(ReuseMode::On), delay: Duration::from_millis(delay_ms), ..off() }
 }
 
-/// The destinations of these sockets, with a range of this size. No port is reserved. The bound ports come from the sockets.
 fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16]) -> Vec<Destination> {
     let range = PortRange::new(Port(LOW), Port(LOW + size - 1)).expect("forwards");
     let mut sockets = RangeSockets::new(range);
@@ -43,7 +40,6 @@ fn destinations_of(size: u16, reuse: TwReuse, found: &[Socket], uncertain: &[u16
     destinations(sockets, &conditions, &DestinationFilter::default(), None)
 }
 
-/// The only destination of these sockets, with a range of this size.
 fn one(size: u16, reuse: TwReuse, found: &[Socket]) -> Destination {
     let mut all = destinations_of(size, reuse, found, &[]);
     assert_eq!(all.len(), 1);

@@ -17,8 +17,7 @@ fn link_local_addresses(shell: &Shell) -> Step {
     )
 }
 
-/// The commands that help now, the lines that keep a change after a restart, and the reasons. For `ends_orphans`, see
-/// `next::Failure`.
+/// The commands that help now, the lines that keep a change after a restart, and the reasons.
 #[must_use]
 pub fn advise(
     situation: &Situation,
@@ -71,12 +70,10 @@ pub fn advise(
     help
 }
 
-/// Whether connect() may find a port although bind() of the address alone finds none.
 fn connect_may_find_a_port(situation: &Situation) -> bool {
     situation.chosen_by_connect().verdict != ConnectVerdict::Blocked
 }
 
-/// The command that shows what uses the ports, and the advice for a destination that runs out of them.
 fn used_ports(situation: &Situation, shell: &Shell) -> Suggestions {
     let mut help = Suggestions { commands: vec![capacity_step(situation, shell)], ..Suggestions::default() };
     if let Some(choice) = &situation.choice {
@@ -86,7 +83,6 @@ fn used_ports(situation: &Situation, shell: &Shell) -> Suggestions {
     help
 }
 
-/// The words of the command line that name the two ends.
 fn end_words(situation: &Situation) -> Vec<String> {
     let Situation { facts, to, to_port, from, from_port, .. } = situation;
     let end = |at: &bind::BindAddr, port: Option<Port>| match port {
@@ -106,7 +102,7 @@ fn bind_steps(
     ends_orphans: Option<bool>,
 ) -> Vec<Step> {
     let mut steps = vec![];
-    // Even if bind() works with SO_REUSEADDR, connect() may fail. So the verdict about both calls selects the purpose.
+    // Even if bind() works with SO_REUSEADDR, connect() may fail.
     let purpose = match situation.with_reuseaddr().map(|conclusion| conclusion.verdict) {
         Some(ConnectVerdict::Free) => Some("test a client that sets SO_REUSEADDR before bind(), which works now"),
         Some(ConnectVerdict::Unknown) => Some(
@@ -151,7 +147,6 @@ fn wait(situation: &Situation, shell: &Shell) -> Option<Step> {
     Some(Step::new(shell.twtool(Privilege::None, &words), "wait until bind() works"))
 }
 
-/// The commands that remove the blocking sockets or stop their processes.
 fn holder_steps(
     situation: &Situation,
     conclusion: &ConnectConclusion,
@@ -197,7 +192,6 @@ fn capacity_step(situation: &Situation, shell: &Shell) -> Step {
     Step::new(shell.twtool(Privilege::None, &words), "show what uses the ports, and how fast")
 }
 
-/// Why bind() fails, and the permanent solution.
 fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<String> {
     let mut advice = vec![];
     match (conclusion.verdict, situation.bind_cause()) {
@@ -259,7 +253,6 @@ fn unlisted_socket_advice(situation: &Situation) -> String {
     )
 }
 
-/// Explains how exact the remaining time is.
 fn timers(situation: &Situation) -> Option<String> {
     let half = |holder: &Holder| matches!(holder.socket, Socket::Bucket(bucket) if holder.blocks && bucket.fin_wait_2);
     Some(if situation.holders.iter().any(half) {
@@ -275,7 +268,6 @@ fn timers(situation: &Situation) -> Option<String> {
     })
 }
 
-/// Why connect() fails, or may fail, on a fixed port that bind() accepts.
 fn same_connection_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<String> {
     if conclusion.verdict == ConnectVerdict::Blocked {
         return vec![
@@ -303,7 +295,6 @@ fn same_connection_reasons(situation: &Situation, conclusion: &ConnectConclusion
     advice
 }
 
-/// The advice about IP_BIND_ADDRESS_NO_PORT, which lets connect() choose the port instead of bind().
 fn plain_bind(situation: &Situation, conclusion: &ConnectConclusion) -> Option<String> {
     let bind =
         situation.bind().filter(|_| situation.from_port.is_none() && conclusion.cause != ConnectCause::NoRoute)?;

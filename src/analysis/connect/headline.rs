@@ -5,7 +5,7 @@ use crate::analysis::advice::{self, counted_noun};
 use crate::analysis::verdict;
 use crate::model::bind::{Errno, Holder};
 
-/// The text of strerror(3) for an errno. Programs usually print this text and not the name.
+/// The text of strerror(3), which programs usually print.
 const fn message(errno: Errno) -> Option<&'static str> {
     Some(match errno.name().as_bytes() {
         b"EADDRINUSE" => "Address already in use",
@@ -82,7 +82,6 @@ fn free(situation: &Situation, conclusion: &ConnectConclusion) -> String {
     format!(", {most}{free} of {} {are} left", counted_noun(choice.pool.size as usize, "port"))
 }
 
-/// Why no port is left.
 pub(super) fn none_left(situation: &Situation) -> String {
     match situation.choice.as_ref().map(|choice| &choice.pool) {
         Some(pool) if pool.size == 0 => format!("all ports of {} are reserved or explicitly bound", pool.range),
@@ -91,9 +90,8 @@ pub(super) fn none_left(situation: &Situation) -> String {
     }
 }
 
-/// Whether the call fails because its link-local address has no scope, which is the interface in an address like `fe80::1%eth0`. If
-/// bind() got an address with a scope, the kernel bound the socket to this interface, and connect() needs no scope (`__inet6_bind` in
-/// net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
+/// Whether the call fails because its link-local address has no scope, like `%eth0`. After a bind() with a scope, connect() needs none,
+/// because the socket is bound to the interface (`__inet6_bind` in net/ipv6/af_inet6.c, `tcp_v6_connect` in net/ipv6/tcp_ipv6.c).
 pub(super) fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion) -> bool {
     match conclusion.failure {
         Some((FailingCall::Bind, Errno::Other("EINVAL"))) => situation.from.is_some_and(|from| from.lacks_scope()),
@@ -104,7 +102,6 @@ pub(super) fn lacks_scope(situation: &Situation, conclusion: &ConnectConclusion)
     }
 }
 
-/// Why the kernel finds no route. The text completes a sentence after "because".
 fn no_route(situation: &Situation) -> &'static str {
     match situation.route {
         Err(Errno::AddrNotAvailable) => "this network namespace has no address that can be the source",
@@ -119,7 +116,6 @@ pub(super) fn blocking(situation: &Situation) -> impl Iterator<Item = &Holder> +
     situation.holders.iter().filter(|holder| holder.blocks)
 }
 
-/// Describes the blocking sockets in a few words.
 fn obstacle(situation: &Situation) -> String {
     let cause = verdict::cause_among(&blocking(situation).collect::<Vec<_>>(), true, false);
     advice::obstacle(cause, blocking(situation))

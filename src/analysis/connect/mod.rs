@@ -30,7 +30,7 @@ use crate::model::port::Port;
 use crate::model::socket::{Socket, TcpState};
 use crate::model::tw_reuse::TwReuse;
 
-/// The verdict: whether connect() gets an address and a port.
+/// Whether connect() gets an address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectVerdict {
     /// connect() finds an address and a port.
@@ -77,7 +77,7 @@ pub enum ConnectCause {
     PrivilegedPort,
     /// The kernel cannot create IPv6 sockets.
     FamilyUnsupported,
-    /// No listed socket explains the failure, or the number of free ports is uncertain.
+    /// bind() fails for an unknown reason, or it is uncertain whether a port is free.
     Unknown,
 }
 
@@ -177,8 +177,8 @@ pub struct ConnectConclusion {
     /// If the verdict is unknown: the probable verdict. With a fixed source port, twtool infers it from `net.ipv4.tcp_timestamps`.
     /// Without one, the verdict is probably free if connect() may take over a bucket.
     pub inferred: Option<ConnectVerdict>,
-    /// The ports that connect() may choose for this destination; `None` with a fixed source port, or if these ports were not
-    /// counted.
+    /// The number of ports that connect() may choose for this destination; `None` if the port is fixed, if the verdict is
+    /// [`ConnectVerdict::Denied`], or if the ports were not counted.
     pub free: Option<u32>,
     /// The time until the blocking sockets end by themselves, if only buckets block. If no port is left: the time until the first
     /// bucket releases a port.
@@ -204,12 +204,11 @@ impl Situation {
         Conditions { pool: &choice.pool, reuse: self.reuse, length: choice.length }
     }
 
-    /// The interface that the socket is bound to by the scope of a link-local address.
+    /// The interface to which the scope of a link-local address binds the socket.
     fn interface(&self) -> Option<NonZeroU32> {
         self.from.and_then(|at| at.scope).or(self.to.scope)
     }
 
-    /// The remote end without its scope.
     fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.to.addr.to_canonical(), self.to_port.0)
     }
@@ -241,18 +240,16 @@ impl Situation {
         self.attempts.iter().skip(1).any(|attempt| attempt.bind == CallResult::Ok)
     }
 
-    /// Why the client's bind() fails.
     fn bind_cause(&self) -> bind::Cause {
         let own = self.attempts.get(..1).unwrap_or_default();
         verdict::cause(&self.facts, self.from_port.unwrap_or(Port(0)), own, &self.holders, self.reuseaddr_helps())
     }
 
-    /// Whether bind() of an address without a port fails because it finds no port. connect() may still find one.
+    /// connect() may still find a port.
     fn bind_finds_no_port(&self) -> bool {
         self.from_port.is_none() && self.bind() == Some(CallResult::Failed(Errno::AddrInUse))
     }
 
-    /// Whether bind() chooses the port: the client binds an address without a port, and without IP_BIND_ADDRESS_NO_PORT.
     fn bind_chooses(&self) -> bool {
         self.from_port.is_none() && self.from.is_some() && !self.bind_address_no_port
     }
@@ -280,7 +277,6 @@ impl Situation {
         if self.bind_chooses() { ConnectConclusion { free: chosen.free, ..ConnectConclusion::FREE } } else { chosen }
     }
 
-    /// The conclusion for a client that lets connect() choose the port; unknown if the ports were not counted.
     fn chosen_by_connect(&self) -> ConnectConclusion {
         self.choice.as_ref().map_or(ConnectConclusion::UNKNOWN, with_chosen_port)
     }
@@ -327,7 +323,6 @@ impl Situation {
     }
 }
 
-/// The conclusion from the counted ports, for a client that lets connect() choose the port.
 fn with_chosen_port(choice: &PortChoice) -> ConnectConclusion {
     let one = &choice.destination;
     let none_left = ConnectConclusion::fails(

@@ -30,7 +30,7 @@ fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
     }
 }
 
-/// A client with a fixed source port, which nothing blocks.
+/// A client with a fixed source port that works.
 fn situation() -> Situation {
     let reuse = TwReuse {
         mode: Some(ReuseMode::Off),
@@ -156,14 +156,12 @@ fn an_errno_of_bind_that_is_not_about_ports_gives_the_verdict_denied() {
     assert_eq!(privileged.conclude().cause, ConnectCause::PrivilegedPort);
 }
 
-/// The conclusion for a client that lets connect() choose the port.
 fn chosen(free: u32, uncertain: u32, reusable: Option<u32>) -> ConnectConclusion {
     let choice = Some(choice(free, uncertain, reusable));
     Situation { from: None, from_port: None, attempts: vec![], choice, ..situation() }.conclude()
 }
 
-/// A pool of 8 ports. `free` of them are left for the destination. Of the free ports, `reusable` have a bucket that connect() may take
-/// over, and `uncertain` may not be usable.
+/// A pool of 8 ports.
 fn choice(free: u32, uncertain: u32, reusable: Option<u32>) -> PortChoice {
     let ports = PortRange::new(Port(40_000), Port(40_007)).expect("forwards");
     let ends = super::super::capacity::sockets::ConnectionEnds {

@@ -31,7 +31,7 @@ fn tcp_diag(health: &Health) -> Check {
     }
 }
 
-/// What becomes possible with the capability. The text continues the words "With CAP_...".
+/// Continues the words "With CAP_…".
 const fn effect_of_capability(capability: Capability) -> &'static str {
     match capability {
         Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",

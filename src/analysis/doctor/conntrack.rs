@@ -1,4 +1,4 @@
-//! The check of connection tracking. On a machine that does NAT, the conntrack table can be full although ports are left.
+//! The check of connection tracking.
 
 use super::{Check, Datum, Status, Subject};
 use crate::model::health::{Health, SettingValue};

@@ -6,7 +6,7 @@ use crate::model::command::Shell;
 use crate::model::facts::Facts;
 use crate::model::time::milliseconds;
 
-/// The maximum number of destinations that the finding names. The evidence names up to [`SHOWN`].
+/// The maximum number of destinations that the finding names.
 const NAMED: usize = 3;
 
 /// The maximum number of destinations in the evidence. `twtool capacity` lists all of them.
@@ -21,7 +21,6 @@ pub struct OutboundConnections<'a> {
     pub conditions: Conditions<'a>,
 }
 
-/// Makes the check. An error in `outbound` is the reason why the destinations are unknown.
 pub(super) fn check(outbound: Result<OutboundConnections, &str>, facts: &Facts, shell: &Shell) -> Check {
     let subject = Subject {
         id: "destinations",

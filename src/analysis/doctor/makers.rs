@@ -9,7 +9,7 @@ use super::{Check, Datum, Status, Subject};
 use crate::analysis::makers::{MakerGroupKey, ProcessKey};
 use crate::model::close::{MakerFacts, Role};
 
-/// The maximum number of programs that the finding names. The evidence names up to [`SHOWN`].
+/// The maximum number of programs that the finding names.
 const NAMED: usize = 3;
 
 /// The maximum number of programs in the evidence. `twtool summary --by owner` lists all of them.
@@ -29,7 +29,6 @@ pub struct BucketsByMaker {
     made: HashMap<(MakerGroupKey, Role), HashMap<IpAddr, u64>>,
 }
 
-/// The buckets that one program made in one role.
 struct ProgramBuckets<'a> {
     program: &'a MakerGroupKey,
     role: Role,
@@ -53,8 +52,7 @@ impl BucketsByMaker {
         finding.into_iter().chain(help.advice).collect()
     }
 
-    /// The programs, the one with the most buckets first.
-    fn programs(&self) -> Vec<ProgramBuckets<'_>> {
+    fn programs_by_buckets(&self) -> Vec<ProgramBuckets<'_>> {
         let mut programs = vec![];
         for ((program, role), remotes) in &self.made {
             let most = remotes.iter().max_by_key(|(addr, buckets)| (**buckets, Reverse(**addr)));
@@ -71,7 +69,7 @@ impl BucketsByMaker {
     }
 }
 
-/// Makes the check. The result is at most a note, because a TIME_WAIT bucket is not a fault.
+/// The result is at most a note, because a TIME_WAIT bucket is not a fault.
 pub(super) fn check(made: &BucketsByMaker) -> Check {
     let subject = Subject {
         id: "time_wait_makers",
@@ -82,7 +80,7 @@ pub(super) fn check(made: &BucketsByMaker) -> Check {
                    before the tracer started or while doctor ran, or the kernel did not show the process.",
         sources: &["RFC 9293, section 3.6", "net/ipv4/tcp_minisocks.c, tcp_time_wait()", "twtool-trace(1)"],
     };
-    let programs = made.programs();
+    let programs = made.programs_by_buckets();
     let traced: u64 = programs.iter().map(|one| one.buckets).sum();
     let check = Check::ok(subject, programs.first().map(|one| one.buckets).into(), Datum::Unknown)
         .with("time_wait", Some(made.all))
@@ -189,7 +187,6 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
-    /// Buckets of the workers of a unit, buckets of a process without a unit, and a bucket without a recorded maker.
     fn made() -> BucketsByMaker {
         let mut made = BucketsByMaker::default();
         for pid in 0..20 {

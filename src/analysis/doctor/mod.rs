@@ -1,8 +1,7 @@
-//! The checks of `twtool doctor`. A check examines a setting, a counter, a kind of socket, or what twtool itself needs. It explains
-//! its subject, and reports a finding if the evidence supports one.
+//! The checks of `twtool doctor`. Each check explains its subject, and may report a finding.
 //!
 //! A setting that differs from the kernel's default is not a fault. A warning means that something fails now, has failed, or
-//! will probably fail: soon, or when a program starts again. Each warning comes with the numbers behind it.
+//! will probably fail: soon, or when a program starts again.
 
 mod caller;
 mod conntrack;
@@ -91,14 +90,13 @@ pub struct Subject {
     pub id: &'static str,
     /// What the setting does, or what is counted.
     pub does: &'static str,
-    /// What the subject does not do. The text corrects a common false belief.
+    /// What the subject does not do.
     pub does_not: &'static str,
     /// The sources: man page sections, RFC sections, files of the kernel's documentation or source.
     pub sources: &'static [&'static str],
 }
 
 impl Subject {
-    /// The subject of a setting that has a check.
     fn of_setting(setting: &Sysctl) -> Self {
         let Sysctl { name, check, does, does_not, sources, .. } = setting;
         Self { id: check.unwrap_or(name), does, does_not, sources }
@@ -112,21 +110,19 @@ pub struct Check {
     pub subject: Subject,
     /// The result.
     pub status: Status,
-    /// The value of the setting or counter, the number of sockets or destinations, or another fact: the source of the sockets, the
-    /// capabilities of the caller.
+    /// The value of the setting or counter, the number of sockets, or another fact about the subject.
     pub value: Datum,
     /// The kernel's default; unknown if there is none or it cannot be computed.
     pub default: Datum,
     /// What was found, with the numbers.
     pub finding: Option<String>,
-    /// The numbers behind the finding.
+    /// The data behind the finding, by name.
     pub evidence: Vec<(&'static str, Datum)>,
     /// Commands and advice.
     pub help: Suggestions,
 }
 
 impl Check {
-    /// A check without a finding.
     pub(crate) fn ok(subject: Subject, value: Datum, default: Datum) -> Self {
         Self {
             subject,
@@ -169,7 +165,7 @@ pub struct LeakThreshold {
 
 impl LeakThreshold {
     /// The number of silent sockets of one process that counts as a leak. A single one can be intended, because a peer may
-    /// close its half and wait for the response. If ten are silent at the same time, a close() is missing.
+    /// close its half and wait for the response. If ten are silent at the same time, a close() is probably missing.
     pub const SOCKETS: usize = 10;
 }
 

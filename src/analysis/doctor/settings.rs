@@ -5,7 +5,6 @@ use crate::model::command::Shell;
 use crate::model::health::{Health, SettingValue};
 use crate::model::setting::{DefaultValue, Form, SETTINGS, Sysctl, TCP_EHASH_ENTRIES};
 
-/// The checks of all settings that have a check, in the order of [`SETTINGS`].
 pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
     let mut checks = vec![];
     for setting in SETTINGS.iter().filter(|setting| setting.check.is_some()) {
@@ -25,8 +24,7 @@ pub(super) fn checks(health: &Health, shell: &Shell) -> Vec<Check> {
     checks
 }
 
-/// The verdict on a setting whose value is a number. If there is no verdict for a setting here, `doctor` only shows and explains
-/// the setting.
+/// The verdict on a numeric setting. A setting without an arm here is only shown and explained.
 fn verdict(check: Check, value: i64, health: &Health, shell: &Shell) -> Check {
     match check.subject.id {
         "tcp_tw_reuse" => timewait::tw_reuse(check, value),
@@ -44,7 +42,6 @@ fn verdict(check: Check, value: i64, health: &Health, shell: &Shell) -> Check {
     }
 }
 
-/// The default of a number on this kernel.
 fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
     match setting.default {
         DefaultValue::Number(number) => Some(number),
@@ -58,8 +55,7 @@ fn default(setting: &Sysctl, health: &Health) -> Option<i64> {
     }
 }
 
-/// The check of a setting whose value is a number. `judge` gets a check with the status ok, and the number. Without a number, the
-/// function does not call `judge`.
+/// The check of a numeric setting. `judge` is called only if the setting could be read and is a number.
 fn number(setting: &Sysctl, health: &Health, judge: impl FnOnce(Check, i64) -> Check) -> Check {
     let (subject, default) = (Subject::of_setting(setting), default(setting, health));
     let file = format!("/proc/sys/{}", setting.name.split('.').collect::<Vec<_>>().join("/"));

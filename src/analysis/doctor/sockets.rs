@@ -12,7 +12,7 @@ use crate::model::port::Port;
 use crate::model::process::{KernelPart, Owners, Process};
 use crate::model::user::User;
 
-/// The maximum number of servers or processes that a finding names. The evidence has all of them.
+/// The maximum number of servers or processes that a finding names.
 const NAMED: usize = 3;
 
 pub(super) fn checks(health: &Health, leak: LeakThreshold, shell: &Shell) -> Vec<Check> {
@@ -177,7 +177,6 @@ fn with_owner(port: Port, listeners: &[&OpenListener]) -> String {
     if names.is_empty() { port.to_string() } else { format!("{port} ({})", some_of(names)) }
 }
 
-/// The owner of sockets in CLOSE_WAIT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CloseWaitOwner {
     /// The first process that has the sockets open: its pid, comm, unit, and the text that names it in a finding.
@@ -216,11 +215,11 @@ impl CloseWaitOwner {
     }
 }
 
-/// How many sockets in CLOSE_WAIT an owner has, how many of them are silent, and the longest time since the last ACK of a peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct CloseWaitCounts {
     sockets: usize,
     silent: usize,
+    /// The longest time since the last ACK of a peer.
     longest_ms: Option<u32>,
 }
 
@@ -228,9 +227,10 @@ fn close_wait(health: &Health, leak: LeakThreshold) -> Check {
     let subject = Subject {
         id: "close_wait",
         does: "Counts the sockets in CLOSE_WAIT: the peer has closed, and the program here has not called close() yet. A \
-               timer ends this state only if the program has set SO_KEEPALIVE, or if the peer has not acknowledged all data. A socket has been in this state for at least the time since the peer's last ACK.",
-        does_not: "It is not TIME_WAIT, and no setting of the kernel replaces the missing close(). A few short-lived ones are normal: every \
-                   connection whose peer closes first passes through this state.",
+               timer ends this state only if the program has set SO_KEEPALIVE, or if the peer has not acknowledged all data. A \
+               socket has been in this state for at least the time since the peer's last ACK.",
+        does_not: "It is not TIME_WAIT, and no setting of the kernel replaces the missing close(). A few short-lived ones are \
+                   normal: every connection whose peer closes first passes through this state.",
         sources: &["RFC 9293, section 3.3.2", "RFC 9293, section 3.6.1", "tcp(7), TCP_INFO"],
     };
     let open = match sockets(health, subject) {

@@ -26,7 +26,6 @@ use cases::{all_cases, close_waits, listens, nginx, range, set};
 
 const LEAK: LeakThreshold = LeakThreshold { silent: Duration::from_secs(60) };
 
-/// The checks of a machine without outbound connections.
 fn examine_without_destinations(health: &Health) -> Vec<Check> {
     let pool = pool();
     examine(health, Ok(OutboundConnections { destinations: &[], conditions: conditions(&pool) }), None, LEAK, &shell())
@@ -45,7 +44,6 @@ fn shell() -> Shell {
     Shell { netns: None, caller }
 }
 
-/// All help of a check, as one text.
 fn help(check: &Check) -> String {
     let Suggestions { commands, sysctl_lines, advice } = &check.help;
     let commands = commands.iter().map(|step| step.command.as_str());
@@ -167,7 +165,6 @@ fn the_cases_cover_every_status() {
     }
 }
 
-/// Checks that no text of a check contains a common wrong remedy. `ONLY_IN` has words that are right in the named checks only.
 #[test]
 fn no_check_gives_a_common_wrong_remedy() {
     const NEVER: [&str; 20] = [
@@ -192,6 +189,7 @@ fn no_check_gives_a_common_wrong_remedy() {
         "is a leak",
         "SO_LINGER",
     ];
+    // Words that are right only in the named checks.
     const ONLY_IN: [(&str, &[&str]); 4] = [
         ("tcp_tw_recycle", &["tcp_tw_recycle"]),
         ("SO_REUSEADDR", &["ip_autobind_reuse"]),

@@ -10,8 +10,8 @@ const NEARLY_FULL: u64 = 90;
 
 const MAXIMUM: &str = setting::TCP_MAX_TW_BUCKETS.name;
 
-/// Adds the command that raises the limit `most`: to the kernel's default, or to twice `most`, whichever is larger. If both
-/// are 0 or unknown, adds advice instead.
+/// Adds the command that raises the limit `most` to the kernel's default or to twice `most`, whichever is larger. If that is 0, adds
+/// advice instead.
 fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &Shell) -> Check {
     let more = default.into_iter().chain(Some(most.saturating_mul(2))).max().filter(|more| *more > 0);
     match more {

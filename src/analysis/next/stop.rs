@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failure, as_root, is_clients, is_orphan, on_the_port};
+use super::{Failure, is_clients, is_orphan, on_the_port, test_as_root};
 use crate::model::command::{Privilege, Shell, Step};
 use crate::model::container::{Container, Runtime};
 use crate::model::health::Capability;
 use crate::model::process::{KernelPart, Owners, Process};
 use crate::model::socket::Socket;
 
-/// The commands that stop the processes on the port, and end its orphans.
 pub(super) fn stop(failure: &Failure) -> Vec<Step> {
     let blocking = || failure.holders.iter().filter(|holder| holder.blocks);
     let here = Shell { netns: None, ..failure.shell.clone() };
@@ -30,7 +29,7 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
         let Owners::Found(processes) = &holder.owners else { continue };
         let is_own = holder.user.as_ref().is_some_and(|user| user.uid == failure.uid);
         let privilege = if is_own { Privilege::None } else { Privilege::Capability(Capability::Kill) };
-        // A systemd manager does not count as a parent: the services that it starts continue when it ends.
+        // A systemd manager does not count as a parent: to stop its socket unit does not stop the service.
         let starts = |other: &Process, process: &Process| Some(other.pid) == process.parent && !other.is_manager();
         let is_started_by_another = |process: &&Process| processes.iter().any(|other| starts(other, process));
         let roots: Vec<&Process> = processes.iter().filter(|process| !is_started_by_another(process)).collect();
@@ -62,7 +61,7 @@ pub(super) fn stop(failure: &Failure) -> Vec<Step> {
     let hidden = blocking().any(|holder| holder.owners == Owners::NotPermitted);
     steps.extend(
         (hidden && failure.uid != 0)
-            .then(|| as_root(failure, Capability::SysPtrace, "show the process that holds the port")),
+            .then(|| test_as_root(failure, Capability::SysPtrace, "show the process that holds the port")),
     );
     let orphans = blocking().filter(|holder| is_orphan(holder)).count();
     if orphans > 0 && failure.ends_orphans != Some(false) {
@@ -109,13 +108,12 @@ fn stop_process(failure: &Failure, shell: &Shell, privilege: Privilege, process:
     })
 }
 
-/// The command that stops a socket unit. A systemd manager holds the sockets of its socket units, and the end of the manager
-/// does not close them.
+/// The command that stops a socket unit, whose sockets the systemd manager holds.
 fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Option<Step> {
     let (privilege, user) = match manager.pid {
         1 => (Privilege::Root, None),
         _ if manager.user.as_ref().is_some_and(|user| user.uid == failure.uid) => (Privilege::None, Some("--user")),
-        // systemctl reaches the manager of another user only with the help of systemd-machined.
+        // A plain systemctl does not reach the manager of another user.
         _ => return None,
     };
     let systemctl = |privilege, words: &[&str]| {
@@ -176,7 +174,6 @@ mod tests {
         Shell { netns: None, caller: Caller { root, ..Caller::default() } }
     }
 
-    /// A failed bind of root on a port that has a listener.
     fn failure<'a>(shell: &'a Shell, facts: &'a Facts) -> Failure<'a> {
         Failure {
             shell,
@@ -195,8 +192,7 @@ mod tests {
         }
     }
 
-    /// The command that is printed to this user, to stop a process.
-    fn stops(uid: u32, process: &Process) -> Option<String> {
+    fn stop_command(uid: u32, process: &Process) -> Option<String> {
         let (shell, facts) = (caller(uid == 0), facts());
         let failure = Failure { uid, ..failure(&shell, &facts) };
         stop_process(&failure, &shell, Privilege::None, process).map(|step| step.command)
@@ -238,7 +234,7 @@ mod tests {
             (process(7, "nginx", "/kubepods/besteffort/podx/ID"), "kill 7", "kill 7"),
             (proxy, "docker ps --filter publish=8080", "sudo docker ps --filter publish=8080"),
         ] {
-            let both = [0, 1000].map(|uid| stops(uid, &process).unwrap_or_default());
+            let both = [0, 1000].map(|uid| stop_command(uid, &process).unwrap_or_default());
             assert_eq!(both, [as_root, as_user], "{process:?}");
         }
     }

@@ -33,16 +33,16 @@ const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two listings if they are needed only because there are too many sockets to look up.
 const CROWD_LIST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Listing may take at most 1/100 of the time of the wait, because listing a table of a million sockets takes long.
+/// The time between two listings is at least this number of times the duration of the last one: a million sockets take long to list.
 const LIST_SHARE: u32 = 100;
 
 /// The maximum number of look-ups in a round. Each takes about 4 µs.
 const LOOK_UPS_PER_ROUND: usize = 64;
 
-/// The maximum number of binds that follow each other without a pause. Each second of the wait allows one more.
+/// The maximum number of binds after the first step. Each second of the wait allows one more.
 const BURST_OF_BINDS: u32 = 20;
 
-/// The same maximum while no blocking socket is known any more.
+/// The same maximum while no blocking socket is known.
 const BURST_OF_BINDS_WHEN_ALL_ARE_GONE: u32 = 40;
 
 /// How often a bind and the list may contradict each other before the wait accepts the contradiction and pauses.
@@ -99,7 +99,6 @@ pub const fn socket_key(socket: &Socket) -> SocketKey {
     (socket.cookie(), *socket.tuple())
 }
 
-/// A blocking socket.
 #[derive(Clone, Copy, Debug)]
 struct BlockingSocket {
     socket: Socket,
@@ -112,7 +111,6 @@ struct BlockingSocket {
 }
 
 impl BlockingSocket {
-    /// The remaining time of a bucket; `None` for a full socket.
     fn remaining(&self, now: Duration) -> Option<Duration> {
         match self.socket {
             Socket::Bucket(bucket) => Some(bucket.expires().saturating_sub(now.saturating_sub(self.seen))),
@@ -153,18 +151,15 @@ enum NextStep {
     End(WaitEnd),
 }
 
-/// A wait for a port, which is in progress. Each argument `now` is the time since the wait began.
+/// A wait for a port. Each argument `now` is the time since the wait began.
 #[derive(Debug)]
 pub struct WaitProgress {
     /// Whether the server sets no option.
     plain: bool,
-    /// Whether the source can look up single sockets.
     looks_up: bool,
     timeout: Duration,
     todo: NextStep,
-    /// The blocking sockets, the one that lasts longest first.
     known: Vec<BlockingSocket>,
-    /// The sockets to look up in this round.
     round: Vec<SocketKey>,
     next_round: Duration,
     last_list: Duration,
@@ -329,7 +324,6 @@ impl WaitProgress {
             Some(socket) => {
                 self.changes += u32::from(socket.state() != known.socket.state());
                 *known = BlockingSocket { socket, seen: now, elusive: false, gone: false };
-                // One socket is enough to make a plain bind fail.
                 if self.plain {
                     self.end_round(now, true);
                 }

@@ -1,8 +1,5 @@
 //! Simulated waits whose correct result is known: sockets appear and end at given times, timers end late, and some listed sockets
 //! do not block the bind. Time passes when the wait pauses, and a little in each bind, list and look-up.
-//!
-//! A *plain* wait is for a bind that sets no socket option, so every living socket on the port blocks it. A bind with options can
-//! ignore a socket. A *round* is one pass of look-ups, every 100 ms.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,7 +33,7 @@ struct SimulatedSocket {
     kind: SimulatedKind,
     born: Duration,
     dies: Duration,
-    /// Whether the socket blocks the bind. If not, its options allow the bind.
+    /// Whether the socket blocks a bind.
     blocks: bool,
 }
 
@@ -88,8 +85,8 @@ struct SimulatedWait {
     look_ups: u32,
 }
 
-/// Runs a wait against these sockets. The simulation decides whether a bind works. `plain` means that the bind sets no option.
-/// `looks_up` means that the source can look up a single socket.
+/// Runs a wait against these sockets. `plain` means that the bind sets no option. `looks_up` means that the source can look up a
+/// single socket.
 fn wait(
     world: &[SimulatedSocket],
     plain: bool,

@@ -149,7 +149,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     };
     let note_lost = waited.note != ReuseportNote::Unchanged;
     let shown = WaitReport { note_lost, next: &next, ..wait_report(&waited.target, &waited.state) };
-    // If the port was free at once, only the command writes output.
+    // If the port was free at once, twtool prints no result, only warnings.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
     let style = context.style;
     let envelope = Envelope { schema: "twtool.wait/1", facts: &waited.facts, complete, warnings: &warnings };
@@ -164,14 +164,13 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
         (false, true) => ExitStatus::No,
         (false, false) => ExitStatus::Incomplete,
     };
-    // The warnings come after the verdict. With exit code 2 they are printed even with --quiet.
+    // The warnings come after the verdict.
     if !args.quiet || status == ExitStatus::Incomplete {
         context.warn(&warnings);
     }
     Ok(status)
 }
 
-/// Converts the state of a wait to the form that the view prints.
 fn wait_report<'a>(target: &'a WaitTarget, state: &'a WaitState) -> WaitReport<'a> {
     WaitReport {
         facts: &target.facts,

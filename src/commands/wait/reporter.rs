@@ -17,10 +17,8 @@ const ASSUMED_WIDTH: usize = 80;
 /// Otherwise, thousands of buckets that expire one by one would each cause a record with thousands of sockets.
 const CROWD: usize = 64;
 
-/// The minimum time between records with more than [`CROWD`] blocking sockets.
 const BETWEEN_CROWDS: Duration = Duration::from_secs(1);
 
-/// Writes the state of a wait to the output streams of the command.
 pub(super) struct ProgressReporter<'a, 'b> {
     args: &'a WaitArgs,
     context: &'a mut Context<'b>,

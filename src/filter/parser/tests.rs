@@ -166,7 +166,6 @@ fn a_mistake_is_shown_with_a_caret_under_the_word_and_what_was_expected() {
 
 #[test]
 fn a_mistake_is_shown_in_an_expression_of_any_length() {
-    // A width in a format string has only 16 bits, so padding by such a width would fail here.
     for length in [65_535, 65_536, 200_000] {
         let long = "a".repeat(length);
         assert!(message(&long).ends_with(&format!("\n  {}", "^".repeat(length))));

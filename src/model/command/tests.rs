@@ -1,4 +1,4 @@
-//! Tests of the commands that twtool prints. They compare texts and run no command.
+//! Tests of the commands that twtool prints.
 
 use super::*;
 use crate::model::health::Capability::{Kill, NetAdmin, SysAdmin};
@@ -61,16 +61,13 @@ fn a_command_that_would_fail_here_has_the_reason() {
         assert_eq!(obstacle(Some("web"), root, entering, Nothing), None);
         assert_eq!(obstacle(Some("web"), root, entering, Capability(NetAdmin)), lacks("CAP_NET_ADMIN"));
     }
-    // Root without capabilities may still have permission to write settings (it owns the files), so twtool tests with
-    // access(2). `RootPower::settings` has the result.
     let [read_only, refused] = LOCKS.map(|lock| RootPower { settings: Some(lock), ..RootPower::default() });
     for (netns, root) in [(None, true), (None, false), (Some("web"), true)] {
         let why = obstacle(netns, root, read_only, Settings).expect("nobody can write there");
         assert_eq!(why, "cannot work here: /proc/sys/net is mounted read-only");
     }
     assert_eq!(obstacle(None, true, refused, Settings), lacks("root lacks")("CAP_NET_ADMIN"));
-    // The result of access(2) applies only to the caller in its own namespace. It does not apply to a command that sudo starts, or to
-    // another namespace, so these commands get no obstacle.
+    // A refusal by access(2) does not apply to a command that sudo starts, or to another namespace.
     assert_eq!(obstacle(None, false, refused, Settings), None);
     assert_eq!(obstacle(Some("web"), true, refused, Settings), None);
     let no_sudo = RootPower { no_new_privs: true, ..RootPower::default() };
@@ -118,7 +115,7 @@ fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
         elsewhere.commands[0].command,
         "ip netns exec web sh -c '{ read x; for p in 8080 9000; do echo $p >&0; done; } <>/proc/sys/net/ipv4/ip_local_reserved_ports'"
     );
-    // 101 ranges are more than `MAX_RANGES`, so there is no command, and a sentence says what to do instead.
+    // 101 ranges are more than `MAX_RANGES`.
     let many = shell(None, true).reserve(list(101).0.iter().map(|range| range.first()), None);
     assert_eq!((many.commands.len(), many.advice.len()), (0, 1));
 }

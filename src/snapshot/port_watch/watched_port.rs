@@ -1,5 +1,4 @@
-//! The port of a wait: binds its addresses, lists the sockets that block them, looks up one of these sockets, and records what the
-//! last binds and the last list found.
+//! The port and addresses of a wait, with the results of the last binds and the last list of sockets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -16,7 +15,6 @@ use crate::snapshot::holders::{PortSockets, holders, sockets_on};
 use crate::source::{Source, SourceChoice};
 use crate::sys;
 
-/// The port and addresses of a wait, with the results of the last binds and the last list of sockets.
 pub(super) struct WatchedPort {
     port: Port,
     with: ReuseOptions,
@@ -39,7 +37,6 @@ pub(super) struct WatchedPort {
     reuseaddr: Option<(u32, bool)>,
     /// The number of additional binds, which only determined a cause.
     pub(super) extra_binds: u32,
-    /// What the binds did to the kernel's note of SO_REUSEPORT on the port.
     pub(super) note: ReuseportNote,
     /// Why holders may be missing from the last list.
     pub(super) unread: Option<String>,
@@ -125,9 +122,9 @@ impl WatchedPort {
         Ok(attempt)
     }
 
-    /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use, if the server does not set that
-    /// option. This distinguishes the causes `TimeWait` and `TimeWaitWithoutReuseaddr`. `changes` is the number of changes of the
-    /// blocking sockets; the binds are repeated only after a change. They do not set SO_REUSEPORT, so they leave no note of it.
+    /// Whether a bind with SO_REUSEADDR would succeed on every address that is in use. This distinguishes the causes `TimeWait` and
+    /// `TimeWaitWithoutReuseaddr`. The binds are repeated only if `changes`, the number of changes of the blocking sockets, has
+    /// grown. They do not set SO_REUSEPORT, so they leave no note of it.
     pub(super) fn reuseaddr_works(&mut self, changes: u32) -> Result<bool, SnapshotError> {
         // The bind has failed although the server sets SO_REUSEADDR. SO_REUSEPORT as a second option is never the reason of
         // such a failure.
@@ -214,7 +211,7 @@ impl WatchedPort {
     }
 }
 
-/// Converts the result of one attempt for `analysis::waiting`. A server that blocks itself counts as denied, because waiting does not help.
+/// A server that blocks itself counts as denied, because waiting does not help.
 fn bind_outcome(attempt: &Attempt) -> BindOutcome {
     match attempt.outcome() {
         _ if attempt.blocked_by_own_socket => BindOutcome::Denied,

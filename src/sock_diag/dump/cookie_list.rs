@@ -2,8 +2,7 @@
 
 use crate::model::socket::Cookie;
 
-/// How many bits of a difference between two cookies (see [`CookieList`]) one byte contains. The highest bit of a byte is set if more bytes
-/// of the same difference follow.
+/// The number of bits of a difference (see [`CookieList`]) in one byte. The highest bit of the byte is set if more bytes follow.
 const BITS: u32 = 7;
 
 /// Cookies in the order in which they were added. Most sockets get their cookie when they are first listed, so most cookies are
@@ -16,7 +15,6 @@ pub(super) struct CookieList {
 }
 
 impl CookieList {
-    /// Adds a cookie at the end.
     pub(super) fn push(&mut self, cookie: Cookie) {
         let difference = cookie.number().wrapping_sub(self.last).cast_signed();
         self.last = cookie.number();
@@ -30,7 +28,6 @@ impl CookieList {
         self.bytes.push(rest.to_le_bytes()[0]);
     }
 
-    /// The numbers of the cookies, sorted, in 8 bytes each.
     pub(super) fn into_sorted(self) -> Vec<u64> {
         let mut numbers = Vec::with_capacity(self.length);
         numbers.extend(self.numbers());

@@ -104,7 +104,7 @@ pub fn run(
     run_with(transport, request, &is_faster, each)
 }
 
-/// Implements [`run`]. `overlaps` decides whether a second thread starts to read.
+/// `overlaps` decides whether a second thread starts to read.
 fn run_with(
     transport: &mut dyn Transport,
     request: &Request,
@@ -130,7 +130,6 @@ fn run_with(
     Ok(end)
 }
 
-/// Reads a second dump and passes on the sockets that the first one does not contain.
 fn add_unseen(
     seen: CookieList,
     transport: &mut dyn Transport,
@@ -155,8 +154,6 @@ fn add_unseen(
     Ok(DumpEnd { interrupted: end.interrupted || late_listener, recovered, ..end })
 }
 
-/// Whether at most one socket for every [`CHAINS_PER_REMOVAL`] chains was removed from the tables since the first reading of the
-/// counts.
 fn few_removed(earlier: Option<TableCounts>, transport: &dyn Transport) -> bool {
     let Some((earlier, later)) = earlier.zip(transport.table_counts(ReadPass::Later)) else { return false };
     let removed = later.removed_since(&earlier);

@@ -18,7 +18,7 @@ use crate::sock_diag::response;
 /// How a successful dump ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DumpEnd {
-    /// Whether sockets may be missing or repeated.
+    /// Whether the dump shows that sockets may be missing or repeated.
     pub interrupted: bool,
     /// Whether the callback stopped the dump. Then the transport has an unfinished dump and must not be used again.
     pub stopped: bool,
@@ -26,7 +26,6 @@ pub struct DumpEnd {
     pub recovered: usize,
 }
 
-/// The state of reading one dump.
 pub(super) struct Reader {
     walk: Walk,
     states: StateSet,
@@ -101,7 +100,6 @@ impl Reader {
                 }
                 NLMSG_NOOP => {}
                 NLMSG_OVERRUN => return Err(DumpError::Overrun { walk }),
-                // Both can contain an errno. In both, 0 means success.
                 kind @ (NLMSG_DONE | NLMSG_ERROR) => match errno(message.payload())? {
                     None if kind == NLMSG_DONE => {
                         return Ok(Some(DumpEnd { interrupted: self.interrupted, stopped: false, recovered: 0 }));

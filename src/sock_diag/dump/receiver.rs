@@ -13,25 +13,20 @@ use crate::sys::counts::{ReadPass, TableCounts};
 /// the kernel has enough memory, it fills all datagrams except the first and the last to about 32 KiB (`netlink_dump`).
 const LONG: usize = 16 * 1024;
 
-/// Receives the response to one request.
 pub(super) struct Receiver<'a> {
     transport: &'a mut dyn Transport,
-    /// The number of datagrams that were received.
     pub(super) datagrams: usize,
-    /// The total time that receiving took.
     pub(super) receiving: Duration,
     /// The total time between the receives, in which datagrams are read.
     pub(super) reading: Duration,
     /// The time at which the last datagram was received.
     returned: Instant,
-    /// Whether the dump is so long that sockets may be lost.
     pub(super) is_long: bool,
     /// The counts of the tables when the dump became long.
     pub(super) counts: Option<TableCounts>,
 }
 
 impl<'a> Receiver<'a> {
-    /// Sends the request.
     pub(super) fn start(transport: &'a mut dyn Transport, request: &Request) -> Result<Self, DumpError> {
         transport.send(request).map_err(|source| DumpError::Send { walk: request.walk, source })?;
         Ok(Self {
@@ -45,7 +40,6 @@ impl<'a> Receiver<'a> {
         })
     }
 
-    /// Receives the next datagram. Returns its true length.
     pub(super) fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let called = Instant::now();
         self.reading += called - self.returned;

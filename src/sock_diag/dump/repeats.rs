@@ -7,7 +7,7 @@ use super::datagram::sockets;
 use crate::model::socket::Cookie;
 use crate::sock_diag::response;
 
-/// The kernel may repeat up to this number of sockets from the end of a datagram. A chain rarely has more sockets.
+/// The number of sockets at the end of a datagram whose repeats are dropped. A chain rarely has more sockets.
 pub(super) const MAX_SOCKETS: usize = 16;
 
 /// The cookies of the sockets that the next datagram may repeat.
@@ -36,7 +36,6 @@ impl Repeats {
     }
 }
 
-/// The datagram without these messages.
 fn without(datagram: &[u8], messages: Vec<Range<usize>>) -> Cow<'_, [u8]> {
     let mut kept = Cow::Borrowed(datagram);
     let mut removed = 0;

@@ -24,7 +24,6 @@ pub(super) const MAX_HEADER_LENGTH: u64 = 16 << 20;
 /// The end of the year 9999 in ms since 1970: the last time that RFC 3339 can write.
 pub(super) const LATEST_MS: u64 = 253_402_300_799_999;
 
-/// The first line of a recording, as JSON: the facts.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Header {
     format: String,

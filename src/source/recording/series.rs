@@ -28,13 +28,12 @@ pub struct RecordedSample {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// The occupants of the ends of buckets that the walk did not list any more, by the cookies of these buckets. The occupant of a bucket
-    /// that is not in this map is [`Occupant::Nobody`].
+    /// The occupant of each bucket that the walk did not list any more, by the bucket's cookie; [`Occupant::Nobody`] is left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
 }
 
-/// The socket that now has both ends of a bucket which a walk did not list.
+/// The socket that now has both ends of a missing bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Occupant {
@@ -95,7 +94,6 @@ pub struct SeriesReader {
     is_series: bool,
 }
 
-/// The message about a recording that another command has made.
 const NO_SERIES: &str =
     "it is no series of samples; replay it with the command that made it, for example `twtool list`";
 

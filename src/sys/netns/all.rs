@@ -29,7 +29,7 @@ pub struct NetnsList {
     /// Each namespace once, in this order: the namespace of the caller, namespaces with a name of ip-netns(8) (sorted by name),
     /// namespaces that are named after a process (sorted by pid), and namespaces without a name.
     pub namespaces: Vec<OpenNetns>,
-    /// Sentences that say what could not be read, and why. If there are none, the list is complete.
+    /// Sentences that say what could not be read, and why.
     pub unseen: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ pub fn all() -> NetnsList {
                 }
             }
             Err(error) if is_absent(&error) => {}
-            // Kernel threads are in the initial namespace, which process 1 represents.
+            // Kernel threads are in the initial namespace, as process 1 usually is.
             Err(_) if pid > 1 && is_kernel_thread(pid) => {}
             Err(error) => refused.push((pid, error)),
         }
@@ -100,7 +100,6 @@ pub fn all() -> NetnsList {
     NetnsList { namespaces, unseen }
 }
 
-/// The warning about processes whose namespace could not be read. It names the first few of them.
 fn refusals(refused: &[(u32, io::Error)]) -> Option<String> {
     let (_, why) = refused.first()?;
     let called =

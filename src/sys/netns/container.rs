@@ -18,7 +18,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// Returns the pid of the oldest process of a container. The younger processes may be in other network namespaces.
 pub fn process_of_container(arg: &ContainerArg) -> Result<u32, NetnsError> {
     let failed = |why| NetnsError::new(arg, why);
-    // The start time and the pid of the oldest process of each selected container, by the id of the container.
+    // The oldest process of each selected container: its start time in clock ticks, and its pid.
     let mut found: BTreeMap<String, (u64, u32)> = BTreeMap::new();
     let (mut others, mut names) = (BTreeSet::new(), BTreeMap::new());
     for pid in retry(pids).map_err(|error| failed(NetnsErrorKind::NotSearched(error)))? {
@@ -46,7 +46,6 @@ fn cgroup_of(pid: u32) -> io::Result<Option<String>> {
     Ok(bytes.and_then(|bytes| cgroup::path_of_process(&bytes)))
 }
 
-/// The start time of a process, in clock ticks since the machine started.
 fn start_time(pid: u32) -> Option<u64> {
     Some(Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.starttime)
 }

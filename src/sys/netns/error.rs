@@ -1,4 +1,4 @@
-//! Defines the errors that say why a network namespace cannot be opened or entered.
+//! Defines the errors of network namespaces.
 
 use std::ffi::OsString;
 use std::io;
@@ -118,8 +118,7 @@ pub(super) fn who_reads_namespaces() -> &'static str {
     }
 }
 
-/// Whether a failure means that the file or the process does not exist any more. If a process ends while its folder in
-/// /proc is open, the kernel returns ESRCH.
+/// If a process ends while its folder in /proc is open, the kernel returns ESRCH.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     FailureClass::of(error) == FailureClass::Absent
 }

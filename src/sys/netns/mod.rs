@@ -6,7 +6,7 @@
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `error` | the errors that say why a namespace cannot be opened or entered |
+//! | `error` | errors and hints |
 //! | `names` | identities, and the names of /run/netns |
 //! | `processes` | finds the processes of namespaces |
 //! | `open` | opens the namespace of an argument |

@@ -23,7 +23,6 @@ pub struct OpenNetns {
     pub(super) handle: Handle,
 }
 
-/// The file through which a namespace is entered.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// An open file, which keeps the namespace alive.

@@ -41,7 +41,6 @@ fn is_in(pid: u32, netns: NetnsId) -> io::Result<bool> {
     Ok(if_visible(metadata(&namespace_of(pid)))?.is_some_and(|file| id(&file) == netns))
 }
 
-/// Names a namespace after its process with the lowest pid.
 pub(super) fn lowest_process_name(netns: NetnsId) -> io::Result<Option<NetnsName>> {
     for pid in pids()? {
         if let Some(name) = process_name(pid, netns)? {
@@ -51,7 +50,6 @@ pub(super) fn lowest_process_name(netns: NetnsId) -> io::Result<Option<NetnsName
     Ok(None)
 }
 
-/// Searches for a process in the namespace, and returns the path of its file /proc/PID/ns/net.
 pub(super) fn path_of(netns: NetnsId) -> io::Result<Option<PathBuf>> {
     for pid in pids()? {
         if is_in(pid, netns)? {

@@ -1,7 +1,5 @@
-//! Lists the numbers of the watched system calls for each architecture whose programs can run on a kernel that
-//! twtool supports.
+//! Lists the numbers of the watched system calls.
 
-/// The numbers of the watched calls in one architecture.
 pub(super) struct Arch {
     /// `AUDIT_ARCH_*` of linux/audit.h.
     pub(super) audit: u32,
@@ -63,7 +61,6 @@ pub(super) enum WatchedCall {
     IoUringSetup,
 }
 
-/// Returns the watched call that has this number; `None` if twtool does not watch the call.
 pub(super) fn watched(audit: u32, number: u64, args: [u64; 6]) -> Option<WatchedCall> {
     let arch = ALL.iter().find(|arch| arch.audit == audit)?;
     let number = u32::try_from(number).ok()? & !arch.ignored_bit;

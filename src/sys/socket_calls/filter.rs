@@ -1,4 +1,4 @@
-//! Builds the seccomp filter that stops a program at the watched system calls. All other calls run almost at full speed.
+//! Builds the seccomp filter that stops a program at the watched system calls.
 //!
 //! The kernel runs the filter for each call (seccomp(2)). `SECCOMP_RET_TRACE` stops the thread for its tracer. Without a tracer, the
 //! call fails with ENOSYS. A filter cannot be removed, so the tracer must stay until the last process with the filter has ended.
@@ -34,7 +34,6 @@ const fn unless_equal_skip(k: u32, skipped: u8) -> sock_filter {
     sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: skipped, k }
 }
 
-/// Builds the instructions of the filter.
 fn program() -> Vec<sock_filter> {
     let traced = |numbers: &[u32]| -> Vec<sock_filter> {
         numbers.iter().flat_map(|number| [unless_equal_skip(*number, 1), op(RETURN, TRACE)]).collect()
@@ -88,7 +87,6 @@ mod tests {
     use super::*;
     use crate::sys::socket_calls::arch::{WatchedCall, watched};
 
-    /// Interprets the filter. Returns what the kernel would do with a call.
     fn run(program: &[sock_filter], arch: u32, number: u32, first: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {

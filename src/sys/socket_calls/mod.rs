@@ -76,7 +76,7 @@ pub enum WatchEnd {
     Ended(ProgramEnd),
     /// The command could not be executed. The stub has reported why.
     NotStarted(ProgramEnd),
-    /// The process of `--pid` ended, or twtool detached from it because the timeout had passed.
+    /// With `--pid`: every watched process has ended, or twtool has detached because the timeout had passed.
     ProcessLeft,
     /// A signal ended the watch of `--pid`. The process continues to run.
     Interrupted(i32),

@@ -46,13 +46,11 @@ pub(super) fn request(request: TraceRequest, tid: i32, number: i32) -> io::Resul
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether the kernel itself answers ptrace(2), and not a seccomp filter. Process 0 does not exist, so the kernel answers a request for
-/// it with ESRCH. Another answer comes from a filter.
+/// Whether the kernel itself answers ptrace(2), and not a seccomp filter. Process 0 does not exist, so the kernel answers ESRCH.
 pub(super) fn is_answered_by_kernel() -> bool {
     request(TraceRequest::Cont, 0, 0).err().and_then(|error| error.raw_os_error()) == Some(libc::ESRCH)
 }
 
-/// Makes a request that fills a buffer.
 fn fill<const WORDS: usize>(request: libc::c_uint, tid: i32, addr: usize) -> io::Result<[u64; WORDS]> {
     let mut words = [0_u64; WORDS];
     // SAFETY: each caller passes a request that writes at most `WORDS` words through its last argument.

@@ -79,7 +79,6 @@ fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (Strin
 mod tests {
     use super::*;
 
-    /// Passes each documented value as an argument, because the machine that runs the test has only one value, or no such setting.
     #[test]
     fn each_value_of_ptrace_scope_has_its_reason() {
         let error = io::Error::from_raw_os_error(libc::EPERM);

@@ -23,7 +23,6 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 /// (sigaction(2)).
 const SI_USER: i32 = 0;
 
-/// A signal that reached twtool or the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arrival {
     pub(super) signal: i32,
@@ -124,7 +123,6 @@ pub(super) fn send(pid: i32, signal: i32) {
     let _ = unsafe { libc::kill(pid, signal) };
 }
 
-/// Stops this process until it gets SIGCONT.
 pub(super) fn stop_here() {
     let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
 }

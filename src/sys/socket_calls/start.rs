@@ -1,5 +1,4 @@
-//! Starts a program so that it is traced from its first instruction, or attaches to a running process. If the kernel refuses to
-//! attach, the error explains why.
+//! Starts a program so that it is traced from its first instruction, or attaches to a running process.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -22,11 +21,9 @@ const FOLLOW: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEEXEC
     | libc::PTRACE_O_TRACESYSGOOD;
 
-/// A traced program.
 pub(super) struct TracedProgram {
     /// The process of the command; `None` for a running process.
     pub(super) command: Option<i32>,
-    /// The threads that are traced.
     pub(super) threads: BTreeSet<i32>,
     /// Why every system call stops the program; `None` if only the watched calls stop it.
     pub(super) slow: Option<SlowReason>,
@@ -54,7 +51,7 @@ pub(super) fn command(words: &[OsString], detach: bool, signals: &CommandSignals
     });
     let slow = seized.map_err(|error| {
         let why = refusal(&error, pid, true);
-        // The stub has not executed the command. If it has already ended, kill() may fail, which does not matter.
+        // If the stub has already ended, kill() may fail, which does not matter.
         let _ = to_pid(pid).and_then(|pid| {
             kill_process(pid, Signal::KILL)?;
             Ok(waitpid(Some(pid), WaitOptions::empty())?)
@@ -69,7 +66,6 @@ fn to_pid(pid: i32) -> io::Result<Pid> {
     Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// Waits until the stub has stopped itself.
 fn await_stop(pid: i32) -> io::Result<()> {
     loop {
         match waitpid(Some(to_pid(pid)?), WaitOptions::UNTRACED) {
@@ -81,7 +77,6 @@ fn await_stop(pid: i32) -> io::Result<()> {
     }
 }
 
-/// Attaches to every thread of a running process.
 pub(super) fn process(pid: i32) -> Result<TracedProgram, WatchError> {
     let mut threads = BTreeSet::new();
     loop {

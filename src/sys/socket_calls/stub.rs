@@ -1,6 +1,6 @@
-//! Runs the stub, a second twtool process that becomes the watched program. twtool starts the stub with a hidden argument. The stub
-//! installs the filter, stops until the tracer has attached, and executes the program. So twtool needs no code of its own between fork and
-//! exec, where a process with several threads may call only async-signal-safe functions (fork(2)).
+//! Runs the stub, a second twtool process that becomes the watched program. The stub installs the filter, stops until the tracer has
+//! attached, and executes the program. So twtool needs no code of its own between fork and exec, where a process with several threads may
+//! call only async-signal-safe functions (fork(2)).
 
 use std::ffi::OsString;
 use std::io;
@@ -13,15 +13,13 @@ use rustix::process::set_parent_process_death_signal;
 use super::filter;
 use crate::sys::{descriptors, exec, inherited};
 
-/// The argument that starts the stub. The stub's own arguments follow it.
+/// The first argument of the stub.
 const STUB: &str = "{why-stub}";
 
-/// The arguments that say whether the stub installs the filter.
 const FILTER: &str = "filter";
 const NO_FILTER: &str = "no-filter";
 
-/// The arguments that pass on the action for SIGPIPE that twtool was started with. std sets the default action for every process that
-/// it starts.
+/// The action for SIGPIPE that twtool was started with. std sets the default action for every process that it starts.
 const PIPE_IGNORED: &str = "sigpipe-ignored";
 const PIPE_DEFAULT: &str = "sigpipe-default";
 
@@ -29,9 +27,8 @@ const PIPE_DEFAULT: &str = "sigpipe-default";
 /// stub changes the pid of twtool in them to the pid of the program.
 const PID_VARIABLES: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
 
-/// Starts the stub for a command. `filter`: whether the stub installs the filter.
 pub(super) fn spawn(command: &[OsString], filter: bool) -> io::Result<Child> {
-    // The stub and the program get the limit that twtool was started with.
+    // The program gets the limit of descriptors that twtool was started with.
     descriptors::restore_limit();
     let mut stub = Command::new("/proc/self/exe");
     let pipe = if inherited::sigpipe_was_ignored() { PIPE_IGNORED } else { PIPE_DEFAULT };
@@ -52,7 +49,7 @@ pub fn run_stub(args: &[OsString]) -> Option<(OsString, io::Error)> {
     // If twtool ends before it has attached, the kernel must end the stub, which would otherwise stay stopped.
     let _ = set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if filter == FILTER {
-        // If the filter cannot be installed, the tracer detects this in /proc, and stops the program at every system call.
+        // If the filter cannot be installed, twtool detects this in /proc, and stops the program at every system call.
         let _ = filter::install();
     }
     let _ = raise(Signal::SIGSTOP);

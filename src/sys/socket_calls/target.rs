@@ -29,7 +29,6 @@ use crate::sys::{capabilities, file, user_namespace};
 /// The size of `struct sockaddr_in6`.
 const LONGEST: usize = 28;
 
-/// An address in the memory of a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReadAddr {
     Internet(CalledAddr),
@@ -37,7 +36,6 @@ pub(super) enum ReadAddr {
     Other,
 }
 
-/// Reads a socket address of `length` bytes from the memory of a thread.
 pub(super) fn read_addr(tid: i32, addr: u64, length: u64) -> io::Result<ReadAddr> {
     let mut bytes = [0; LONGEST];
     // The kernel uses the lower 32 bits of the argument, because the length is an int.
@@ -83,7 +81,6 @@ fn parse_addr(bytes: &[u8]) -> Option<CalledAddr> {
     }
 }
 
-/// Copies a descriptor of a thread.
 pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Result<OwnedFd> {
     /// `PIDFD_THREAD` (since Linux 6.9).
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
@@ -96,8 +93,8 @@ pub(super) fn copy_descriptor(tid: i32, process: i32, descriptor: u64) -> io::Re
     if let Ok(pidfd) = pidfd_open(pid(tid)?, THREAD) {
         return copy(pidfd);
     }
-    // This kernel cannot name a thread (PIDFD_THREAD), so this code copies the descriptor of the main thread. That thread may have other
-    // descriptors (unshare(CLONE_FILES)), so both inodes are compared.
+    // Before Linux 6.9: copy the descriptor of the main thread. That thread may have other descriptors (unshare(CLONE_FILES)), so compare
+    // both inodes.
     let copied = copy(retry(|| Ok(pidfd_open(pid(process)?, PidfdFlags::empty())?))?)?;
     let inode = |path: String| retry(|| fs::metadata(&path)).map(|file| file.ino());
     let same = inode(format!("/proc/{tid}/fd/{number}"))? == inode(format!("/proc/self/fd/{}", copied.as_raw_fd()))?;
@@ -147,12 +144,10 @@ pub(super) fn describe(copy: OwnedFd) -> io::Result<Option<CalledSocket>> {
     }))
 }
 
-/// The local address of a socket.
 pub(super) fn local_addr(socket: &Socket) -> io::Result<Option<SocketAddr>> {
     Ok(if_visible(retry(|| socket.local_addr()))?.and_then(|local| local.as_socket()))
 }
 
-/// Converts the local address of a socket to a [`CalledAddr`], the type for the address that a call passes.
 pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
     let scope = match local {
         SocketAddr::V4(_) => 0,
@@ -161,7 +156,6 @@ pub(super) fn called_addr(local: SocketAddr) -> CalledAddr {
     CalledAddr { addr: local.ip(), port: Port(local.port()), scope }
 }
 
-/// The pid of the process that a thread belongs to.
 pub(super) fn process_of(tid: i32) -> Option<i32> {
     let status = status(tid);
     parse_number(&status, "Tgid:")
@@ -180,7 +174,7 @@ pub(super) fn seccomp_filters(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "Seccomp_filters:")
 }
 
-/// The reason why nobody can trace this process, not even root; `None` if there is no such reason.
+/// The reason why twtool cannot trace this process, even as root.
 pub(super) fn untraceable_reason(pid: i32) -> Option<&'static str> {
     let status = status(pid);
     let state = capabilities::field(&status, "State:")?;
@@ -201,7 +195,6 @@ pub(super) fn tracer(tid: i32) -> Option<i32> {
     parse_number(&status(tid), "TracerPid:")
 }
 
-/// The command name of a process or thread.
 pub(super) fn comm(tid: i32) -> String {
     /// An upper bound in bytes. A name has at most 15 bytes, or 63 for a thread of the kernel.
     const MAX_BYTES: u64 = 4096;
@@ -209,7 +202,6 @@ pub(super) fn comm(tid: i32) -> String {
     text_of(comm.strip_suffix(b"\n").unwrap_or(&comm))
 }
 
-/// The facts about a process that explain the result of a call.
 pub(super) fn process(tid: i32) -> CallingProcess {
     let status = status(tid);
     CallingProcess {
@@ -252,7 +244,6 @@ pub(super) fn lost_privilege(tid: i32) -> Option<LostPrivilege> {
     (user || group || capabilities).then(|| LostPrivilege { program: program(), capabilities })
 }
 
-/// A program that runs without the privilege that its file grants.
 pub(super) struct LostPrivilege {
     pub(super) program: String,
     /// Whether the process did not get the capabilities of the file. If false, it did not get the user or the group of the file.

@@ -28,7 +28,6 @@ use crate::model::bind::CallResult;
 use crate::model::call::{CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SocketCall, WatchNote};
 use crate::sys::bind::errno as named;
 
-/// Signals that stop a process (signal(7)).
 const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// Signals that end the watch of a running process.
@@ -42,7 +41,6 @@ const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 /// gets EINTR. twtool reports neither.
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
-/// A watched call that has begun.
 struct PendingCall {
     name: CallName,
     fd: u64,
@@ -52,7 +50,6 @@ struct PendingCall {
     unread: Option<String>,
 }
 
-/// A traced thread.
 #[derive(Default)]
 struct Thread {
     process: Option<i32>,
@@ -77,7 +74,6 @@ pub(super) struct CallTracer<'a> {
     deadline: Option<Instant>,
     /// Whether the command has replaced the stub.
     executed: bool,
-    /// Whether the tracer is detaching: it detaches from each thread at the next stop of the thread.
     detaching: bool,
     end: Option<ProgramEnd>,
     /// When to report that other processes continue to run after the end of the command.
@@ -271,8 +267,7 @@ impl<'a> CallTracer<'a> {
         }
     }
 
-    /// Continues a thread: to the end of a watched call, or to the next watched call. If `slow` is set, the next system call stops the
-    /// thread, even if it is not watched.
+    /// Continues a thread until its watched call ends or the next one begins; with `slow`, until any system call begins or ends.
     fn resume(&mut self, tid: i32, signal: i32) {
         let in_call = self.threads.get(&tid).is_some_and(|thread| thread.call.is_some());
         let how = if self.slow || in_call { TraceRequest::Syscall } else { TraceRequest::Cont };
@@ -325,7 +320,6 @@ impl<'a> CallTracer<'a> {
         }
     }
 
-    /// The process of a traced thread.
     fn process(&self, tid: i32) -> i32 {
         self.threads.get(&tid).and_then(|thread| thread.process).unwrap_or(tid)
     }
@@ -378,7 +372,6 @@ impl<'a> CallTracer<'a> {
         Some(begun)
     }
 
-    /// Reports the call that ended.
     fn finish(&mut self, tid: i32, call: PendingCall, result: i64) {
         let PendingCall { name, fd, mut addr, socket, unread } = call;
         let result = match i32::try_from(-result) {

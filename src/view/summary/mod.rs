@@ -22,7 +22,6 @@ use crate::view::style::{Meaning, TextStyle};
 use crate::view::table::{self, Heading};
 use record::{COUNTERS, SPANS, payload};
 
-/// The title of the chart.
 const CLOSES: &str = "closes per second over the last minute";
 
 /// The assumed width in columns if the width is unknown.

@@ -200,7 +200,6 @@ impl HistoryRecord {
     }
 }
 
-/// Creates the JSON payload.
 pub(super) fn payload<'a>(content: &Content<'a>) -> Payload<'a> {
     let Content { summary, source, help, .. } = *content;
     let Summary { totals, times, history, memory, limits, kernel, .. } = summary;

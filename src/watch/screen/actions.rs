@@ -39,7 +39,7 @@ impl Screen {
     }
 
     /// Requests another filter. If the screen is paused or the recording has ended, the filter applies to the rows of the last sample. The
-    /// facts of that sample may lack an interface that the new filter names, so such a filter is refused.
+    /// facts of that sample may lack an interface, so a filter that may name one is refused.
     fn filter(&mut self, expression: String) {
         let selection = Selection { expression, ..self.selection.clone() };
         if !self.is_sampling() && selection.may_name_an_interface() {
@@ -54,7 +54,6 @@ impl Screen {
         self.wanted.filter = Some(selection.expression);
     }
 
-    /// Begins a recording, or ends it.
     fn toggle_recording(&mut self) {
         if !self.can_ask_kernel {
             self.state.message = Some("a recording cannot be recorded again".into());
@@ -105,8 +104,7 @@ impl Screen {
         self.guard.give_back()?;
         let mut out = io::stdout();
         writeln!(out, "$ {}", human::escape(command))?;
-        // The command is quoted for the shell. The trap makes the command ignore Ctrl-Z, because nothing would continue
-        // it.
+        // The command is quoted for the shell. The trap makes the command ignore Ctrl-Z, because nothing would continue it.
         let line = format!("trap '' TSTP; {command}");
         let child = self.input.with_old_mask(|| Command::new("sh").args(["-c", &line]).spawn())?;
         if let Err(error) = child.and_then(|mut child| child.wait()) {

@@ -1,5 +1,5 @@
 //! Takes the samples on a thread of its own, so that the screen reacts to keys meanwhile. The thread also counts the buckets by
-//! port, address and process. With many buckets, this takes milliseconds.
+//! port, address and process.
 //!
 //! The screen requests each sample, and requests the next one only after the reply. So replies never pile up while the terminal
 //! accepts no text, and no sample begins while the screen is paused or stopped.
@@ -23,10 +23,8 @@ use crate::watch::{Reselection, Sample, Sampler};
 /// Finds the namespaces, to calculate the free ports of destinations.
 pub type FindNamespaces = Box<dyn Fn() -> Result<Namespaces, SnapshotError> + Send>;
 
-/// A request of the screen.
 #[derive(Debug)]
 pub(super) enum SampleRequest {
-    /// Take a sample.
     BucketSample {
         interval: Duration,
         /// Another selection, if it has changed.
@@ -38,13 +36,11 @@ pub(super) enum SampleRequest {
     },
     /// Apply another selection to the buckets of the last sample.
     Select(Selection),
-    /// End the recording.
     EndRecording,
     /// `true`: start a tracer in this program. `false`: end it.
     Trace(bool),
 }
 
-/// A change of the recording.
 #[derive(Debug)]
 pub(super) enum RecordingChange {
     /// The file, and whether to replace an existing one.
@@ -52,7 +48,6 @@ pub(super) enum RecordingChange {
     End,
 }
 
-/// The answer to a request.
 #[derive(Debug)]
 pub(super) enum SampleReply {
     Sampled {
@@ -69,7 +64,6 @@ pub(super) enum SampleReply {
     Traced(Result<Tracing, SnapshotError>),
 }
 
-/// The state of the thread that takes the samples.
 struct Work {
     sampler: Sampler,
     namespaces: Option<FindNamespaces>,
@@ -86,15 +80,11 @@ pub(super) struct SampleThread {
     replies: Receiver<SampleReply>,
     thread: JoinHandle<Result<(), SnapshotError>>,
     owners: SharedOwners,
-    /// Whether a request is under way.
     pub(super) busy: bool,
 }
 
 impl SampleThread {
     /// Starts the thread. `waker` wakes the screen for each reply.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
     pub(super) fn start(
         sampler: Sampler,
         namespaces: Option<FindNamespaces>,
@@ -122,7 +112,6 @@ impl SampleThread {
         SharedOwners::clone(&self.owners)
     }
 
-    /// Sends a request.
     pub(super) fn ask(&mut self, request: SampleRequest) {
         // If the thread is gone, Self::reply reports it.
         let _ = self.requests.send(request);
@@ -130,9 +119,6 @@ impl SampleThread {
     }
 
     /// Ends the recording and the thread.
-    ///
-    /// # Errors
-    /// The recording cannot be written.
     pub(super) fn finish(self) -> Result<(), SnapshotError> {
         drop(self.requests);
         // If the thread has panicked, the panic hook has reported that.
@@ -174,7 +160,7 @@ impl Work {
             Some(selection) => sampler.take_selected(selection),
             None => sampler.take(),
         };
-        // The tracer is asked after the sample, so it has recorded the owners of the newest buckets.
+        // The tracer is asked after the sample, so that it can know the owners of the newest buckets.
         let tracing = feed.as_mut().map(OwnerFeed::update);
         let counted = |sample: Sample| {
             let last = last.replace(sample.elapsed).filter(|_| !sample.closes_begin);
@@ -200,7 +186,6 @@ fn lock_owners(owners: &SharedOwners) -> RwLockReadGuard<'_, TracedOwners> {
     owners.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a tracer in this program, or ends it.
 fn trace(feed: Option<&mut OwnerFeed>, starts: bool) -> Result<Tracing, SnapshotError> {
     let Some(feed) = feed else { return Ok(Tracing::Off) };
     if starts {

@@ -92,7 +92,6 @@ impl SampleCounts {
         if by == GroupBy::LocalPort { &self.local_ports } else { &self.remote_addrs }
     }
 
-    /// The counts by process.
     #[must_use]
     pub(super) fn makers(&self) -> &[MakerCount] {
         &self.makers

@@ -1,5 +1,4 @@
-//! What Enter and `k` show about a row: all its values, advice, and the commands that help. The commands are narrowed to the
-//! sockets that the row stands for.
+//! What Enter and `k` show about a row: all its values, advice, and the commands that help.
 
 use std::net::SocketAddr;
 
@@ -25,7 +24,6 @@ use crate::view::text::Text;
 use crate::view::{capacity, owner, steps, summary};
 use crate::watch::EventKind;
 
-/// A text about a row.
 pub(super) struct Details {
     pub(super) title: String,
     pub(super) lines: Vec<String>,
@@ -37,7 +35,6 @@ pub(super) struct Place<'a> {
     pub(super) shell: &'a Shell,
     /// Whether the screen shows several namespaces, so that each row needs its own `--netns`.
     pub(super) several: bool,
-    /// The selection of the screen.
     pub(super) selection: &'a Selection,
     /// The last sample, with the owners of its buckets.
     pub(super) latest: &'a LatestSample,
@@ -71,8 +68,7 @@ impl Place<'_> {
     }
 }
 
-/// The facts of a row's namespace. A group of buckets with the same port, address or maker can have buckets of all namespaces, so this
-/// function returns the facts of the first namespace for it.
+/// The facts of a row's namespace. A group can have buckets of all namespaces, so this function returns the facts of the first one.
 fn facts_of<'a>(selected: &'a SelectedRow, first: &'a Facts) -> &'a Facts {
     match selected {
         SelectedRow::Socket(_, facts) | SelectedRow::Netns(facts, _) => facts,
@@ -152,7 +148,6 @@ pub(super) fn proposal(line: &Line) -> Vec<String> {
     lines
 }
 
-/// Describes a row.
 #[must_use]
 pub(super) fn describe(selected: &SelectedRow, first: &Facts, place: &Place, style: TextStyle) -> Details {
     let facts = facts_of(selected, first);
@@ -214,7 +209,6 @@ fn counts(count: StateCounts) -> Vec<String> {
     vec![value("TIME_WAIT", &count.time_wait.to_string()), value("FIN_WAIT_2", &count.fin_wait_2.to_string())]
 }
 
-/// Every column of a socket.
 fn values_of(row: &Row, facts: &Facts) -> Vec<String> {
     let record = SocketRecord::of_row(row, facts);
     let line = |column: &'static Column| {
@@ -274,7 +268,6 @@ fn about_maker(key: &makers::MakerGroupKey, latest: &LatestSample) -> Vec<String
     made.conclusions()
 }
 
-/// What an event means.
 const fn meaning(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Entered => "This end has closed the connection first.",

@@ -23,8 +23,7 @@ use crate::watch::CloseHistory;
 /// The number of lines below the bars: the axis, and its labels.
 const AXIS: u16 = 2;
 
-/// The numbers of seconds that the chart can cover. Each number has many divisors. So for nearly every width, there is a whole number of
-/// seconds per bar with which the bars fill most of the width.
+/// The numbers of seconds that the chart can cover. Each has many divisors, so that the bars fill most of nearly every width.
 const SPANS: [usize; 5] = [60, 120, 180, 300, 600];
 
 /// Everything that a frame shows in addition to the state.
@@ -41,7 +40,6 @@ pub(super) struct FrameContent<'a> {
     pub(super) style: TextStyle,
 }
 
-/// The parts of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Areas {
     head: Rect,
@@ -117,7 +115,6 @@ fn wrap_lines<'a>(lines: impl Iterator<Item = &'a str>, indent: usize, width: u1
     String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
 }
 
-/// Draws a frame.
 pub(super) fn draw(frame: &mut Frame, state: &ScreenState, shown: &FrameContent, widths: &mut Widths) {
     let areas = Areas::new(frame.area(), state, shown.latest.has_warning());
     let buffer = frame.buffer_mut();
@@ -203,7 +200,6 @@ fn draw_warning(buffer: &mut Buffer, area: Rect, warnings: &[String], style: Tex
     put(buffer, right, 0, &more, caution);
 }
 
-/// The closes per second: now, mean and peak.
 fn rate(history: &CloseHistory) -> String {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "unknown".into(), chart::text_of);
     let peak = history.peak().map_or_else(|| "unknown".into(), human::with_separators);
@@ -294,7 +290,6 @@ fn rows(buffer: &mut Buffer, area: Rect, state: &ScreenState, shown: &FrameConte
     }
 }
 
-/// Draws a text over the table, with a title.
 fn draw_overlay(buffer: &mut Buffer, area: Rect, overlay: &Overlay, style: TextStyle) {
     for y in area.top()..area.bottom() {
         for x in area.left()..area.right() {

@@ -13,7 +13,6 @@ use crate::snapshot::{Answer, Capacity};
 use crate::view::{capacity, human, summary, trace};
 use crate::watch::{NetnsSample, Sample};
 
-/// The last sample.
 #[derive(Debug)]
 pub(super) struct LatestSample {
     pub(super) sample: Sample,
@@ -30,13 +29,11 @@ pub(super) struct LatestSample {
 }
 
 impl LatestSample {
-    /// The namespaces.
     #[must_use]
     pub(super) fn namespaces(&self) -> &[NetnsSample] {
         &self.sample.namespaces
     }
 
-    /// Whether rows come from several namespaces.
     #[must_use]
     pub(super) fn are_several(&self) -> bool {
         self.namespaces().len() > 1
@@ -47,7 +44,6 @@ impl LatestSample {
         self.owners.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The owner of a bucket.
     #[must_use]
     pub(super) fn owner(&self, row: &Row) -> Option<Owner> {
         self.owners().owner(row).cloned()
@@ -65,7 +61,6 @@ impl LatestSample {
         self.is_traced() || !self.owners().is_empty()
     }
 
-    /// The warnings about owners.
     fn about_owners(&self) -> Vec<String> {
         let mut warnings = match &self.tracing {
             Some(Tracing::Own(totals)) => trace::loss_warnings(*totals),
@@ -124,7 +119,6 @@ impl LatestSample {
         known.chain(self.capacity.iter().flat_map(of_capacity)).collect()
     }
 
-    /// Whether there is a warning.
     #[must_use]
     pub(super) fn has_warning(&self) -> bool {
         !self.warnings().is_empty()

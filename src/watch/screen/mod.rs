@@ -58,9 +58,9 @@ use crate::view::style::TextStyle;
 /// The interval at which remaining times are redrawn between two samples.
 const COUNTDOWN: Duration = Duration::from_millis(500);
 
-/// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the
-/// ephemeral range, and costs twice as much as a sample. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a
-/// core with the table of destinations on the screen, and 5.3 % with another table (Linux 6.18).
+/// The shortest interval at which the free ports of destinations are calculated. The calculation reads every socket of the ephemeral
+/// range. With 100,000 buckets and an interval of 3 s, the screen took 9.2 % of a core with the table of destinations on the screen, and
+/// 5.3 % with another table (Linux 6.18).
 const CAPACITY: Duration = Duration::from_secs(5);
 
 /// The options of the live screen.
@@ -235,7 +235,6 @@ struct PendingRequests {
     tracer: Option<bool>,
 }
 
-/// How the screen ends.
 enum ScreenEnd {
     /// The user quit, or `--count` or `--duration` was reached.
     Quit,
@@ -258,7 +257,6 @@ struct Screen {
     style: TextStyle,
     shell: Shell,
     several: bool,
-    /// How the user can get the capabilities that a tracer needs.
     permit_tracing: String,
     /// Measures the time since the last request for capacity; `None` if the table of destinations is not on the screen.
     capacity_asked: Option<Stopwatch>,
@@ -269,7 +267,6 @@ struct Screen {
     asked: Stopwatch,
     /// Measures the time since the request for the sample on the screen.
     taken: Stopwatch,
-    /// Measures the time since the screen began.
     running: Stopwatch,
     samples: u64,
     duration: Option<Duration>,
@@ -327,7 +324,6 @@ impl Screen {
         Ok(None)
     }
 
-    /// The time since the last sample.
     fn age(&self) -> Duration {
         self.frozen.unwrap_or_else(|| self.taken.elapsed())
     }

@@ -36,7 +36,7 @@ pub(super) const KEYS: [(&str, &str); 19] = [
     ("q, Ctrl-C", "quit"),
 ];
 
-/// What a key requests from the screen, because [`ScreenState`] alone cannot carry it out.
+/// What a key requests if [`ScreenState`] alone cannot carry it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
@@ -48,13 +48,10 @@ pub(super) enum Action {
     Redraw,
     /// Check this filter, and use it if it has no mistake.
     Filter(String),
-    /// Show the details of the selected row.
     Details,
-    /// Show every warning.
     Warnings,
     /// Propose to remove the sockets of the selected row.
     Kill,
-    /// Run the proposed command.
     RunKill(String),
     Record,
     /// Start a tracer, or end it.
@@ -69,7 +66,6 @@ pub(super) struct Position {
     pub(super) reverse: bool,
     /// The first row on the screen.
     pub(super) top: usize,
-    /// The selected row, if there is one.
     pub(super) selected: Option<(usize, RowIdentity)>,
 }
 
@@ -93,7 +89,6 @@ impl Overlay {
         Self { title: title.to_owned(), lines, indent: 2, top: 0, command: None }
     }
 
-    /// Creates the overlay that explains the keys.
     #[must_use]
     pub(super) fn help() -> Self {
         const COLUMN: usize = 12;
@@ -115,17 +110,14 @@ pub(super) struct FilterLine {
 /// What the handling of a key needs to know about the rows of the table and about the overlay.
 #[derive(Clone, Copy)]
 pub(super) struct RowFacts<'a> {
-    /// The number of rows.
     pub(super) count: usize,
     /// The number of rows on the screen.
     pub(super) visible: usize,
-    /// The identity of a row.
     pub(super) identity: &'a dyn Fn(usize) -> Option<RowIdentity>,
     /// The largest [`Overlay::top`], at which the end of the text is on the screen.
     pub(super) overlay_end: usize,
 }
 
-/// The state of the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ScreenState {
     pub(super) table: ScreenTable,
@@ -166,12 +158,10 @@ impl ScreenState {
         &self.positions[self.table as usize]
     }
 
-    /// The order and the position of the table on the screen, which the caller can change.
     pub(super) fn position_mut(&mut self) -> &mut Position {
         &mut self.positions[self.table as usize]
     }
 
-    /// Reacts to a key.
     pub(super) fn press(&mut self, key: KeyEvent, rows: RowFacts) -> Option<Action> {
         self.message = None;
         if key.modifiers.contains(KeyModifiers::CONTROL) {
@@ -303,7 +293,7 @@ impl ScreenState {
         position.show(row, rows);
     }
 
-    /// Moves the selection to the new place of the selected row after a sample; `None`: the row is gone.
+    /// Moves the selection to the new place of the selected row; `None`: the row is gone.
     pub(super) fn follow(&mut self, rows: RowFacts, place: Option<usize>) {
         let position = self.position_mut();
         let gone = position.selected.is_some() && place.is_none();
@@ -346,7 +336,6 @@ fn shorter(interval: Duration) -> Duration {
 
 /// The effect of a key on the typed filter.
 enum Typing {
-    /// The user still types.
     Continues,
     /// Enter: the filter is complete.
     Entered,

@@ -1,6 +1,6 @@
 //! The tables of the screen: the rows of each table, their order, and the cells of a row.
 //!
-//! 1. [`Listing::new`] builds the list of rows after each sample, and after a key that changes the table, the order or the filter.
+//! 1. [`Listing::new`] builds the list of rows after each sample, and after each change of the table, the order or the filter.
 //! 2. Sockets are not sorted in step 1. [`Listing::at`] sorts only a window of `WINDOW` sockets around the requested row.
 //! 3. [`Listing::cells`] formats one row. Only the rows on the screen are formatted.
 
@@ -34,7 +34,6 @@ const BAR: usize = 10;
 /// How many sockets are sorted at once. This is more than a screen shows.
 const WINDOW: usize = 256;
 
-/// A table of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScreenTable {
     Sockets,
@@ -72,7 +71,7 @@ impl ScreenTable {
         }
     }
 
-    /// The orders that `s` chooses from. Sockets have the orders of `list --sort`.
+    /// The orders that `s` chooses from. Sockets have the orders of `list --sort` except `none`.
     #[must_use]
     pub(super) const fn orders(self) -> &'static [&'static str] {
         match self {
@@ -265,7 +264,6 @@ impl Listing {
         })
     }
 
-    /// The number of rows.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         match &self.0 {
@@ -277,13 +275,11 @@ impl Listing {
         }
     }
 
-    /// Whether there is no row.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The row at this index.
     #[must_use]
     pub(super) fn at<'a>(
         &self,
@@ -318,7 +314,6 @@ impl Listing {
         })
     }
 
-    /// The identity of a row.
     #[must_use]
     pub(super) fn identity(&self, row: usize, latest: &LatestSample, history: &CloseHistory) -> Option<RowIdentity> {
         Some(self.at(row, latest, history)?.identity())
@@ -344,7 +339,6 @@ impl Listing {
         }
     }
 
-    /// The headings of the columns.
     #[must_use]
     pub(super) fn headings(&self, latest: &LatestSample) -> Vec<Heading> {
         const SHARE: Heading = Heading { drop_order: 6, ..Heading::new("SHARE") };

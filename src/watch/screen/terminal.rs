@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Whether the screen has the terminal.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Ensures that the panic hook is installed only once.
 static HOOK: Once = Once::new();
 
 /// The size of the output buffer in bytes. It is large enough to write most frames in one piece.

@@ -80,7 +80,6 @@ fn latest(sample: Sample) -> LatestSample {
     }
 }
 
-/// A screen in memory.
 struct Screen {
     state: ScreenState,
     latest: LatestSample,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A change to the healthy machine, and the result of one check after it: the status, and words of the finding and of the advice.
+/// A change to the healthy machine, and what the check `id` then reports. `finding` and `advice` are parts of the texts.
 pub(super) struct Case {
     pub(super) id: &'static str,
     change: Box<dyn Fn(&mut Health)>,
@@ -27,12 +27,10 @@ impl Case {
     }
 }
 
-/// Gives a setting this value.
 pub(super) fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Health) {
     move |health| drop(health.settings.0.insert(name, SettingValue::Value(value.into())))
 }
 
-/// Makes two changes.
 pub(super) fn both(a: impl Fn(&mut Health), b: impl Fn(&mut Health)) -> impl Fn(&mut Health) {
     move |health| {
         a(health);
@@ -86,7 +84,6 @@ pub(super) fn nginx() -> Owners {
     Owners::Found(vec![Process { pid: 7, comm: "nginx".into(), cgroup, ..Process::default() }])
 }
 
-/// Adds a listener. `autobound`: whether the kernel chose its port; `None`: unknown.
 pub(super) fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
     move |health| {
         let socket = full(TcpState::Listen, port, None);
@@ -95,7 +92,6 @@ pub(super) fn listens(port: u16, autobound: Option<bool>, owners: fn() -> Owners
     }
 }
 
-/// Adds `count` sockets in CLOSE_WAIT. The last ACK of each peer arrived `last_ack_ms` ago; `None`: unknown.
 pub(super) fn close_waits(count: usize, last_ack_ms: Option<u32>, owners: fn() -> Owners) -> impl Fn(&mut Health) {
     move |health| {
         let socket = full(TcpState::CloseWait, 8080, last_ack_ms);
@@ -339,7 +335,6 @@ pub(super) fn socket_cases() -> Vec<Case> {
     ]
 }
 
-/// Sets the number of connections that conntrack tracks, and their maximum.
 pub(super) fn tracked(count: &'static str, most: &'static str) -> impl Fn(&mut Health) {
     both(set("netfilter.nf_conntrack_count", count), set("netfilter.nf_conntrack_max", most))
 }

@@ -31,20 +31,16 @@ enum Change {
 struct ChangingKernel {
     chains: Vec<Vec<u64>>,
     changes: VecDeque<Vec<Change>>,
-    /// The maximum number of sockets in a datagram.
     per_datagram: usize,
     position: (usize, usize),
     prepared: Vec<u8>,
     dumps: usize,
     /// The cookie of the newest socket.
     newest: u64,
-    /// Whether the kernel reports the counts of its tables.
     reports_counts: bool,
-    /// The number of chains that the kernel reports.
     reported_chains: Option<u64>,
     /// Whether the transport is a kernel, and not a recording.
     is_kernel: bool,
-    /// The states of the request.
     states: StateSet,
     /// The callback stops the dump at this cookie.
     stop_at: Option<u64>,
