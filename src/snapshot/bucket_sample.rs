@@ -6,6 +6,7 @@
 //! The caller compares the buckets with the previous sample on a thread in the namespace. Only there can it look up which socket now has
 //! both ends of a missing bucket ([`Occupant`]).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use crate::model::row::Row;
 use crate::model::socket::TimeWaitBucket;
 use crate::sock_diag::transport::Netlink;
 pub use crate::source::recording::Occupant;
-use crate::source::recording::{RecordedSample, RecordingContent, SeriesFile, SeriesReader};
+use crate::source::recording::{MAX_OCCUPANTS, RecordedSample, RecordingContent, SeriesFile, SeriesReader};
 use crate::source::{self, Source, SourceChoice, SourceError, read_fact};
 use crate::sys;
 use crate::sys::clock::Stopwatch;
@@ -31,9 +32,6 @@ use crate::sys::interrupt::{Interrupts, Signal};
 
 /// Sampling uses at most a quarter of a core: the shortest interval is the processor time of a sample times this number.
 pub const MIN_INTERVAL_PER_CPU_TIME: u32 = 4;
-
-/// The maximum number of missing buckets that a sample looks up. Each look-up takes about 4 µs.
-const MAX_ASKED: usize = 20_000;
 
 /// One sample of the buckets of a network namespace.
 #[derive(Debug)]
@@ -268,7 +266,8 @@ fn sample_here<T>(
     let Some((file, mut rest)) = recorder.take() else {
         let mut source = Source::kernel(SourceChoice::Auto)?;
         let (sample, answer) = sample(&mut source, selection, &mut SampleMeasurements::now(clock), room)?;
-        return Ok((follow(sample, &mut occupants()), answer));
+        let mut look_up = occupants();
+        return Ok((follow(sample, &mut |bucket| look_up(bucket).unwrap_or(Occupant::Unknown)), answer));
     };
     let mut file = Some(file);
     let taken = Source::recorded_sample(&mut file).map_err(SnapshotError::from).and_then(|mut source| {
@@ -278,14 +277,16 @@ fn sample_here<T>(
         rest.walked = sample.walked;
         rest.before.clone_from(&sample.before.0);
         rest.after.clone_from(&sample.after.0);
-        let mut ask = occupants();
+        let (mut look_up, mut found, mut is_whole) = (occupants(), BTreeMap::new(), true);
         let followed = follow(sample, &mut |bucket| {
-            let occupant = ask(bucket);
-            if let (Some(cookie), true) = (bucket.cookie, occupant != Occupant::Nobody) {
-                rest.occupants.insert(cookie.number(), occupant);
+            let occupant = look_up(bucket);
+            if let (Some(cookie), Some(occupant)) = (bucket.cookie, occupant) {
+                found.insert(cookie.number(), occupant);
             }
-            occupant
+            is_whole &= occupant.is_some();
+            occupant.unwrap_or(Occupant::Unknown)
         });
+        rest.set_occupants(found, is_whole);
         Ok((followed, answer))
     });
     *recorder = file.map(|file| (file, rest));
@@ -300,10 +301,7 @@ fn replay<T>(
 ) -> Result<TakenSample<T>, SnapshotError> {
     let (sample, answer) =
         sample(&mut Source::replayed(recorded), selection, &mut SampleMeasurements::Recorded(rest), None)?;
-    let followed = follow(sample, &mut |bucket| {
-        let known = bucket.cookie.and_then(|cookie| rest.occupants.get(&cookie.number()));
-        known.copied().unwrap_or(Occupant::Nobody)
-    });
+    let followed = follow(sample, &mut |bucket| rest.occupant(bucket.cookie));
     let RecordedSample { elapsed, took, processor_time, interval, .. } = *rest;
     Ok(TakenSample { elapsed, took, processor_time, interval, answer: answer.with(vec![followed]) })
 }
@@ -406,21 +404,17 @@ pub fn select(
     Ok([selected, others])
 }
 
-/// Returns a function that looks up occupants in the kernel. An occupant is unknown if its look-up fails, or after [`MAX_ASKED`]
-/// look-ups.
-fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
+/// Returns a function that looks up occupants in the kernel, and returns `None` after [`MAX_OCCUPANTS`] look-ups.
+fn occupants() -> impl FnMut(&TimeWaitBucket) -> Option<Occupant> {
     let mut netlink: Option<Netlink> = None;
-    let mut left = MAX_ASKED;
+    let mut left = MAX_OCCUPANTS;
     move |bucket| {
-        if left == 0 {
-            return Occupant::Unknown;
-        }
-        left -= 1;
+        left = left.checked_sub(1)?;
         if netlink.is_none() {
             netlink = source::open_netlink().ok();
         }
-        let Some(open) = &mut netlink else { return Occupant::Unknown };
-        match source::look_up_by_ends(open, &bucket.tuple, bucket.interface) {
+        let Some(open) = &mut netlink else { return Some(Occupant::Unknown) };
+        Some(match source::look_up_by_ends(open, &bucket.tuple, bucket.interface) {
             Ok(None) => Occupant::Nobody,
             Ok(Some(found)) if found.cookie() == bucket.cookie => Occupant::Itself,
             Ok(Some(_)) => Occupant::Another,
@@ -429,6 +423,6 @@ fn occupants() -> impl FnMut(&TimeWaitBucket) -> Occupant {
                 netlink = None;
                 Occupant::Unknown
             }
-        }
+        })
     }
 }

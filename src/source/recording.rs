@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::header::{Header, MAX_HEADER_LENGTH};
-pub use self::series::{Occupant, RecordedSample, SeriesFile, SeriesReader};
+pub use self::series::{MAX_OCCUPANTS, Occupant, RecordedSample, SeriesFile, SeriesReader};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
 use crate::sock_diag::request::Request;
-use crate::sock_diag::transport::{self, EventSink, TransportEvent};
+use crate::sock_diag::transport::{EventSink, TransportEvent};
 use crate::sys;
 
 /// Why a recording cannot be read or written.
@@ -97,9 +97,9 @@ enum RecordingLine {
     Samples(u64),
 }
 
-/// The maximum length in bytes of a line after the first. The hexadecimal digits of a datagram take at most half of it, and the JSON
-/// around the digits takes less than the other half.
-const MAX_LINE_LENGTH: u64 = 4 * transport::BUFFER as u64;
+/// The maximum length in bytes of a line after the first. The longest lines have the occupants of [`MAX_OCCUPANTS`] buckets, each with at
+/// most 32 bytes. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
+const MAX_LINE_LENGTH: u64 = 1 << 20;
 
 /// Writes a recording.
 pub struct RecordingFile {
@@ -147,7 +147,7 @@ impl RecordingFile {
         let mut line = serde_json::to_string(line)?;
         line.push('\n');
         if line.len() as u64 > MAX_LINE_LENGTH {
-            let why = "the kernel sent a datagram that is too long for a recording";
+            let why = "a line would be too long for a recording";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         self.write(&line)
@@ -348,8 +348,9 @@ mod tests {
     use crate::model::kernel_counts::{TcpExt, TcpSockstat};
     use crate::model::port::{LocalPortRange, LocalReservedPorts, Port, PortRange};
     use crate::model::services::Services;
-    use crate::model::socket::StateSet;
+    use crate::model::socket::{Cookie, StateSet};
     use crate::sock_diag::request::Walk;
+    use crate::sock_diag::transport;
     use proptest::prelude::*;
 
     fn facts() -> Facts {
@@ -450,7 +451,7 @@ mod tests {
             assert!(matches!(made, Err(RecordingError::Unfit { .. })));
         }
         let mut file = RecordingFile::create(&path, false, &facts(), &buckets()).expect("a file");
-        assert!(file.keep(&TransportEvent::Datagram(vec![0; 2 * transport::BUFFER])).is_err());
+        assert!(file.keep(&TransportEvent::Datagram(vec![0; 8 * transport::BUFFER])).is_err());
         file.keep(&TransportEvent::Datagram(vec![0; transport::BUFFER]))
             .expect("the largest datagram that is received");
         file.finish().expect("finished");
@@ -462,6 +463,38 @@ mod tests {
         let facts = Facts { netns_name: Some("1:\u{9b}2J\u{202e}\x7f\u{1f600}".into()), ..facts() };
         let line = Header::new(&facts, &buckets()).line(&facts, &buckets()).expect("a header");
         assert!(line.contains(r"1:\u009b2J\u202e\u007f"), "{line}");
+    }
+
+    #[test]
+    fn a_series_has_the_occupants_of_as_many_buckets_as_a_sample_looks_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("series");
+        let found: BTreeMap<u64, Occupant> =
+            (0..MAX_OCCUPANTS as u64).map(|number| (u64::MAX - number, Occupant::Another)).collect();
+        let occupant = |sample: &RecordedSample, cookie| sample.occupant(Cookie::new(cookie));
+        for (is_whole, other) in [(true, Occupant::Nobody), (false, Occupant::Unknown)] {
+            let mut sample = RecordedSample::default();
+            sample.set_occupants(found.clone(), is_whole);
+            let mut series = SeriesFile::create(&path, true).expect("a file");
+            series.begin(&facts(), &buckets()).expect("written");
+            series.end(Some(sample)).expect("written");
+            series.finish().expect("finished");
+            let mut reader = SeriesReader::open(&path).expect("a file");
+            let (_, sample) = reader.next_sample().expect("a series").expect("a sample");
+            assert_eq!((occupant(&sample, u64::MAX), occupant(&sample, 1)), (Occupant::Another, other));
+        }
+    }
+
+    #[test]
+    fn looked_up_buckets_without_occupant_stay_different_from_buckets_that_were_not_looked_up() {
+        let found = BTreeMap::from([(1, Occupant::Nobody), (2, Occupant::Unknown), (3, Occupant::Another)]);
+        for (is_whole, other) in [(true, Occupant::Nobody), (false, Occupant::Unknown)] {
+            let mut sample = RecordedSample::default();
+            sample.set_occupants(found.clone(), is_whole);
+            let read = [1, 2, 3, 4].map(|cookie| sample.occupant(Cookie::new(cookie)));
+            assert_eq!(read, [Occupant::Nobody, Occupant::Unknown, Occupant::Another, other]);
+            assert_eq!(sample.occupants.len(), 2, "the most frequent answer is not stored");
+        }
     }
 
     #[test]

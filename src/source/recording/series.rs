@@ -14,6 +14,7 @@ use super::header::{Header, MAX_HEADER_LENGTH};
 use super::{LineReader, Problem, RecordingContent, RecordingError, RecordingFile, RecordingLine, parse_one};
 use crate::model::facts::Facts;
 use crate::model::kernel_counts::BucketFacts;
+use crate::model::socket::Cookie;
 use crate::sock_diag::transport::{EventSink, TransportEvent};
 use crate::sys;
 
@@ -28,13 +29,35 @@ pub struct RecordedSample {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// The occupant of each bucket that the walk did not list any more, by the bucket's cookie; [`Occupant::Nobody`] is left out.
+    /// The occupants of buckets that the walk did not list any more, by the bucket's cookie.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
+    /// The occupant of each bucket that is not in `occupants`.
+    #[serde(default, skip_serializing_if = "Occupant::is_nobody")]
+    pub other_occupants: Occupant,
+}
+
+/// The maximum number of occupants that a sample looks up. Each look-up takes about 4 µs.
+pub const MAX_OCCUPANTS: usize = 20_000;
+
+impl RecordedSample {
+    /// Sets the results of look-ups. `is_whole` tells whether every missing bucket was looked up.
+    pub fn set_occupants(&mut self, mut occupants: BTreeMap<u64, Occupant>, is_whole: bool) {
+        self.other_occupants = if is_whole { Occupant::Nobody } else { Occupant::Unknown };
+        occupants.retain(|_, occupant| *occupant != self.other_occupants);
+        self.occupants = occupants;
+    }
+
+    /// The occupant of a missing bucket with this cookie.
+    #[must_use]
+    pub fn occupant(&self, cookie: Option<Cookie>) -> Occupant {
+        let known = cookie.and_then(|cookie| self.occupants.get(&cookie.number()));
+        known.copied().unwrap_or(self.other_occupants)
+    }
 }
 
 /// The socket that now has both ends of a missing bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Occupant {
     /// The bucket itself: the walk has missed it.
@@ -42,9 +65,17 @@ pub enum Occupant {
     /// Another socket: a connection in any state, or its bucket.
     Another,
     /// No socket.
+    #[default]
     Nobody,
     /// It was not looked up, or the look-up failed.
     Unknown,
+}
+
+impl Occupant {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_nobody(&self) -> bool {
+        *self == Self::Nobody
+    }
 }
 
 /// Writes a series of samples.
