@@ -311,15 +311,19 @@ fn several_addresses_and_a_unix_socket_are_served() {
 fn sockets_that_systemd_passes_are_used() {
     let socket = std::net::TcpListener::bind("127.0.0.1:16070").expect("bound");
     // The shell passes the socket as descriptor 3. exec keeps the process ID of the shell, so LISTEN_PID is correct.
-    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter 3<&{}", socket.as_raw_fd());
+    let start =
+        |listen: &str| format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter {listen} 3<&{}", socket.as_raw_fd());
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
-    let mut child = std::process::Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
     let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let response = ask(TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
-    assert_eq!(response.status, 200);
-    assert!(TcpStream::connect(ADDRESS).is_err(), "the default address is not opened");
-    let _ = child.kill();
-    let _ = child.wait();
+    // The default address is opened only if it is given.
+    for (listen, is_opened) in [(String::new(), false), (format!("--listen {ADDRESS}"), true)] {
+        let mut child = std::process::Command::new("bash").args(["-c", &start(&listen)]).spawn().expect("bash starts");
+        let response = ask(TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
+        assert_eq!(response.status, 200);
+        assert_eq!(TcpStream::connect(ADDRESS).is_ok(), is_opened);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 fn unneeded_capabilities_are_dropped() {

@@ -9,9 +9,6 @@ use super::{CommandError, ExitStatus, GlobalArgs, hide_format_and_version_option
 use crate::exporter::{self, Address, ExporterOptions, LogFormat};
 use crate::filter::parser::parse_duration;
 
-/// The default address. The port is outside Linux's default ephemeral range, so connect() does not choose it while the exporter is down.
-const DEFAULT_ADDRESS: &str = "127.0.0.1:16060";
-
 /// Arguments of `twtool exporter`.
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -46,8 +43,8 @@ Examples:
 "
 )]
 pub struct ExporterArgs {
-    /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_ADDRESS)]
+    /// Listen on this address: ADDR:PORT, [ADDR]:PORT or unix:PATH; repeat for more [default: 127.0.0.1:16060]
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<Address>,
     /// Answer a scrape with the last collection if that began less than this time ago
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
@@ -86,7 +83,6 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
     // A wrong namespace is an error at the start, and not only at each scrape.
     args.collection.clone().check()?;
     let options = ExporterOptions {
-        default_listen: args.listen.iter().map(ToString::to_string).eq([DEFAULT_ADDRESS]),
         listen: args.listen.clone(),
         min_interval: args.min_interval,
         deadline: args.deadline,

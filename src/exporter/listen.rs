@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,9 @@ impl Drop for Listener {
 }
 
 impl Address {
+    /// 127.0.0.1:16060. The port is outside Linux's default ephemeral range, so connect() does not choose it while the exporter is down.
+    pub const DEFAULT: Self = Self::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 16060));
+
     /// Listens on the address. A Unix socket that no process listens on any more is replaced.
     ///
     /// # Errors

@@ -60,10 +60,9 @@ pub use tracing::StartTracing;
 
 /// The settings of the exporter.
 pub struct ExporterOptions {
-    /// The addresses to listen on, besides the sockets of systemd.
+    /// The addresses to listen on, besides the sockets of systemd. If there is neither an address nor such a socket, the exporter listens
+    /// on [`Address::DEFAULT`].
     pub listen: Vec<Address>,
-    /// Whether `listen` is the default address. If so, sockets of systemd replace it.
-    pub default_listen: bool,
     /// A collection serves all scrapes that begin within this time after its start.
     pub min_interval: Duration,
     /// A scrape waits at most this long for a collection.
@@ -143,11 +142,11 @@ pub fn run(options: &ExporterOptions, collect: Box<Collect>, trace: Option<Start
     #[cfg(not(feature = "tls"))]
     let security = server::AccessControl;
     let mut listeners = listen::inherited_listeners().map_err(ExporterError::Activation)?;
-    if listeners.is_empty() || !options.default_listen {
-        for address in &options.listen {
-            let failed = |source| ExporterError::Listen { address: address.to_string(), source };
-            listeners.push(address.bind().map_err(failed)?);
-        }
+    let addresses: &[Address] =
+        if listeners.is_empty() && options.listen.is_empty() { &[Address::DEFAULT] } else { &options.listen };
+    for address in addresses {
+        let failed = |source| ExporterError::Listen { address: address.to_string(), source };
+        listeners.push(address.bind().map_err(failed)?);
     }
     let may_confine = !confinement::is_filtered();
     // The thread that traces starts with all capabilities of the exporter, and without a seccomp filter.

@@ -25,9 +25,6 @@ use crate::sys::confinement;
 /// A function that starts to trace closes.
 pub type StartTracing = Box<dyn FnOnce() -> Result<Closes, SnapshotError> + Send>;
 
-/// The maximum time of one wait for closes.
-const PAUSE: Duration = Duration::from_secs(1);
-
 pub(super) struct ClosesThread(Mutex<TracingState>);
 
 struct TracingState {
@@ -96,7 +93,7 @@ impl ClosesThread {
         log.event(Level::Info, "tracing", &[("capabilities", &super::list(&kept))]);
         let _ = started.send(Ok(()));
         loop {
-            match self.read(&mut closes, PAUSE) {
+            match self.read(&mut closes, Duration::MAX) {
                 Ok(None) => {}
                 // The kernel may report a signal to this thread instead of running the signal handlers of the server. So deliver
                 // the signal again.

@@ -98,6 +98,9 @@ fn entry(line: &str) -> Result<Option<(bool, String, String)>, String> {
     if text.is_empty() || text.starts_with('#') {
         return Ok(None);
     }
+    if line.starts_with('\t') {
+        return Err("a tab indents the line, but YAML allows only spaces".into());
+    }
     let (key, rest) = scalar(text, true)?;
     let rest = rest.strip_prefix(':').ok_or("expected 'key: value'")?;
     let value = rest.trim_start();
@@ -184,6 +187,7 @@ mod tests {
             ("basic_auth_users: a\n", "indented keys"),
             ("- a\n", "line 1"),
             ("basic_auth_users:\n  u:x\n", "space"),
+            ("tls_server_config:\n\tcert_file: a\n", "line 2: a tab indents the line"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(word), "{text:?}: {error}");
