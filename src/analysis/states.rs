@@ -31,7 +31,7 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
              socket, the shorter limit of an orphan applies."
         ),
         (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has \
-                                       not. The socket ends after net.ipv4.tcp_fin_timeout. If the peer closes \
+                                       not. A timer ends the socket (net.ipv4.tcp_fin_timeout). If the peer closes \
                                        before, the socket becomes TIME_WAIT. SOCK_DESTROY ends the socket at once."
             .into(),
         (TcpState::FinWait2, false) => "fin-wait-2 with a process: the process has called shutdown(), and the peer \

@@ -172,11 +172,13 @@ settings! {
     TCP_FIN_TIMEOUT = Sysctl {
         name: "net.ipv4.tcp_fin_timeout",
         check: Some("tcp_fin_timeout"),
-        does: "Sets how many seconds an orphan stays in FIN_WAIT_2, the state in which this end has closed and the peer has not.",
+        does: "Sets how many seconds an orphan stays in FIN_WAIT_2, the state in which this end has closed and the peer has not. \
+               A value N above 60 means 2 * (N - 60) seconds: half of this time as a full socket, and half as a bucket.",
         does_not: "It does not change TIME_WAIT, which comes after FIN_WAIT_2.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_fin_timeout",
             "tcp(7), tcp_fin_timeout and TCP_LINGER2",
+            "net/ipv4/tcp_timer.c, tcp_keepalive_timer()",
             "include/net/tcp.h, TCP_TIMEWAIT_LEN",
         ],
         default: DefaultValue::Number(60),

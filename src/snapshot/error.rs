@@ -50,7 +50,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// No network namespace was found.
-    #[error("no network namespace could be found: {}", .0.join("; "))]
+    #[error("no network namespace could be found{}{}", if .0.is_empty() { "" } else { ": " }, .0.join("; "))]
     NoNamespace(Vec<String>),
     /// The observer of a wait could not write its report.
     #[error(transparent)]

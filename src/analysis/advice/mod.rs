@@ -81,7 +81,8 @@ pub fn counted_noun(n: usize, one: &str) -> String {
 /// The smallest set of options with which a bind works on every address. SO_REUSEADDR is preferred to SO_REUSEPORT.
 fn fewest_that_work(evidence: &BindEvidence) -> Option<ReuseOptions> {
     let works = |options: &ReuseOptions| {
-        evidence.attempts.iter().filter(|a| a.options == *options).all(|a| a.outcome() == CallResult::Ok)
+        let mut attempts = evidence.attempts.iter().filter(|attempt| attempt.options == *options).peekable();
+        attempts.peek().is_some() && attempts.all(|attempt| attempt.outcome() == CallResult::Ok)
     };
     ReuseOptions::ALL.into_iter().find(works)
 }
