@@ -91,19 +91,23 @@ fn free_in_is_null_if_another_bucket_may_block_longer() {
 
 fn no_bind_works_before_free_in_has_passed() {
     const ADDRS: [&str; 4] = ["0.0.0.0", "127.0.0.1", "::", "::1"];
-    let mut random = Random::new(Random::seed());
+    let seed = Random::seed();
+    let mut random = Random::new(seed);
     let situations: Vec<Vec<(Kind, u32)>> =
         (0..24).map(|_| (0..=random.below(3)).map(|_| (*random.of(&KINDS), *random.of(&[3, 5]))).collect()).collect();
-    std::thread::scope(|scope| {
-        for situation in &situations {
+    let failed = std::thread::scope(|scope| {
+        let start = |situation| {
             scope.spawn(move || {
                 // Each thread has its own table of descriptors. Otherwise a child that another thread starts would hold copies of the
                 // listeners of this thread for a moment.
                 unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
                 on_thread_in_new_namespace(|| check(situation, &ADDRS));
-            });
-        }
+            })
+        };
+        let threads: Vec<_> = situations.iter().map(|situation| start(situation)).collect();
+        threads.into_iter().map(|thread| thread.join().is_err()).filter(|failed| *failed).count()
     });
+    assert!(failed == 0, "TWTOOL_SEED={seed}: {failed} of {} situations failed, see above", situations.len());
 }
 
 /// Runs bind-test for each address, and then binds each address until the bind works.
