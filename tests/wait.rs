@@ -493,8 +493,15 @@ fn a_terminal_shows_a_countdown_and_is_left_clean() {
     }
     let (text, _) = on_a_terminal(80, &["--timeout", "1s", "-q"], |_, _| {});
     assert_eq!(text, "");
+    // The countdown also leaves a clean line if the bucket is removed before its timer ends.
+    let (text, status) = on_a_terminal(80, &[], |_, text| {
+        if text.matches('\r').count() >= 2 {
+            destroy(8080);
+        }
+    });
+    assert_eq!(status.code(), Some(0), "{text:?}");
+    assert!(text.contains("to go") && !text.contains('\n') && left_on_the_line(&text).is_empty(), "{text:?}");
     // Without a bucket, nothing is drawn.
-    destroy(8080);
     let (text, status) = on_a_terminal(80, &[], |_, _| {});
     assert_eq!((text.as_str(), status.code()), ("", Some(0)));
 }
