@@ -329,7 +329,7 @@ fn a_filter_works_after_the_end_of_a_replay() {
 
 fn the_printed_command_replays_a_recording_with_any_name() {
     let folder = TempDir::new().expect("a folder");
-    for name in ["plain.twser", "a b's $HOME.twser", "\u{1b}[31mred\u{202e}.twser", "-x.twser"] {
+    for name in ["plain.twrec", "a b's $HOME.twrec", "\u{1b}[31mred\u{202e}.twrec", "-x.twrec"] {
         let path = folder.path().join(name);
         let mut watch = command(["watch", "--interval", "100ms", "--record"]);
         watch.arg(&path);
