@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 
-use crate::support::bind::own_netns;
 use crate::support::experiment::{self, DemoRun, SCENARIOS, demo};
 use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
 use crate::support::records::{DOCUMENT_KEYS, number, text};
@@ -313,7 +312,6 @@ fn json_and_ndjson_have_the_same_events() {
         };
         assert_eq!(shape(&run.records("events")), shape(&stream.ndjson()), "the same events");
     }
-    assert!(own_netns() > 0);
 }
 
 fn unexpected_behaviour_of_the_kernel_is_reported() {
