@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use seccompiler::SeccompCmpOp;
 use serde_json::{Value, json};
 use socket2::{SockRef, Socket};
 use twtool::model::bind::ReuseOptions;
 use twtool::sys::sysctl;
 
 use crate::support::commands;
-use crate::support::limits::{drop_capabilities_but_setfcap, refuse};
+use crate::support::limits::{drop_capabilities_but_setfcap, refuse_netlink};
 use crate::support::records::{DOCUMENT_KEYS, number, text};
 use crate::support::situations::{addr, bucket_of_server, connect, listen};
 use crate::support::twtool::{Keys, Run, twtool};
@@ -489,11 +488,10 @@ fn missing_settings_are_unknown_and_reported() {
 }
 
 fn without_sock_diag_the_checks_still_have_results() {
-    const AF_NETLINK: u64 = 16;
     let mut open = closed_by_peers(10, 0);
     open.push(listener("127.0.0.1:40000"));
     let _process = Sleeper::with(open);
-    refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
+    refuse_netlink();
     let (run, checks) = doctor(&["--close-wait-after", "1ms"], 0);
     assert_eq!(checks["tcp_diag"]["value"], "procfs");
     assert!(text(&checks["tcp_diag"], "finding").contains("Operation not permitted"), "{run}");

@@ -6,9 +6,6 @@ use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
 use serde_json::json;
 use twtool::model::facts::Facts;
 use twtool::model::port::Port;
@@ -20,6 +17,7 @@ use crate::support::datagrams::{
     EINVAL, ENOBUFS, ENOENT, ENOMEM, FIN_WAIT_2, LISTEN, NLM_F_DUMP_INTR, NLMSG_OVERRUN, SOCK_DIAG_BY_FAMILY, Sock,
     TCPDIAG_GETSOCK, done, dump_events, facts, flagged, message, recording, refusal,
 };
+use crate::support::limits::refuse_netlink;
 use crate::support::records::{LIST_KEYS, cookies, number, sorted};
 use crate::support::situations::{bucket_of_server, listen};
 use crate::support::suite;
@@ -394,17 +392,4 @@ fn if_a_sandbox_refuses_netlink_the_error_names_sock_diag_and_has_a_hint() {
     let file = folder.path().join("recording");
     twtool(["list".as_ref(), "--record".as_ref(), file.as_os_str()]).refused("sock_diag");
     assert!(!file.exists(), "no partial file is left");
-}
-
-/// Makes socket(AF_NETLINK, ..) fail with EPERM for this thread and the programs that it starts, as in some containers.
-fn refuse_netlink() {
-    const AF_NETLINK: u64 = 16;
-    const EPERM: u32 = 1;
-    let netlink = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, AF_NETLINK).expect("a condition");
-    let rule = SeccompRule::new(vec![netlink]).expect("a rule");
-    let rules = BTreeMap::from([(libc::SYS_socket, vec![rule])]);
-    let arch = std::env::consts::ARCH.try_into().expect("seccompiler knows the architecture");
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), arch).expect("a filter");
-    let program: BpfProgram = filter.try_into().expect("a program");
-    seccompiler::apply_filter(&program).expect("a filter can be applied");
 }

@@ -1,10 +1,9 @@
 //! twtool reads sockets from /proc/net/tcp and tcp6 with --source procfs, or if sock_diag is refused. The rows are the same as from
 //! sock_diag, except for the values that procfs does not have.
 
-use seccompiler::SeccompCmpOp;
 use serde_json::Value;
 
-use crate::support::limits::refuse;
+use crate::support::limits::refuse_netlink;
 use crate::support::procfs::UNIT_MS;
 use crate::support::records::{LIST_KEYS, identity, number, text};
 use crate::support::situations::{bucket_of_server, connect_from, listen};
@@ -170,12 +169,6 @@ fn every_format_has_the_same_rows_from_procfs() {
     }
     assert_eq!(run(&["--limit", "3", "-o", "ndjson"]).ndjson().len(), 3);
     varied.end();
-}
-
-/// Makes the creation of netlink sockets fail from now on, as in some sandboxes.
-fn refuse_netlink() {
-    const AF_NETLINK: u64 = 16;
-    refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
 }
 
 #[track_caller]

@@ -29,6 +29,12 @@ pub(crate) fn refuse_ipv6() {
     refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_INET6)), libc::EAFNOSUPPORT);
 }
 
+/// Makes the creation of netlink sockets fail from now on, as in some sandboxes.
+pub(crate) fn refuse_netlink() {
+    const AF_NETLINK: u64 = 16;
+    refuse(libc::SYS_socket, Some((0, SeccompCmpOp::Eq, AF_NETLINK)), libc::EPERM);
+}
+
 /// Makes the creation of files without a name fail from now on, as on some filesystems (O_TMPFILE in open(2)).
 pub(crate) fn refuse_files_without_a_name() {
     let flag = u64::from(libc::O_TMPFILE.cast_unsigned());
