@@ -85,8 +85,8 @@ def memory(pid):
 MODES = (["-o", "ndjson"], ["--by", "process", "-o", "json"])
 
 
-def start(twtool, mode):
-    return subprocess.Popen([twtool, "trace", *mode], stdout=subprocess.DEVNULL)
+def start(twtool, mode, stderr=None):
+    return subprocess.Popen([twtool, "trace", *mode], stdout=subprocess.DEVNULL, stderr=stderr, text=True)
 
 
 def pairs(twtool, folder, mode):
@@ -130,12 +130,14 @@ def starts(twtool):
     attached = []
     for _ in range(PAIRS):
         begin = time.monotonic()
-        tracer = start(twtool, MODES[0])
-        while not has_attached(tracer.pid) and tracer.poll() is None:
+        tracer = start(twtool, MODES[0], stderr=subprocess.PIPE)
+        while not has_attached(tracer.pid):
+            if tracer.poll() is not None:
+                raise RuntimeError("twtool trace ended with status %d: %s" % (tracer.returncode, tracer.communicate()[1]))
             time.sleep(0.0003)
         attached.append(time.monotonic() - begin)
         tracer.send_signal(signal.SIGTERM)
-        tracer.wait()
+        tracer.communicate()
     print("start, until the BPF program is attached: median %.1f ms" % (statistics.median(attached) * 1000))
     times, processor = [], []
     for _ in range(PAIRS):
