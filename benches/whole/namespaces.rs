@@ -35,7 +35,7 @@ const BUCKETS: usize = 100;
 const ROUNDS: usize = 11;
 
 /// The time for which the benchmark uses the buckets, from the start of their creation. They exist for 60 s.
-const LIFE: Duration = Duration::from_secs(50);
+const TIME_OF_USE: Duration = Duration::from_secs(50);
 
 const LOOP: &str = "for n in /run/netns/*; do nsenter --net=$n ss -tanoH state time-wait; done";
 
@@ -100,7 +100,7 @@ pub(crate) fn bench(machine: &Machine) -> Result<(), Box<dyn Error>> {
         if Instant::now() + next > until {
             let begun = Instant::now();
             seen.push(maker.answer()?.trim().parse()?);
-            until = begun + LIFE;
+            until = begun + TIME_OF_USE;
         }
         Ok(())
     };
