@@ -493,7 +493,7 @@ fn printed_commands_keep_the_options() {
     }
     assert!(!has_user(OTHER) || wait.contains(&format!("--user {OTHER}")), "{wait}");
     drop(held);
-    // stderr may contain text: on a busy machine the first bind takes so long that wait reports what it waits for.
+    // stderr may contain text: on a busy machine the first bind takes so long that wait prints its result.
     commands::run(&wait.replace("./server", "true")).code(0);
 
     // The printed kill selects only buckets that can block a bind on lo: buckets that are bound to lo or to no device (`dev = 0`).

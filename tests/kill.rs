@@ -87,7 +87,7 @@ fn without_a_terminal_yes_is_required() {
     assert_eq!(procfs::bucket_count(), 1);
     // An error that --yes cannot solve is reported first.
     twtool(["kill"]).refused("no selection");
-    twtool(["kill", "--local-port", "8081"]).code(1).prints("no timewait bucket matches");
+    twtool(["kill", "--local-port", "8081"]).code(1).prints("no TIME_WAIT socket matches");
 }
 
 fn an_error_names_the_wrong_filter_or_option() {
@@ -299,7 +299,7 @@ fn the_exit_code_is_1_if_no_socket_matches() {
     bucket_of_server(&server, "127.0.0.1:8080");
     for extra in ["--yes", "--dry-run"] {
         let table = twtool(["kill", "--local-port", "9", extra]).code(1);
-        assert_eq!((table.stdout.as_str(), table.stderr.as_str()), ("no timewait bucket matches\n", ""), "{table}");
+        assert_eq!((table.stdout.as_str(), table.stderr.as_str()), ("no TIME_WAIT socket matches\n", ""), "{table}");
         let json = twtool(["kill", "--local-port", "9", extra, "--json"]).code(1);
         assert_eq!(counts(&json), [0, 0, 0, 0]);
         assert_eq!(twtool(["kill", "--local-port", "9", extra, "-o", "ndjson"]).code(1).stdout, "");
@@ -443,7 +443,7 @@ fn every_answer_except_yes_means_no() {
     assert_eq!(counts(&dialogue.end().code(0)), [1, 1, 0, 0]);
     // If nothing matches, there is no question.
     let run = Dialogue::start(&["kill", "--all"]).end().code(1);
-    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("no timewait bucket matches\n", ""), "{run}");
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("no TIME_WAIT socket matches\n", ""), "{run}");
 }
 
 fn buckets_that_end_during_the_question_are_reported_as_gone() {
@@ -641,7 +641,7 @@ fn a_warning_names_the_flag_that_would_select_a_socket() {
     let run = twtool(["kill", "--local-port", "8080", "--yes"])
         .code(1)
         .says("1 FIN_WAIT_2 matches; --fin-wait-2 selects it: ");
-    assert_eq!(run.stdout, "no timewait bucket matches\n", "{run}");
+    assert_eq!(run.stdout, "no TIME_WAIT socket matches\n", "{run}");
     let json = kill(&["--local-port", "8080"]).code(1);
     assert!(json.json()["warnings"][0].as_str().is_some_and(|warning| warning.contains("--fin-wait-2")), "{json}");
     let elsewhere = kill(&["--local-port", "9"]).code(1);

@@ -33,7 +33,7 @@ suite! {
         orphans_on_other_addresses_stay,
         buckets_of_another_namespace_are_waited_for_and_removed_there,
         the_process_that_holds_the_port_is_ended,
-        the_wait_comes_before_ending_the_process_that_names_its_namespace,
+        the_wait_comes_before_ending_the_process_whose_pid_selects_the_namespace,
         a_server_in_a_named_namespace_is_started_there,
         a_server_with_workers_is_ended_by_one_command,
         commands_that_are_not_shown_are_counted,
@@ -279,7 +279,7 @@ fn the_process_that_holds_the_port_is_ended() {
     }
 }
 
-fn the_wait_comes_before_ending_the_process_that_names_its_namespace() {
+fn the_wait_comes_before_ending_the_process_whose_pid_selects_the_namespace() {
     let mut owner = in_new_namespace(|| Owner::of(socket(true)));
     let pid = owner.0.id().to_string();
     let lines = steps(&["bind-test", "8080", "--netns", &pid]);

@@ -26,7 +26,7 @@ suite! {
 /// The number of buckets in each of the ten groups. If the machine is too slow for a number, the test tries the next one.
 const SIZES: [u16; 3] = [100, 30, 10];
 
-/// The initial sequence number of every client, so that the test can forge its segments.
+/// The initial sequence number of each client of `connect`, so that the test can forge its segments.
 const INITIAL: u32 = 1000;
 /// The sequence number of the client's FIN, and the number after it.
 const FIN: u32 = INITIAL + 1;
@@ -253,8 +253,7 @@ fn check(groups: Groups, events: &[Value]) {
     measured(format!("watch: certain events, of {size} or {} of each kind: {certain:?}", 2 * size));
     let all = |fate: &str| usize::from(size) * fates.iter().filter(|(_, name)| *name == fate).count();
     // On an idle machine, every event of these five kinds is certain (Linux 6.18, 2026-11-29). On a busy machine, a late sample makes some
-    // events uncertain. The limit is lower for buckets that end before their time: there, twtool also needs counters that no other socket
-    // has changed since the last sample.
+    // events uncertain.
     for (fate, percent) in
         [("expired", 99), ("restarted", 99), ("became-time-wait", 99), ("taken-over", 90), ("destroyed", 90)]
     {

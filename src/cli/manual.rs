@@ -12,7 +12,7 @@ use clap::{Arg, Command};
 /// The date in the head of each page: the last day on which the texts were revised as a whole.
 const DATE: &str = "2026-11-29";
 
-/// The files that twtool reads, one per line: words, the path, and the content. The page of a command lists a file if the help of the
+/// Files that twtool reads, one per line: words, the path, and the content. The page of a command lists a file if the help of the
 /// command contains one of the words.
 const FILES: &str = "\
 service | /etc/services | Names of ports (services(5)). For a namespace NAME of ip-netns(8), /etc/netns/NAME/services if it exists
@@ -127,8 +127,8 @@ impl Notes {
     }
 }
 
-/// The pages and documents that a text mentions: `tcp(7)`, `twtool list`, RFC 6335. `own` is the name of the page that contains the
-/// text; the result does not contain this page. `names` are the commands of twtool, and `more` are further pages for the result.
+/// The pages in [`RELATED`] and `more`, and the pages and documents that a text mentions: `tcp(7)`, `twtool list`, RFC 6335. `own` is the
+/// name of the page that contains the text; the result does not contain this page. `names` are the commands of twtool.
 fn references(help: &str, own: &str, names: &[&str], more: &[&str]) -> Vec<String> {
     let mut pages: BTreeSet<String> = RELATED.iter().chain(more).map(ToString::to_string).collect();
     let mut documents = BTreeSet::new();
@@ -215,7 +215,7 @@ impl Writer {
         self.line(head);
     }
 
-    /// The usage of clap: literal words in bold, placeholders in italics.
+    /// Writes the usage line that clap renders: literal words in bold, placeholders in italics.
     fn synopsis(&mut self, usage: &str) {
         let usage = usage.trim_start_matches("Usage:").trim();
         for (number, form) in usage.lines().map(str::trim).enumerate() {

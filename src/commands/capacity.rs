@@ -32,8 +32,8 @@ connection. The kernel does not report whether a TIME_WAIT socket had them. So t
 net.ipv4.tcp_timestamps instead.
 
 For the port of a connection, the kernel does not report whether the client bound it explicitly or connect() chose it. twtool \
-tests such ports one by one with a connect() to an unused loopback address that delays its SYN (TCP_FASTOPEN_CONNECT). twtool closes \
-the socket before it sends anything, so the port is held for 1-2 microseconds. With --no-probe, or if the test is not \
+tests such ports one by one: it calls connect() to an unused loopback address, with TCP_FASTOPEN_CONNECT, which delays the SYN. twtool \
+closes the socket before it sends anything, so the port is held for 1-2 microseconds. With --no-probe, or if the test is not \
 possible, FREE includes these ports, although connect() may not be able to choose some of them. The JSON key \
 `uncertain` contains the number by which FREE can be too high.
 

@@ -142,8 +142,14 @@ fn plan_and_remove(args: &KillArgs, global: &GlobalArgs, context: &mut Context) 
 
     let complete = found.complete && removal.verified;
     let Candidates { targets, facts, .. } = &found;
-    let report =
-        RemovalReport { targets, outcomes: &removal.outcomes, facts, orphans: args.orphans, dry_run: args.dry_run };
+    let report = RemovalReport {
+        targets,
+        outcomes: &removal.outcomes,
+        facts,
+        fin_wait_2: found.with_state(),
+        orphans: args.orphans,
+        dry_run: args.dry_run,
+    };
     match global.format() {
         Format::Json => {
             let envelope = Envelope { schema: "twtool.kill/1", facts, complete, warnings: &warnings };

@@ -41,7 +41,6 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     for number in 1..=PORTS {
         used.push(connect(transcript, &mut lo, &server, to, "", number > 1)?);
     }
-    let used_up = Instant::now();
     let ninth = connect(
         transcript,
         &mut lo,
@@ -57,14 +56,14 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     let other_address =
         connect(transcript, &mut lo, &server, elsewhere, "Another address is another destination, too.", true)?;
     let bound = loopback::bind_to_zero()?;
-    let note = "bind(0) does not know the destination yet, so it needs a port without any socket.";
+    let note = "bind(0) does not know the destination yet, so it needs a port that no conflicting socket uses.";
     transcript.called(CLIENT, "bind(0)", outcome(&bound), EventDetails { note, ..EventDetails::default() })?;
     transcript.check(format!("connects 1 to {PORTS}"), vec!["ok"; used.len()].join(", "), used.join(", "))?;
     transcript.check("connect 9 to the same destination", "EADDRNOTAVAIL", ninth)?;
     transcript.check("connect to another port", "ok", other_port)?;
     transcript.check("connect to another address", "ok", other_address)?;
     transcript.check("bind(0)", "EADDRINUSE", word(&bound))?;
-    test_recovery(transcript, &mut lo, &server, [began, used_up])
+    test_recovery(transcript, &mut lo, &server, began)
 }
 
 /// Connects to a server, and closes first. Returns the result of connect().
@@ -106,7 +105,7 @@ fn test_recovery(
     transcript: &mut Transcript,
     lo: &mut Loopback,
     server: &Server,
-    [began, used_up]: [Instant; 2],
+    began: Instant,
 ) -> Result<(), LabError> {
     let note =
         "Without tcp_tw_reuse, connect() works when the first timer ends. With tcp_tw_reuse, it works much sooner.";
@@ -144,6 +143,7 @@ fn test_recovery(
     if let Ok((client, _)) = recovered {
         Connection { client, server: server.accept()? }.close(ActiveCloser::Client)?;
     }
+    let newest = Instant::now();
     lo.report_segments(transcript, true)?;
 
     let setting =
@@ -152,9 +152,9 @@ fn test_recovery(
     let setting = setting.map(Duration::from_millis);
     let delay = setting.unwrap_or(TwReuse::WHOLE_SECOND);
     // Wait until every bucket is old enough to be taken over.
-    std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(used_up.elapsed()));
+    std::thread::sleep((delay + Duration::from_millis(20)).saturating_sub(newest.elapsed()));
     write_setting(transcript, "ipv4.tcp_tw_reuse", "0", "")?;
-    let note = "All other buckets are old enough by now, but without tcp_tw_reuse the age does not matter.";
+    let note = "All buckets are old enough by now, but without tcp_tw_reuse the age does not matter.";
     let without = connect(transcript, lo, server, to, note, true)?;
     write_setting(transcript, "ipv4.tcp_tw_reuse", "2", "The default: like 1, but only on loopback.")?;
     let default = connect_at_last(to)?;

@@ -1,4 +1,4 @@
-//! The transcript of an experiment. It reports each event at once and in order, and collects the comparisons of expected and
+//! The transcript of an experiment. It reports each event when the lab notices it, and collects the comparisons of expected and
 //! observed results.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! Counts closes by network namespace, program and [`Role`] (which end opened the connection). A tracer reports the closes.
 //!
-//! A counter of Prometheus may only grow. So closes cannot move between the counter of a program and the sum `others` whenever another
-//! program closes more connections. The rules are:
+//! A counter of Prometheus may only grow. So the counters cannot follow the N programs with the most closes: if a program left the N, its
+//! closes would move to `others`, and its counter would shrink. The rules are:
 //!
 //! 1. In each network namespace, the first N programs that close a connection get a counter each.
 //! 2. If there are N such programs, a further program replaces the one that has been idle longest, but only if that one has closed

@@ -223,7 +223,7 @@ pub fn page(out: &mut (dyn Write + Send), capacity: &CapacityReport, style: Text
     writeln!(out)?;
     let mut notes = vec![];
     if destinations.is_empty() && total == 0 {
-        writeln!(out, "no outbound connections on these ports")?;
+        writeln!(out, "no outbound connections to show")?;
     } else {
         let rows: Vec<Vec<String>> = destinations.iter().map(|destination| cells(destination, facts)).collect();
         let left_out = table::write(out, &HEADINGS, true, rows.as_slice(), style)?;
@@ -267,16 +267,16 @@ pub fn uncertain(conditions: Conditions, destinations: &[Destination]) -> Option
         reasons.push("it is unknown which ports of connections are explicitly bound".to_owned());
     }
     if pool.unlisted > 0 {
-        let (number, sockets) = match pool.unlisted {
-            u32::MAX => ("some".into(), "sockets"),
-            1 => ("1".into(), "socket"),
-            many => (human::with_separators(many.into()), "sockets"),
+        let may_exist = match pool.unlisted {
+            u32::MAX => "it is unknown how many exist".into(),
+            1 => "one may exist".into(),
+            many => format!("up to {} may exist", human::with_separators(many.into())),
         };
-        reasons.push(format!("this kernel does not list bound sockets, and up to {number} {sockets} may exist"));
+        reasons.push(format!("this kernel does not list bound sockets, and {may_exist}"));
     }
     if reuse.whole_seconds && destinations.iter().any(|one| one.reusable.is_some() && one.time_wait + one.other > 0) {
         reasons.push(
-            "this kernel counts the age of a bucket in whole seconds, so a bucket younger than 1 s may be reusable"
+            "this kernel counts ages in whole seconds, so connect() may not yet take over some buckets that free counts"
                 .into(),
         );
     }

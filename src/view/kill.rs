@@ -29,7 +29,7 @@ const RISKS: [&str; 2] = [
 ];
 
 /// The risk of removing an orphan, a closing socket without a process.
-const ORPHAN_RISK: &str = "risk: the peer of an orphan gets a RST, and loses the data that it has not received yet";
+const ORPHAN_RISK: &str = "risk: the peer of an orphan may get a RST, and loses the data that it has not received yet";
 
 /// The sockets that `twtool kill` is about to remove.
 pub struct Plan<'a> {
@@ -92,6 +92,8 @@ pub struct RemovalReport<'a> {
     pub outcomes: &'a [RemovalResult],
     /// The facts that name interfaces and services.
     pub facts: &'a Facts,
+    /// Whether `--fin-wait-2` was given.
+    pub fin_wait_2: bool,
     /// Whether `--orphans` was given.
     pub orphans: bool,
     /// Whether `--dry-run` was given.
@@ -118,7 +120,12 @@ impl<'a> RemovalReport<'a> {
 /// Writes the summary line: `12 destroyed, 1 already gone, 0 failed`.
 pub fn summary(out: &mut (dyn Write + Send), report: &RemovalReport, style: TextStyle) -> io::Result<()> {
     if report.targets.is_empty() {
-        return writeln!(out, "no timewait bucket {}matches", if report.orphans { "or orphan " } else { "" });
+        let fin_wait_2 = if report.fin_wait_2 { " or FIN_WAIT_2" } else { "" };
+        return writeln!(
+            out,
+            "no TIME_WAIT{fin_wait_2} socket {}matches",
+            if report.orphans { "or orphan " } else { "" }
+        );
     }
     if report.dry_run {
         return writeln!(out, "dry run: nothing was removed");
@@ -259,8 +266,14 @@ mod tests {
             RemovalResult::Destroyed,
             RemovalResult::Failed(Some("EINVAL")),
         ];
-        let report =
-            RemovalReport { targets: &rows, outcomes: &outcomes, facts: &facts, orphans: false, dry_run: false };
+        let report = RemovalReport {
+            targets: &rows,
+            outcomes: &outcomes,
+            facts: &facts,
+            fin_wait_2: false,
+            orphans: false,
+            dry_run: false,
+        };
         assert_eq!(
             text(|out| summary(out, &report, PLAIN)),
             "2 destroyed, 1 already gone, 2 failed (EINVAL, no answer)\n"
@@ -287,10 +300,19 @@ mod tests {
     #[test]
     fn an_empty_selection_and_a_dry_run_are_reported() {
         let facts = facts();
-        let none = RemovalReport { targets: &[], outcomes: &[], facts: &facts, orphans: false, dry_run: true };
-        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket matches\n");
+        let none = RemovalReport {
+            targets: &[],
+            outcomes: &[],
+            facts: &facts,
+            fin_wait_2: false,
+            orphans: false,
+            dry_run: true,
+        };
+        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no TIME_WAIT socket matches\n");
         let none = RemovalReport { orphans: true, ..none };
-        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no timewait bucket or orphan matches\n");
+        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no TIME_WAIT socket or orphan matches\n");
+        let none = RemovalReport { fin_wait_2: true, ..none };
+        assert_eq!(text(|out| summary(out, &none, PLAIN)), "no TIME_WAIT or FIN_WAIT_2 socket or orphan matches\n");
         let rows = [Target::from(row("10.0.0.1", 80, "10.0.0.2", 40000))];
         let dry = RemovalReport { targets: &rows, outcomes: &[RemovalResult::Matched], ..none };
         assert_eq!(text(|out| summary(out, &dry, PLAIN)), "dry run: nothing was removed\n");

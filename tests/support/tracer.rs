@@ -83,7 +83,7 @@ impl Outside {
     }
 }
 
-/// Calls `get` every 5 ms until it returns a value. Panics after 20 s.
+/// Calls `get` every 5 ms until it returns a value. Panics after [`patience`] of 20 s.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -207,7 +207,8 @@ impl Tracer {
     /// Waits for the record of each expected report, and compares both. Returns the records.
     #[track_caller]
     pub(crate) fn check(&self, expected: &[Value]) -> Vec<Value> {
-        // The tracer reports closes in their order. So after the report of a later close, all earlier reports have arrived.
+        // The tracer reports connections in the order in which their full sockets end. So after the report of a later connection, the
+        // reports of all sockets that ended before have arrived.
         let later = close(&["close"]);
         self.wait_for(later.last().expect("a close"));
         let mut found = vec![];
@@ -221,8 +222,8 @@ impl Tracer {
                 continue;
             }
             let record = self.wait_for(close);
-            // If no process can reach a socket any more, a kernel worker closes it on newer kernels. On older kernels, a process that
-            // closes any Unix socket does this.
+            // A socket can be in a message of a Unix socket that no process can receive (`garbage` in closers.py). On newer kernels, a
+            // kernel worker closes such a socket. On older kernels, the next process that closes a Unix socket does it.
             let collected = close["collector"] == true && record["process"]["kernel"] == true;
             assert!(collected || record["process"]["pid"] == close["pid"], "{close}\n{record}");
             assert_eq!(record["role"], close["role"], "{close}\n{record}");
