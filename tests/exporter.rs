@@ -68,7 +68,7 @@ fn metrics_and_pages_are_served() {
     let values = samples(&scrape.body);
     assert_eq!(sum(&values, MetricFamily::TimewaitSockets, &["direction=\"outbound\""]), 1.0);
     assert_eq!(sum(&values, MetricFamily::ExporterCollections, &[]), 1.0);
-    // The response has a sample of each family about the exporter itself.
+    // Each further response has a sample of each family about the exporter itself.
     for family in MetricFamily::ALL.into_iter().filter(|family| family.name().starts_with("twtool_exporter_")) {
         let again = samples(&get("/metrics").body);
         sum(&again, family, &[]);
@@ -309,17 +309,19 @@ fn several_addresses_and_a_unix_socket_are_served() {
 }
 
 fn sockets_that_systemd_passes_are_used() {
-    let socket = std::net::TcpListener::bind("127.0.0.1:16070").expect("bound");
-    // The shell passes the socket as descriptor 3. exec keeps the process ID of the shell, so LISTEN_PID is correct.
-    let start =
-        |listen: &str| format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter {listen} 3<&{}", socket.as_raw_fd());
-    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
     let request = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    // The default address is opened only if it is given.
-    for (listen, is_opened) in [(String::new(), false), (format!("--listen {ADDRESS}"), true)] {
-        let mut child = std::process::Command::new("bash").args(["-c", &start(&listen)]).spawn().expect("bash starts");
-        let response = ask(TcpStream::connect("127.0.0.1:16070").expect("the socket listens"), request);
-        assert_eq!(response.status, 200);
+    let listen = format!("--listen {ADDRESS}");
+    // The default address is opened only if it is given, and only once.
+    for (passed, listen, is_opened) in
+        [("127.0.0.1:16070", "", false), ("127.0.0.1:16070", &*listen, true), (ADDRESS, &*listen, true)]
+    {
+        let socket = std::net::TcpListener::bind(passed).expect("bound");
+        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("inheritable");
+        // The shell passes the socket as descriptor 3. exec keeps the process ID of the shell, so LISTEN_PID is correct.
+        let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {PATH} exporter {listen} 3<&{}", socket.as_raw_fd());
+        let mut child = std::process::Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
+        drop(socket);
+        assert_eq!(ask(TcpStream::connect(passed).expect("the socket listens"), request).status, 200);
         assert_eq!(TcpStream::connect(ADDRESS).is_ok(), is_opened);
         let _ = child.kill();
         let _ = child.wait();
@@ -336,6 +338,13 @@ fn unneeded_capabilities_are_dropped() {
     drop(exporter);
     let exporter = Exporter::start(&["--netns", "/proc/self/ns/net"]);
     assert_eq!(mask(&exporter), ptrace | read_search | admin);
+    drop(exporter);
+    // Root of a container often has CAP_DAC_OVERRIDE and not CAP_DAC_READ_SEARCH.
+    let set = rustix::thread::CapabilitySet::DAC_READ_SEARCH;
+    rustix::thread::remove_capability_from_bounding_set(set).expect("the thread has all capabilities");
+    let exporter = Exporter::start(&[]);
+    let dac_override = 1 << 1;
+    assert_eq!(mask(&exporter), ptrace | dac_override);
     drop(exporter);
     if program("setpriv").is_some() {
         // Without any capability, the collection is still complete.

@@ -69,7 +69,7 @@ impl Listener {
 }
 
 impl Listener {
-    /// The folder of the socket file that is removed when the listener is dropped; `None` if there is no such file.
+    /// The folder of the socket file that dropping the listener removes; `None` if there is no such file.
     #[must_use]
     pub fn folder(&self) -> Option<PathBuf> {
         let Self::Unix(_, Some(path)) = self else { return None };

@@ -145,6 +145,10 @@ pub fn run(options: &ExporterOptions, collect: Box<Collect>, trace: Option<Start
     let addresses: &[Address] =
         if listeners.is_empty() && options.listen.is_empty() { &[Address::DEFAULT] } else { &options.listen };
     for address in addresses {
+        // A socket of systemd can already have an address of --listen.
+        if listeners.iter().any(|listener| listener.address() == address.to_string()) {
+            continue;
+        }
         let failed = |source| ExporterError::Listen { address: address.to_string(), source };
         listeners.push(address.bind().map_err(failed)?);
     }

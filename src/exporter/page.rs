@@ -34,17 +34,18 @@ fn sockets(page: &mut String, samples: &Samples) {
         let netns = &labels[0];
         let count = |state: &str| {
             let rows = samples.of(MetricFamily::TimewaitSockets).iter();
-            rows.filter(|(labels, _)| labels[0] == *netns && labels[1] == state).map(|(_, value)| float(*value)).sum()
+            let rows = rows.filter(|(labels, _)| labels[0] == *netns && labels[1] == state);
+            sum(rows.map(|(_, value)| float(*value)))
         };
-        let closes: f64 = of_netns(samples, MetricFamily::ClosesPerSecond, netns).sum();
+        let closes = sum(of_netns(samples, MetricFamily::ClosesPerSecond, netns));
         let first = |family| of_netns(samples, family, netns).next();
         row(
             page,
             &[
                 HtmlCell::Text(netns),
-                HtmlCell::Number(Some(count("time-wait"))),
-                HtmlCell::Number(Some(count("fin-wait-2"))),
-                HtmlCell::Number(Some(closes)),
+                HtmlCell::Number(count("time-wait")),
+                HtmlCell::Number(count("fin-wait-2")),
+                HtmlCell::Number(closes),
                 HtmlCell::Number(first(MetricFamily::PoolPorts)),
                 HtmlCell::Number(first(MetricFamily::CloseWait)),
             ],
@@ -56,7 +57,14 @@ fn sockets(page: &mut String, samples: &Samples) {
 fn destinations(page: &mut String, samples: &Samples) {
     page.push_str("<h2>Destinations</h2>\n");
     if samples.of(MetricFamily::DestinationFree).is_empty() {
-        page.push_str("<p>There is no outbound connection on an ephemeral port.</p>\n");
+        let is_known = |netns: &String| of_netns(samples, MetricFamily::Destinations, netns).next().is_some();
+        let all_known = samples.of(MetricFamily::NetnsInfo).iter().all(|(labels, _)| is_known(&labels[0]));
+        page.push_str(if all_known {
+            "<p>There is no outbound connection on an ephemeral port.</p>\n"
+        } else {
+            "<p>The destinations of at least one network namespace are unknown. No other namespace has an outbound connection \
+             on an ephemeral port.</p>\n"
+        });
         return;
     }
     page.push_str("<table>\n<tr><th>Namespace</th><th>From</th><th>To</th><th class=\"n\">Free ports</th><th class=\"n\">TIME_WAIT</th>\
@@ -153,6 +161,11 @@ fn escape_html(text: &str) -> String {
 
 fn of_netns<'a>(samples: &'a Samples, family: MetricFamily, netns: &'a str) -> impl Iterator<Item = f64> + 'a {
     samples.of(family).iter().filter(move |(labels, _)| labels[0] == netns).map(|(_, value)| float(*value))
+}
+
+/// The sum; `None` without numbers, because an unknown number has no sample.
+fn sum(numbers: impl Iterator<Item = f64>) -> Option<f64> {
+    numbers.reduce(|sum, number| sum + number)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of sockets are far below 2^52")]

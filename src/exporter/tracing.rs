@@ -121,8 +121,8 @@ impl ClosesThread {
         Ok(signal)
     }
 
-    /// Returns the counts, and the reason if they are incomplete. First forgets the namespaces that do not exist any more: `inodes` has
-    /// the existing ones.
+    /// Returns the counts, and the reason if they are incomplete. First forgets the namespaces that `inodes` does not contain and that had
+    /// no close for 10 minutes.
     pub(super) fn counts(&self, inodes: &BTreeSet<u64>) -> (CloseCounts, Option<String>) {
         let mut state = self.state();
         let elapsed = state.elapsed;

@@ -63,11 +63,17 @@ impl Need {
 #[cfg(feature = "cli")]
 pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
-    let needed = || needs.iter().flat_map(|need| need.capabilities());
-    let wanted = needed().fold(CapabilitySet::empty(), |set, (one, _)| set | *one);
-    let held = capabilities(None)?.permitted & wanted;
+    let permitted = capabilities(None)?.permitted;
+    let mut needed: Vec<_> = needs.iter().flat_map(|need| need.capabilities()).copied().collect();
+    // Root of a container often has only CAP_DAC_OVERRIDE. It also allows writing, so twtool keeps it only without the other one.
+    let reads = |(one, _): &(CapabilitySet, _)| *one == CapabilitySet::DAC_READ_SEARCH;
+    if needed.iter().any(reads) && !permitted.contains(CapabilitySet::DAC_READ_SEARCH) {
+        needed.push((CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"));
+    }
+    needed.retain(|(one, _)| permitted.contains(*one));
+    let held = needed.iter().fold(CapabilitySet::empty(), |set, (one, _)| set | *one);
     set_capabilities(None, CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() })?;
-    Ok(needed().filter(|(one, _)| held.contains(*one)).map(|(_, name)| *name).collect())
+    Ok(needed.into_iter().map(|(_, name)| name).collect())
 }
 
 /// Runs a function while the calling thread has no effective capability.
