@@ -25,7 +25,7 @@ suite! {
         a_sample_and_an_event_have_the_documented_keys,
         count_and_duration_limit_the_samples,
         the_filter_selects_rows_and_events,
-        every_namespace_has_its_samples,
+        with_all_netns_the_samples_include_this_namespace,
         a_closed_pipe_or_a_signal_ends_watch,
         the_first_sample_reports_a_mistake_in_the_filter,
         a_replay_gives_the_same_bytes,
@@ -35,7 +35,7 @@ suite! {
         a_recording_is_kept_if_the_reader_closes_the_pipe,
         list_refuses_a_series_and_watch_refuses_a_damaged_series,
         an_existing_file_is_not_replaced,
-        a_sample_that_costs_too_much_makes_the_interval_longer,
+        an_interval_that_twtool_makes_longer_is_reported,
     ],
 }
 
@@ -161,7 +161,7 @@ fn the_filter_selects_rows_and_events() {
     assert_eq!((number(&samples[0], "time_wait"), number(&samples[0], "all_buckets")), (2, 3));
 }
 
-fn every_namespace_has_its_samples() {
+fn with_all_netns_the_samples_include_this_namespace() {
     let server = listen("127.0.0.1:8080");
     bucket_of_client(&server, "127.0.0.1:8080");
     // Other namespaces may be unreadable, so the exit code is not checked.
@@ -318,7 +318,7 @@ fn an_existing_file_is_not_replaced() {
     assert_eq!(twtool(["watch", "-o", "ndjson", "--replay", &path]).ok().ndjson().len(), 1);
 }
 
-fn a_sample_that_costs_too_much_makes_the_interval_longer() {
+fn an_interval_that_twtool_makes_longer_is_reported() {
     let run = twtool(["watch", "-o", "ndjson", "--interval", "1ms", "--count", "3"]).code(0);
     let longer = run.ndjson().iter().any(|sample| number(sample, "interval_ms") > 1);
     assert_eq!(longer, run.stderr.contains(LONGER), "{run}");

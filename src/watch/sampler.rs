@@ -36,9 +36,9 @@ struct TrackedNamespace {
 /// ends before.
 const KEEP_FOR: Duration = Duration::from_secs(120);
 
-/// Records which namespaces a sample has read, and drops the buckets of the other namespaces. After a complete sample, these have ended,
-/// and their buckets are dropped at once. Otherwise they may only be unreadable for now, and their buckets are kept for [`KEEP_FOR`].
-/// Without this limit, memory would grow with each namespace that ends while some namespace is unreadable.
+/// Records which namespaces a sample has read. After a complete sample, the other namespaces have ended, and their buckets are dropped at
+/// once. Otherwise they may only be unreadable for now, and their buckets are kept for [`KEEP_FOR`]. Without this limit, memory would grow
+/// with each namespace that ends while some namespace is unreadable.
 fn forget(trackers: &mut Trackers, read: impl Iterator<Item = Option<u64>>, now: Duration, complete: bool) {
     for netns in read {
         trackers.entry(netns).or_default().seen = now;

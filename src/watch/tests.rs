@@ -224,7 +224,7 @@ fn a_sample_that_is_not_whole_ends_no_bucket_and_the_next_one_reports_what_happe
     assert_eq!(events([first(), not_whole(), next], Occupant::Nobody), [(1, Restarted, true), (2, Expired, true)]);
     let long_gap = || BucketSample { whole: false, ..walk(55_000, vec![]) };
     let gone = [walk(0, vec![bucket(1, 50_000)]), long_gap(), walk(56_000, vec![])];
-    assert_eq!(events(gone, Occupant::Nobody), [(1, Expired, false)], "SOCK_DESTROY had 50 s");
+    assert_eq!(events(gone, Occupant::Nobody), [(1, Expired, false)], "SOCK_DESTROY may have removed it before");
     let next = walk(2000, vec![bucket(1, 58_500), bucket(3, 48_000)]);
     let early = events([first(), not_whole(), next], Occupant::Nobody);
     assert_eq!(early, [(1, Restarted, true), (2, Expired, true)], "it restarted before the sample that missed it");
@@ -236,6 +236,14 @@ fn a_bucket_that_a_sample_has_missed_is_not_gone() {
     assert_eq!(events(walks, Occupant::Itself), []);
     let walks = [walk(0, vec![bucket(1, 50_000)]), walk(1000, vec![]), walk(2000, vec![bucket(1, 48_000)])];
     assert_eq!(events(walks, Occupant::Itself), []);
+    // The look-up of the second sample finds the bucket 1 s before its end.
+    let mut tracker = Tracker::default();
+    for (walk, occupant) in [(walk(0, vec![bucket(1, 6000)]), Occupant::Nobody), (walk(5000, vec![]), Occupant::Itself)]
+    {
+        tracker.follow(walk, true, true, &mut |_| occupant);
+    }
+    let events = tracker.follow(walk(7000, vec![]), false, true, &mut |_| Occupant::Nobody).events;
+    assert_eq!(events.iter().map(|event| (event.kind, event.certain)).collect::<Vec<_>>(), [(Expired, true)]);
 }
 
 #[test]

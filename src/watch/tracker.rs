@@ -262,8 +262,8 @@ impl Tracker {
     fn entered(&self, row: &Row, selected: bool, time: Elapsed, length_ms: i64) -> Option<PendingEvent> {
         // A bucket without a cookie cannot be recognized, so it may be an old one.
         row.bucket.cookie?;
-        // An older bucket is not new: the last sample has missed it. The age of a bucket in FIN_WAIT_2 is unknown, because its timer
-        // has no fixed length.
+        // A bucket that is older than the last sample is not new: that sample has missed it. The age of a bucket in FIN_WAIT_2 is unknown,
+        // because its timer has no fixed length.
         let is_new = if row.bucket.fin_wait_2 {
             self.last.as_ref().is_some_and(|last| last.whole)
         } else {
@@ -302,7 +302,7 @@ impl Tracker {
             }
             let occupant = find(&row.bucket);
             if occupant == Occupant::Itself {
-                seen.known_ms = row.bucket.expires_ms.saturating_add(slack_ms.into());
+                seen.known_ms = u32::try_from(left + i64::from(slack_ms) - time.least).unwrap_or(0);
                 still_there.push(seen);
                 continue;
             }

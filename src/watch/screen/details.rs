@@ -68,7 +68,7 @@ impl Place<'_> {
     }
 }
 
-/// The facts of a row's namespace. A group can have buckets of all namespaces, so this function returns the facts of the first one.
+/// The facts of a row's namespace. For a group or a maker, which can have buckets of several namespaces: the facts of the first namespace.
 fn facts_of<'a>(selected: &'a SelectedRow, first: &'a Facts) -> &'a Facts {
     match selected {
         SelectedRow::Socket(_, facts) | SelectedRow::Netns(facts, _) => facts,
@@ -137,7 +137,7 @@ fn bracketed(addr: std::net::IpAddr) -> String {
 #[must_use]
 pub(super) fn proposal(line: &Line) -> Vec<String> {
     let mut lines = vec![
-        "This command removes the sockets of the selected row:".to_owned(),
+        "This command removes buckets of the selected row:".to_owned(),
         String::new(),
         format!("  {}", line.text),
         String::new(),
@@ -252,8 +252,8 @@ fn advise(selected: &SelectedRow, shell: &Shell) -> Suggestions {
 /// The conclusions of `twtool doctor` about the buckets of one process.
 fn about_maker(key: &makers::MakerGroupKey, latest: &LatestSample) -> Vec<String> {
     if *key == makers::MakerGroupKey::Unknown {
-        let why = "The tracer has recorded no close of these sockets: they closed before it started, or the kernel did not show the \
-                   process.";
+        let why = "The tracer has recorded no close of these sockets: they closed before it started, a close was lost, or the kernel \
+                   did not show the process.";
         return vec![why.into()];
     }
     let makers::MakerGroupKey::Process(process) = key else { return vec![] };

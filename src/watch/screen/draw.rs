@@ -322,7 +322,7 @@ fn mistake(line: &FilterLine, width: u16) -> Vec<String> {
     message.into_iter().chain(rest.iter().map(|line| line.chars().skip(skipped).collect())).collect()
 }
 
-/// The end of a text that fits into this number of columns. The function reads no more of the text than that.
+/// The end of a text that fits into this number of columns. The function does not read the rest of the text.
 fn tail(text: &str, room: usize) -> &str {
     let mut used = 0;
     let fits = |letter: &char| {

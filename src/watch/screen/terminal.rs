@@ -1,6 +1,6 @@
 //! Puts the terminal into the modes of the live screen: raw mode, the alternate screen, and reports of the mouse wheel. [`TerminalGuard`]
-//! restores the previous modes at the end, after an error, on a panic in any thread, and before a signal that `ScreenSignals` blocks ends
-//! or stops the program.
+//! restores the previous modes at the end, after an error, on a panic in any thread, and before the program ends or stops because of a
+//! signal that `ScreenSignals` blocks.
 
 use std::io::{self, BufWriter};
 use std::panic;
