@@ -1,6 +1,6 @@
 //! Runs the commands that twtool prints, exactly as it prints them, and checks that they solve the problem: in the caller's own
 //! namespace, with --netns in another one, and as an ordinary user with sudo. A command that was printed for --netns must change
-//! that namespace and leave the caller's namespace as it is. `PRODUCERS` names the tests of all printed commands.
+//! that namespace and leave the caller's namespace as it is. `PRODUCERS` names the tests of the commands that src/ builds.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
@@ -98,10 +98,9 @@ const PRODUCERS: [(&str, usize, &[&str]); 12] = [
         ],
     ),
     ("analysis/summary.rs", 1, &["the_commands_of_summary_read_the_same_namespace"]),
-    // This file contains no such call. Its hints contain commands of other programs between backquotes: `ip netns`, `nsenter`,
-    // `modprobe`.
+    // The hints of this file contain commands of other programs between backquotes: `ip netns`, `nsenter`.
     (
-        "sys/netns/mod.rs",
+        "sys/netns/error.rs",
         0,
         &[
             "the_hint_for_a_rootless_container_works",

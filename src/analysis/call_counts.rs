@@ -45,7 +45,7 @@ pub struct LastExplanation {
     pub cause: CallCause,
     /// The reason in a few words. It contains names of processes, so escape it for a terminal.
     pub headline: String,
-    /// The time from the start of the watch until the call was examined.
+    /// The time from the start of the watch until the call ended.
     pub at: Duration,
 }
 

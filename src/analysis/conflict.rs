@@ -115,7 +115,7 @@ pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket
     (least == most).then_some(most)
 }
 
-/// Whether a listed socket can explain each attempt that failed with EADDRINUSE.
+/// Whether each attempt that failed because of another socket can be explained by a listed socket.
 #[must_use]
 pub fn explained(attempts: &[Attempt], sockets: &[Socket]) -> bool {
     let mut failed = attempts.iter().filter(|attempt| is_blocked_by_another_socket(attempt));

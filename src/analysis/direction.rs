@@ -23,7 +23,7 @@ pub fn infer(facts: &Facts, listeners: &Listeners, tuple: &FourTuple, interface:
     infer_with_range(facts.local_port_range.map(|range| range.0), listeners, tuple, interface)
 }
 
-/// [`infer`], for callers that have only the ephemeral range; `None` if the range is unknown.
+/// [`infer`], for callers that have only the ephemeral range. `range` is `None` if it is unknown.
 #[must_use]
 pub fn infer_with_range(
     range: Option<PortRange>,

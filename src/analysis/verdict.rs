@@ -96,7 +96,7 @@ fn verdict_of(plain: &Attempt, with: ReuseOptions, attempts: &[Attempt]) -> Verd
 
 fn denial(facts: &Facts, port: Port, worst: &[&Attempt]) -> Cause {
     let cause = |attempt: &&Attempt| match attempt.outcome() {
-        // EACCES for another port, or from listen(), comes from a security module, which does not report a reason.
+        // EACCES for a port that needs no privilege, or from listen(), comes from a security module, which does not report a reason.
         CallResult::Failed(Errno::Access)
             if facts.privileged(port) == Some(true) && attempt.bind == CallResult::Failed(Errno::Access) =>
         {

@@ -40,8 +40,8 @@ listen() and connect() calls would fail with ENOSYS. So twtool runs until all pr
 including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. (Exception: with --pid or --detach, twtool \
 sets no filter.)
 
-If twtool runs without CAP_SYS_ADMIN, set-user-ID bits and file capabilities give COMMAND and its processes no privilege \
-(no_new_privs). twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
+If twtool runs without CAP_SYS_ADMIN (no_new_privs) or without CAP_SYS_PTRACE, set-user-ID bits and file capabilities give COMMAND and \
+its processes no privilege. twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
 prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
 
 Exit codes: the exit code of COMMAND, or 128+N if signal N ended it; 125 COMMAND cannot be watched; 126 COMMAND cannot be run; \

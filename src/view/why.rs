@@ -129,8 +129,8 @@ fn note_text(note: &WatchNote) -> String {
             };
             format!(
                 "{program} {what}, and {lost} while it is watched (pid {}). This can cause later failures with EACCES \
-                 or EPERM. Run the same command as root. If twtool has CAP_SYS_ADMIN (root on the host), the program keeps its \
-                 privilege.",
+                 or EPERM. Run the same command as root. If twtool has CAP_SYS_ADMIN and CAP_SYS_PTRACE (root on the host), \
+                 the program keeps its privilege.",
                 process.pid
             )
         }
@@ -196,7 +196,7 @@ fn ended(end: ProgramEnd) -> String {
     }
 }
 
-/// Writes the report at the end: what listens, and which calls failed.
+/// Writes the report at the end: what listened, and which calls failed.
 pub fn report(out: &mut dyn Write, report: &ProgramReport, style: TextStyle) -> io::Result<()> {
     let ProgramReport { program, end, call_counts, watched_for } = *report;
     let how = end.map_or_else(|| "is no longer watched".into(), |end| format!("ended with {}", ended(end)));

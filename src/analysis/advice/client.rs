@@ -37,8 +37,9 @@ fn self_connection(evidence: &BindEvidence, holder: &Holder) -> String {
         Socket::Full(_) => "A connection to itself holds the port",
     };
     let how = if facts.ephemeral(port) == Some(true) {
-        "A client connected to the port while no server listened there, and the kernel chose the same port as the source port. \
-         A client that reconnects in a loop does this sooner or later (RFC 9293, section 3.5, simultaneous open)."
+        "A client connected to the port while no server listened there, and the kernel probably chose the same port as \
+         the source port. A client that reconnects in a loop does this sooner or later (RFC 9293, section 3.5, \
+         simultaneous open)."
     } else {
         "A client bound the port as its source port and connected to it while no server listened there."
     };

@@ -35,7 +35,7 @@ pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
         "Open fewer addresses, or set IPV6_V6ONLY on the IPv6 sockets before bind() (ipv6(7)).".into()
     };
     Some(format!(
-        "A server that opens all these addresses at once blocks itself: it already listens on {earlier} port {port} \
-         when it binds {on}. {cure}"
+        "A server that opens all these addresses at once without SO_REUSEPORT blocks itself: it already listens on \
+         {earlier} port {port} when it binds {on}. {cure}"
     ))
 }

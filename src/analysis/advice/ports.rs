@@ -1,4 +1,4 @@
-//! Advice about the port itself: sockets on the port that the kernel does not list, the ephemeral range, and UDP.
+//! Advice about the port itself: unlisted sockets on the port, the ephemeral range, and UDP.
 
 use super::BindEvidence;
 

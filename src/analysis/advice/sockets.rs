@@ -81,8 +81,8 @@ fn buckets_beside(evidence: &BindEvidence) -> Option<String> {
     };
     let (holds, timer) = if one { ("holds", "its timer ends") } else { ("hold", "the last timer ends") };
     Some(format!(
-        "{} {holds} the port too, until {timer}. Before that, a bind works only if the old and the new socket have \
-         SO_REUSEADDR (socket(7)).",
+        "{} {holds} the port too, at least until {timer}. Before that, a bind works only if the old and the new socket have \
+         SO_REUSEADDR, or both have SO_REUSEPORT (socket(7)).",
         count_buckets_by_state(buckets())
     ))
 }
@@ -173,8 +173,8 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
             (some, false) => format!("Clients on this machine opened {some} of the connections (inferred)"),
         };
         format!(
-            "{opened}. connect() chooses a source port in net.ipv4.ip_local_port_range, and chose this one while no server \
-             had bound it."
+            "{opened}. connect() chooses a source port in net.ipv4.ip_local_port_range, and probably chose this one while \
+             no server had bound it."
         )
     }));
     advice.extend(buckets_beside(evidence));
@@ -184,8 +184,8 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
     advice.extend(explained);
     if fewest_that_work(evidence).is_none() {
         advice.push(format!(
-            "No socket option makes the bind work, because at least one socket on the port was opened without the \
-             option. {BOTH_SIDES}."
+            "No socket option makes the bind work, because at least one socket on the port does not have \
+             SO_REUSEADDR. {BOTH_SIDES}."
         ));
         advice.extend(other_user(evidence, connections()));
     }
@@ -208,7 +208,12 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
 
 pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
-    let holds = format!("A socket is bound to the port and does not listen: {}.", owner_names(sockets()));
+    let names = owner_names(sockets());
+    let (holds, its) = if sockets().count() == 1 {
+        (format!("A socket is bound to the port and does not listen: {names}."), "its process")
+    } else {
+        (format!("Sockets are bound to the port and do not listen: {names}."), "their processes")
+    };
     let mut advice = vec![match fewest_that_work(evidence) {
         // SO_REUSEPORT works only if all sockets have it. Then all of them can listen.
         Some(ReuseOptions::REUSEPORT) => format!("{holds} {}", set_options_advice(ReuseOptions::REUSEPORT)),
@@ -217,7 +222,7 @@ pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
              (listen(2); try --listen).",
             set_options_advice(options)
         ),
-        None => format!("{holds} Stop that process, or choose another port or address."),
+        None => format!("{holds} Stop {its}, or choose another port or address."),
     }];
     advice.extend(buckets_beside(evidence));
     if fewest_that_work(evidence).is_none() {

@@ -119,8 +119,9 @@ fn old_without_reuseaddr(evidence: &BindEvidence) -> Vec<String> {
     let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
     vec![format!(
         "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
-         checks both (socket(7)), so the option on the new socket alone does not help. Once the program has started, its own TIME_WAIT \
-         sockets do not block its later restarts, because the connections that it accepts inherit the option."
+         checks the old and the new socket (socket(7)), so the option on the new one alone does not help. Once the \
+         program has started, its own TIME_WAIT sockets do not block its later restarts, because the connections that \
+         it accepts inherit the option."
     )]
 }
 
@@ -147,9 +148,11 @@ fn connection(evidence: &BindEvidence) -> Vec<String> {
 }
 
 fn bound(evidence: &BindEvidence) -> Vec<String> {
-    let sockets = evidence.holders.iter().filter(|holder| holder.blocks);
-    vec![format!(
-        "A socket is bound to the port and does not listen: {}. Stop that process, or choose another port.",
-        owner_names(sockets)
-    )]
+    let sockets = || evidence.holders.iter().filter(|holder| holder.blocks);
+    let (bound, its) = if sockets().count() == 1 {
+        ("A socket is bound to the port and does not listen", "its process")
+    } else {
+        ("Sockets are bound to the port and do not listen", "their processes")
+    };
+    vec![format!("{bound}: {}. Stop {its}, or choose another port.", owner_names(sockets()))]
 }

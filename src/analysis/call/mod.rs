@@ -64,7 +64,7 @@ pub struct Explanation {
     /// The time until the port is free, if only buckets block it.
     pub free_in: Option<Duration>,
     /// Whether watched processes own all blocking sockets, apart from sockets that no process can own; `None` if that is unknown. False if
-    /// only such sockets block the call.
+    /// no process can own any of them.
     pub held_by_itself: Option<bool>,
     /// Commands that help now, lines for configuration files, and advice with reasons.
     pub help: Suggestions,
@@ -150,7 +150,7 @@ pub fn explain(failed: &FailedCall) -> Explanation {
     }
 }
 
-/// A failed call on a TCP socket whose address, socket and namespace could be read.
+/// A failed call on a TCP socket, if twtool could read the address, the socket and the facts of the namespace.
 struct FailedTcpCall<'a> {
     failed: FailedCall<'a>,
     errno: Errno,
@@ -198,7 +198,7 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
         );
         explanation.help.advice.push(
             "twtool causes this failure: without twtool, the process gets the privilege of the program file. If twtool \
-             has CAP_SYS_ADMIN (root on the host), the process gets the privilege, too."
+             has CAP_SYS_ADMIN and CAP_SYS_PTRACE (root on the host), the process gets the privilege, too."
                 .into(),
         );
         return explanation;

@@ -68,7 +68,11 @@ fn advice_does_not_mention_setcap_if_twtool_removed_the_privilege() {
         format!("{:?}", explained(&call, &[]).help)
     };
     assert!(advised(false).contains("setcap"), "{}", advised(false));
-    assert!(advised(true).contains("If twtool has CAP_SYS_ADMIN (root on the host), the process"), "{}", advised(true));
+    assert!(
+        advised(true).contains("If twtool has CAP_SYS_ADMIN and CAP_SYS_PTRACE (root on the host), the process"),
+        "{}",
+        advised(true)
+    );
     assert!(
         !advised(true).contains("setcap") && advised(true).contains("twtool causes this failure"),
         "{}",
@@ -77,7 +81,7 @@ fn advice_does_not_mention_setcap_if_twtool_removed_the_privilege() {
 }
 
 #[test]
-fn a_process_with_the_capability_may_lack_it_where_it_counts_or_be_refused_by_a_security_module() {
+fn eacces_despite_the_capability_is_explained_by_the_user_namespace_or_a_security_module() {
     let mut call = call(80, Errno::Access);
     call.process.cap_net_bind_service = Some(true);
     let Explanation { headline, cause, help, .. } = explained(&call, &[]);

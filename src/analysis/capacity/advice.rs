@@ -21,8 +21,8 @@ const WIDE: u32 = 60_000;
 /// A wider range begins at this port (`PROT_SOCK` in net/sock.h), or at ip_unprivileged_port_start if that is higher.
 const LOWEST: u32 = 1024;
 
-/// One sentence about a shortage of ports: in the whole pool, or for the most urgent destination, which comes first in
-/// `destinations`. `None` if there is no shortage.
+/// Describes a shortage of ports: in the whole pool, or for the most urgent destination, which comes first in `destinations`. `None` if
+/// there is no shortage.
 #[must_use]
 pub fn verdict(destinations: &[Destination], pool: &Pool) -> Option<String> {
     if pool.size == 0 {

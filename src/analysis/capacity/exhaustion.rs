@@ -6,8 +6,7 @@
 //!    ends, or until connect() may take it over.
 //! 3. During the first hold, ports become free only when the present buckets release them. Their remaining times are known.
 //! 4. After the first hold, as many ports become free as are taken. So if the ports last for the first hold, this rate never exhausts
-//!    them. At exactly the sustainable rate, the last port is taken at the end of the hold, and the next connection gets the port of
-//!    the first one.
+//!    them. If the last port is taken exactly at the end of the hold, the next connection gets the port of the first one.
 
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ pub fn period(ages_ms: &[u64]) -> Duration {
     Duration::from_secs(oldest / 1000 + 1).min(PRESENT)
 }
 
-/// A tolerance above the rounding error of the division. With it, a port that is taken in the millisecond of a release counts as taken
+/// A tolerance above the rounding error of the division. With it, a port that is taken at the time of a release counts as taken
 /// before the release, and a port that is taken at the end of the hold as taken after it (step 4 of the module documentation).
 const ROUNDING_MS: f64 = 1e-6;
 
@@ -124,7 +123,7 @@ mod tests {
     #[test]
     fn a_rate_above_the_sustainable_rate_exhausts_the_ports_within_the_hold() {
         assert_eq!(exhausted_ms(16, 1.0, &[]), Some(16_000));
-        assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the first port is released before the sixteenth is taken");
+        assert_eq!(exhausted_ms(16, 0.25, &[]), None, "the hold ends before the sixteenth port is taken");
         assert_eq!(exhausted_ms(59, 1.0, &[]), Some(59_000));
         assert_eq!(exhausted_ms(60, 1.0, &[]), None, "exactly the sustainable rate");
     }
@@ -157,7 +156,7 @@ mod tests {
         ) {
             let load = Load { free, per_s: 1000.0 / as_f64(gap_ms), released_ms: released_ms.clone(), hold: MINUTE };
             let model = load.exhausted_in();
-            // After n connections, at n * gap, no port is left.
+            // `first` is the first connection after which no port is left. Connection n takes a port at n * gap.
             let taken_at = |n: u64| n * gap_ms;
             let first = (0..=60_000).take_while(|n| taken_at(*n) < 60_000).find(|n| {
                 let back = released_ms.iter().filter(|ms| **ms < taken_at(*n)).count() as u64;

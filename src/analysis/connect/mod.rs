@@ -245,7 +245,7 @@ impl Situation {
         verdict::cause(&self.facts, self.from_port.unwrap_or(Port(0)), own, &self.holders, self.reuseaddr_helps())
     }
 
-    /// connect() may still find a port.
+    /// Whether bind() of an address without a port finds no port. connect() may still find one.
     fn bind_finds_no_port(&self) -> bool {
         self.from_port.is_none() && self.bind() == Some(CallResult::Failed(Errno::AddrInUse))
     }

@@ -30,7 +30,7 @@ fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
     }
 }
 
-/// A client with a fixed source port that works.
+/// A client with a fixed source port, whose connect() works.
 fn situation() -> Situation {
     let reuse = TwReuse {
         mode: Some(ReuseMode::Off),

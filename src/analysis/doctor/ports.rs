@@ -30,8 +30,8 @@ pub(super) fn local_port_range(health: &Health) -> Check {
     }
     let usual = u64::from(DEFAULT_PORT_RANGE.1 - DEFAULT_PORT_RANGE.0) + 1;
     let finding = format!(
-        "The range has {size} ports; the default has {usual}. It limits the simultaneous connections from one local address \
-         to one destination."
+        "The range has {size} ports; the default has {usual}. The size limits the simultaneous connections from one \
+         local address to one destination."
     );
     check.found(if size < usual { Status::Note } else { Status::Ok }, finding)
 }

@@ -126,7 +126,10 @@ fn stop_socket_unit(failure: &Failure, shell: &Shell, manager: &Process) -> Opti
         }
         _ => Step::new(
             systemctl(Privilege::None, &["list-sockets", "--all"]),
-            "find the socket unit that has the port, then stop it with `systemctl stop`",
+            match user {
+                None => "find the socket unit that has the port, then stop it with `systemctl stop`",
+                Some(_) => "find the socket unit that has the port, then stop it with `systemctl --user stop`",
+            },
         ),
     })
 }

@@ -12,7 +12,7 @@
 //!    sockets again from time to time.
 //! 5. When a blocking socket is gone, bind again.
 //!
-//! A plain bind (without options) fails while any socket covers its address. So one live socket is enough to skip the bind.
+//! A plain bind (without options) fails while any socket covers its address. So one live socket is enough to skip the bind and the list.
 //! A bind with options may succeed beside some sockets, and the kernel does not report which. So each socket that ends is a
 //! reason to bind again.
 

@@ -160,7 +160,7 @@ fn a_free_port_takes_one_bind_and_no_list() {
 #[test]
 fn a_wait_lasts_as_long_as_the_bucket() {
     for plain in [true, false] {
-        // The wait may end 120 ms after the bucket: a round begins every 100 ms. In 62 s there are about 620 rounds of one look-up.
+        // The wait ends at most 120 ms after the bucket: a round begins every 100 ms. In 62 s there are about 620 rounds of one look-up.
         let one = wait_with_look_ups(&[bucket(60_000, 1_900)], plain);
         assert_eq!(one.ended, WaitEnd::Bindable);
         assert!(one.at >= ms(61_900) && one.at <= ms(62_020), "{:?}", one.at);
