@@ -1,4 +1,4 @@
-//! Benchmarks of decoding, filtering and formatting 100,000 rows, without the kernel.
+//! Benchmarks without the kernel: decoding, filtering and formatting 100,000 rows, and parsing arguments.
 
 use std::hint::black_box;
 use std::io;

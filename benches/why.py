@@ -39,6 +39,8 @@ def run(watch, folder):
             socket.create_connection(("127.0.0.1", 8080)).close()
             break
         except OSError:
+            if server.poll() is not None:
+                raise RuntimeError(f"nginx ended with status {server.returncode}")
             time.sleep(0.01)
     before = cpu_ns(server.pid)
     ab = ["ab", "-q", "-k", "-n", str(REQUESTS), "-c", "4", "http://127.0.0.1:8080/"]

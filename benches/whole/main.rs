@@ -159,7 +159,7 @@ impl Case {
                 Self { one_core: true, ..Self::twtool("list -o ndjson, one core", &["-o", "ndjson"], None) },
             ]
         };
-        // A million buckets would take minutes to create for each run.
+        // Each run of `kill` needs new buckets, and it takes long to create a million of them.
         let kill = (1000..=100_000).contains(&buckets).then(|| Self::kill(target(6.0)));
         twtool.into_iter().chain(others.into_iter().flatten()).chain(kill).collect()
     }
@@ -179,8 +179,8 @@ impl Case {
     }
 }
 
-/// Whether an uncounted pair, which fills the caches, runs before each counted pair. A million buckets fit into no cache, and would expire
-/// after fewer counted pairs.
+/// Whether an uncounted pair, which fills the caches, runs before a counted pair. With a million buckets, it would take too much of the
+/// 60 s that the buckets last.
 const fn warms_up(buckets: u32) -> bool {
     buckets <= 100_000
 }
@@ -260,7 +260,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             // Twice, because an uncounted pair runs before the counted pair.
             supply.ensure_outlives(2 * *longest)?;
-            // The previous case may have evicted what this pair needs from the caches: after netstat, even the file of the program.
+            // The caches may contain only data of the previous case.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }

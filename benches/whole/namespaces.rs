@@ -1,11 +1,11 @@
 //! Measures `list --all-netns` over 200 network namespaces of 100 buckets each, and compares it with two programs:
 //!
-//! - The *floor* enters each namespace, on the same number of threads, and discards the response of the kernel.
+//! - The *floor* enters each namespace, on one thread per core, and discards the response of the kernel.
 //! - A shell runs `ss` in each namespace.
 //!
 //! The kernel keeps the sockets of all namespaces in one table and walks the whole table for each dump. So the floor causes 200
-//! walks. The namespaces have names, as `ip netns add` makes them, in a private /run. The /proc of the benchmark shows no other
-//! namespaces, so the answer is complete.
+//! walks. The namespaces have names, as `ip netns add` makes them, in a private /run. The /proc of the benchmark shows only its own
+//! processes, so the answer is complete.
 
 use std::error::Error;
 use std::fs::{self, File};

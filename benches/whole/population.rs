@@ -1,4 +1,4 @@
-//! Makes populations of timewait buckets, which last a minute, in the network namespace of the caller.
+//! Makes populations of timewait buckets, which last a minute.
 //!
 //! Several threads open and close connections. Each thread has its own listeners, called a *lane* in this file. The end that closes first
 //! changes every ten connections. The buckets are IPv4, IPv6 and IPv4-mapped, on many addresses and ports. Every hundredth bucket is on
@@ -19,7 +19,7 @@ const LIFE: Duration = Duration::from_secs(60);
 /// The number of connections that a lane has open at once.
 const BATCH: usize = 16;
 
-/// The number of ports per kind of listener in a lane.
+/// The number of listeners in each list of a [`Lane`].
 const PORTS: u16 = 10;
 
 /// The buckets in the network namespace of the main thread.

@@ -45,9 +45,9 @@ pub(crate) struct Measured {
 
 pub(crate) struct Size {
     pub(crate) buckets: u32,
-    /// The number of buckets before and after each measurement.
+    /// The numbers of buckets at different times of the measurement.
     pub(crate) seen: Vec<u32>,
-    /// The one-minute load average before and after all measurements of this population.
+    /// The one-minute load average before and after all measurements of this size.
     pub(crate) load: (String, String),
     pub(crate) floor_peak_kib: u32,
     pub(crate) cases: Vec<(Case, Measured)>,

@@ -1,4 +1,4 @@
-//! The experiment of `bind-test --demo`: a server closes a connection first, and new sockets try to bind its port at once.
+//! The experiment of `bind-test --demo`: a server closes a connection first, and then new sockets try to bind its port.
 //!
 //! In the first run, the old server does not set SO_REUSEADDR, and in the second run it does. Each run has its own network namespace, so
 //! that the first bucket does not disturb the second run.

@@ -165,16 +165,16 @@ fn test_recovery(
 
     let left =
         |time: Option<Duration>| time.map_or("no timer".into(), |time| format!("in {:.1} s", time.as_secs_f64()));
-    let near_60 = first.is_some_and(|first| first > Duration::from_secs(50));
+    let near_60 = first.is_some_and(|first| (50..=60).contains(&first.as_secs()));
     transcript.report_comparison(
         "with tcp_tw_reuse = 0 the first port is free",
-        "in less than 60 s",
+        "in 50 to 60 s",
         left(first),
         near_60,
     )?;
     let expected = match setting {
         Some(delay) => format!("ok when the first bucket is {} ms old", delay.as_millis()),
-        None => "ok within 2 s of the first bucket, when the kernel's clock begins a new second".into(),
+        None => "ok after one or two seconds of the kernel's clock".into(),
     };
     let observed = format!("{result} after {} ms", after.as_millis());
     let in_time = setting.is_none_or(|delay| after >= delay);

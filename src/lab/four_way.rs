@@ -1,4 +1,4 @@
-//! How a connection ends (RFC 9293, section 3.6): one side closes first, both close at once, half-close, and a reset.
+//! How a connection ends (RFC 9293, section 3.6): one side closes first, both close at the same time, half-close, and a reset.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;

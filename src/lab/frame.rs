@@ -109,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_that_are_not_a_segment_are_rejected_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
+        fn no_bytes_make_the_reader_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), ipv4: bool) {
             // After the EtherType of IPv4 and the first byte of an IPv4 header, the parser reads further bytes.
             if ipv4 && bytes.len() > 14 {
                 bytes[12..15].copy_from_slice(&[8, 0, 0x45]);

@@ -109,9 +109,9 @@ fn without(transcript: &mut Transcript) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Delivers the old segment when the new connection expects exactly its numbers. Before that, each side sends as many bytes as the initial
-/// numbers of the two connections differ. The server must send, too, because a kernel drops a segment that acknowledges data that was
-/// never sent in the connection (RFC 5961, section 5.2).
+/// Delivers the old segment when the new connection expects exactly its numbers. Before that, each side sends 10 bytes, the difference
+/// between the initial numbers of the two connections. The server must send, too, because a kernel drops a segment that acknowledges
+/// data that was never sent in the connection (RFC 5961, section 5.2).
 fn new_connection(
     transcript: &mut Transcript,
     wire: &mut Wire,
