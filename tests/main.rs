@@ -170,7 +170,7 @@ fn main() -> ExitCode {
         support::opener::run_instructions(&instructions);
         return ExitCode::SUCCESS;
     }
-    restore_sigint();
+    restore_default_actions();
     let args = Arguments::from_args();
     let suites = suites();
     if !args.list {
@@ -200,10 +200,12 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Restores the default action of SIGINT, for this process and the programs that the tests start. A shell without job control starts
-/// its background jobs with SIGINT ignored, and twtool keeps an ignored signal ignored.
+/// Restores the default action of SIGINT and SIGHUP, for this process and the programs that the tests start. A shell without job control
+/// starts its background jobs with SIGINT ignored, nohup(1) ignores SIGHUP, and twtool keeps an ignored signal ignored.
 #[expect(unsafe_code, reason = "no safe wrapper changes the action of a signal")]
-fn restore_sigint() {
-    // SAFETY: the default action runs no code of this process.
-    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("the default action of SIGINT");
+fn restore_default_actions() {
+    for number in [Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the default action runs no code of this process.
+        unsafe { signal(number, SigHandler::SigDfl) }.expect("the default action of a signal");
+    }
 }
