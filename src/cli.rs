@@ -216,7 +216,7 @@ enum CompletionShell {
 /// The standard streams and the terminal, as `main` finds them.
 #[expect(clippy::struct_excessive_bools, reason = "the fields are independent facts")]
 pub struct Environment<'a> {
-    /// Standard input if it is a terminal. twtool reads no other input.
+    /// Standard input if it is a terminal. Otherwise twtool does not read it.
     pub input: Option<&'a mut (dyn BufRead + Send)>,
     /// Standard output.
     pub out: &'a mut (dyn Write + Send),

@@ -68,7 +68,7 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
-    /// Runs `own` on the calling thread, and the jobs that it spawns on the workers. Returns when all are done.
+    /// Runs `own` on the calling thread. The workers run the jobs that `own` spawns. Returns when all are done.
     pub fn beside<'s, T>(&self, own: impl FnOnce(&Scope<'s>) -> T) -> T {
         self.pool.in_place_scope(own)
     }

@@ -1,6 +1,6 @@
 //! `bind-test` and `wait` with the options of the server: its socket options, its device, its user, and all addresses at once.
 //! A *situation* is the sockets that exist on the port before the server starts. In random situations, the result is compared with binds of
-//! the test itself, each in a copy of the situation.
+//! the test itself in copies of the situation.
 
 use std::process::Command;
 
@@ -101,8 +101,8 @@ impl Asked {
         if self.together {
             in_a_copy(&|| opener::open(uid, &specs).0)
         } else if options.contains(&"SO_REUSEPORT") {
-            // A bind with SO_REUSEPORT leaves a note in the kernel (docs/commands/bind-test.md), which would change the result
-            // of the next bind.
+            // A bind with SO_REUSEPORT can leave a note in the kernel (docs/commands/bind-test.md), which can change the result of
+            // the next bind.
             specs.iter().flat_map(|spec| in_a_copy(&|| alone(spec))).collect()
         } else {
             in_a_copy(&|| specs.iter().flat_map(alone).collect())

@@ -201,7 +201,7 @@ fn bad_durations_are_named_with_the_allowed_forms() {
     assert!(run.stdout.is_empty() && run.stderr.contains("10s"), "{run}");
 }
 
-/// Arguments with which the command ends soon. The exporter needs an occupied address, because it would run until a signal.
+/// Arguments with which the command ends soon. On an unoccupied address, the exporter would run until a signal.
 fn arguments_of(command: &str) -> &'static [&'static str] {
     match command {
         "watch" => &["--count", "1", "--interval", "10ms"],
@@ -232,7 +232,7 @@ fn the_help_lists_exactly_the_formats_that_a_command_accepts() {
         let help = twtool([command, "--help"]).ok();
         let formats = listed_formats(&help.stdout);
         if ["completions", "man"].contains(&command) {
-            // These commands accept and ignore the options.
+            // These commands accept and ignore the following options.
             let options = ["--output", "--json", "--ipv4", "--ipv6"];
             assert!(options.iter().all(|option| !help.stdout.contains(option)), "{help}");
             continue;

@@ -269,7 +269,7 @@ fn the_listener_of_an_mptcp_endpoint_belongs_to_the_kernel() {
         "{run}"
     );
     assert_eq!(document["warnings"], json!([]), "{run}");
-    // The first step prints a command that shows the endpoint, and its `purpose` contains the command that deletes the endpoint.
+    // The `command` of the first step shows the endpoint, and the `purpose` of this step contains the command that deletes the endpoint.
     let advice = document["advice"][0].to_string();
     assert!(advice.contains("Delete the endpoint") && !advice.contains("Stop that server"), "{run}");
     let step = &document["next"][0];

@@ -1,6 +1,6 @@
 //! The *note* of SO_REUSEPORT: the user and address that a bind with SO_REUSEPORT stores in the kernel, so that the kernel does not
-//! check later binds of this user for conflicts (docs/commands/bind-test.md). A note of `bind-test` must not change its results, and must
-//! be gone or reported when `bind-test` ends.
+//! check later SO_REUSEPORT binds of this user for conflicts (docs/commands/bind-test.md). A note of `bind-test` must not change the
+//! results of `bind-test`, and must be gone or reported when `bind-test` ends.
 
 use std::process::Command;
 

@@ -58,7 +58,7 @@ struct Mixed {
 }
 
 impl Mixed {
-    /// Skips the test on a kernel that cannot test single ports, because the numbers of twtool are then not exact.
+    /// Skips the test on a kernel without IP_LOCAL_PORT_RANGE, because the numbers of twtool are not exact there.
     fn make() -> Self {
         kernel::needs(kernel::has_port_range_option(), "IP_LOCAL_PORT_RANGE");
         narrow_range(16);

@@ -94,7 +94,7 @@ fn keep(one: impl Any) -> Vec<OpenSockets> {
     vec![Box::new(one)]
 }
 
-/// Runs twtool. A warning is allowed if this kernel cannot test single ports.
+/// Runs twtool. A warning is allowed if twtool cannot test single ports on this kernel.
 #[track_caller]
 fn answered(args: &[&str]) -> Run {
     let run = twtool(args);
@@ -121,7 +121,7 @@ fn check(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str,
 }
 
 /// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. On a kernel that compares
-/// whole seconds, twtool must report them as uncertain.
+/// ages in whole seconds, twtool must report them as uncertain.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -228,7 +228,7 @@ fn set_age(old: bool) {
         // Longer than a tick of the slowest kernel clock, which is the resolution of a bucket's age.
         std::thread::sleep(std::time::Duration::from_millis(25));
     } else if old {
-        // This kernel compares whole seconds.
+        // This kernel compares ages in whole seconds.
         std::thread::sleep(std::time::Duration::from_millis(1025));
     }
 }

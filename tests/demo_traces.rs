@@ -35,7 +35,7 @@ suite! {
     ],
 }
 
-/// The state of a namespace that a program could change: interfaces, settings, sockets.
+/// What a program could change in a namespace: interfaces, settings, sockets.
 #[derive(Debug, PartialEq)]
 struct Host {
     interfaces: Vec<String>,

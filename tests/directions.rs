@@ -78,7 +78,7 @@ fn a_socket_connected_to_itself_is_not_a_destination_of_capacity() {
     if kernel::has_port_range_option() {
         assert_eq!(bound, 2, "{run}");
     } else {
-        assert!(bound <= 2 && bound + uncertain >= 2, "this kernel cannot test single ports{run}");
+        assert!(bound <= 2 && bound + uncertain >= 2, "twtool cannot test single ports here{run}");
     }
     drop(open);
 }

@@ -1,5 +1,6 @@
-//! Runs each twtool command in code spans of the help, of the documents (except CHANGELOG.md) and of src/, and each line of twtool or
-//! sysctl in help examples and `console` blocks. Each line must end with a documented exit code, and twtool must not report wrong usage.
+//! Runs each twtool command in code spans of the help, of the documents (except CHANGELOG.md) and of src/ (except comments), and each
+//! line of twtool or sysctl in help examples and `console` blocks. twtool must not report wrong usage, and must end with exit code 0
+//! or 1, unless the document shows an error below the line.
 //! `Stage::run` replaces placeholders such as PORT, and changes lines that would not end or would take a minute.
 //!
 //! In these lines, `twtool` is a script that starts the binary under test and notes its exit code, so that a pipe does not hide the
@@ -256,7 +257,7 @@ impl Stage {
         } else if run.stderr.contains("Usage: ") || run.stderr.contains("panicked") {
             "wrong usage"
         } else if !codes.iter().all(allowed) {
-            "an exit code that the documents do not name"
+            "an unexpected exit code"
         } else if error && !line.fails && !old {
             "an error"
         } else if (pipes || !of_twtool) && run.code != Some(0) {

@@ -119,7 +119,7 @@ impl Drop for Tracing {
     }
 }
 
-/// Adds closes to the expected counters. `closes` are the lines that closers.py printed, one for each close that it made.
+/// Adds closes to the expected counters. `closes` are the lines that closers.py printed.
 fn add(expected: &mut BTreeMap<String, f64>, program: &str, closes: &[Value]) {
     for close in closes.iter().filter(|close| close["absent"] != true) {
         let role = close["role"].as_str().expect("a role");

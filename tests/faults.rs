@@ -1,8 +1,8 @@
-//! Makes single system calls fail with strace's `inject`. Then every command must give the same answer, or end with exit code 2 and a
+//! Makes single system calls fail with strace's `inject`. Then the command must give the same answer, or end with exit code 2 and a
 //! reason. A few other ends are correct, too (`ACCEPTED_ENDS`). After EINTR, the answer must be the same, unless the program could not
 //! be loaded.
 //!
-//! The matrix of runs: each command, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
+//! The matrix of runs: each command of `subjects`, each kind of call in `CALLS`, the 1st to the 24th call of that kind, and each error that
 //! `CALLS` has for it. A normal run takes every 41st of them (`SAMPLE`), `TWTOOL_FULL=1` takes all.
 //!
 //! strace counts `when=N` separately for each thread. With `--netns` and `--all-netns`, twtool reads each namespace on a new thread, so
@@ -222,7 +222,7 @@ impl World {
     }
 }
 
-/// The commands of support/answers.rs, and commands that remove sockets, write files, read another namespace or start a program.
+/// The commands of support/answers.rs, and the commands of `more`.
 fn subjects(folder: &Path) -> Vec<Subject> {
     let file = |name: &str| {
         let own = folder.join(name);
@@ -371,7 +371,7 @@ fn a_call_that_fails_once_hides_no_namespace() {
                 }
                 if began.elapsed() > Duration::from_secs(50) {
                     not_checked(format!(
-                        "calls that fail over all namespaces: {call} and the calls after it, the buckets are gone"
+                        "calls that fail over all namespaces: {call} and the calls after it, the buckets are too old"
                     ));
                     return findings.conclude();
                 }
@@ -444,7 +444,7 @@ fn judge(run: &Run, usual: &RunAnswer, error: &str) -> &'static str {
         _ if error == "EINTR" => "EINTR changed the answer",
         Some(2) if run.stderr.is_empty() => "exit code 2 without a reason",
         Some(2) => "exit code 2 and a reason",
-        // These values are null in every answer to a user without privileges.
+        // For a user without privileges, these values may be null, too.
         _ if error == "EACCES" && answer.without_privileged_values() == usual.without_privileged_values() => {
             "a privileged value is null"
         }

@@ -1,6 +1,6 @@
-//! Filter expressions on the real kernel. In a live run, the kernel evaluates a part of the filter, and twtool the rest. For random
-//! expressions, the rows must be the same as in a replay, in which twtool evaluates the whole filter, and as in ss, if ss has the tests of
-//! the expression. Each form of expression also has an expected result that was written by hand.
+//! Filter expressions on the real kernel. In a live run, the kernel evaluates a part of the filter. In a replay, only twtool evaluates
+//! the filter. A random expression must select the same rows in both, and in ss, if ss has the tests of the expression. Each form of
+//! expression also has an expected result that was written by hand.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -267,7 +267,7 @@ fn a_socket_that_systemd_holds_is_named_with_its_unit() {
     drop(child);
     twtool(["bind-test", "8080"]).code(0);
 
-    // Only for a process called systemd does the cgroup in which a socket was created name the unit.
+    // For a process with another name, twtool does not take the unit from the cgroup in which the socket was created.
     let Some(child) = creates_in(&cgroup, "inetd") else { return };
     let (process, run) = bind_test_record(child.0.id());
     assert_ne!(process["unit"], "demo.socket", "{run}");

@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("source", &["model", "filter", "sock_diag", "sys"]),
     ("lab", &["model", "sock_diag", "sys"]),
     ("snapshot", &["model", "filter", "parallel", "sock_diag", "sys", "trace", "source", "analysis"]),
-    // `sys` is only for the terminal, its signals and a stopwatch. The times and counters of a sample come from `snapshot`.
+    // `sys` is for the terminal, its signals and clocks. The times and counters of a sample come from `snapshot`.
     ("watch", &["model", "filter", "snapshot", "analysis", "view", "sys"]),
     // `sys` writes the files for node_exporter, and reads the clock and the memory of this process.
     ("metrics", &["model", "analysis", "snapshot", "sys"]),
@@ -219,7 +219,8 @@ fn one_function_reads_all_files_below_proc_sys_and_sys() {
 }
 
 /// Finds the lines of a source file that may read a file below /proc/sys or /sys without `setting::read`. If the source file contains such
-/// a path, every line that opens a file counts, unless it calls `setting::read` or names another file of /proc.
+/// a path, every line that opens a file counts, unless it calls `setting::read` or a function of this source file, or names another file
+/// of /proc.
 fn readings_of_settings(path: &str, text: &str) -> Vec<String> {
     /// Names in code that can open a file.
     const OPENING: [&str; 12] = [
@@ -340,7 +341,7 @@ fn after(code: &str, root: &str) -> Vec<String> {
     names.into_iter().map(beginning).filter(|name| !name.is_empty() && name != "self").collect()
 }
 
-/// The text without line comments. A `//` without a space before it stays, because it may be part of a string literal.
+/// The text without line comments. A `//` in the middle of a word stays, because it may be part of a string literal.
 pub(crate) fn code(text: &str) -> String {
     let line = |line: &str| {
         let cut = line.match_indices("//").find(|(at, _)| *at == 0 || line[..*at].ends_with(char::is_whitespace));

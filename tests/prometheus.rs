@@ -1,4 +1,4 @@
-//! Debian's Prometheus scrapes three exporters. Each exporter runs in a network namespace that stands for a machine. If BPF can trace here,
+//! Prometheus scrapes three exporters. Each exporter runs in a network namespace that stands for a machine. If BPF can trace here,
 //! Prometheus also scrapes an exporter with --trace. One machine runs out of ports: the alert must fire before connect() fails, and resolve
 //! when connect() works again. The query of every panel of the boards must return a result.
 //!

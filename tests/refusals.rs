@@ -1,5 +1,5 @@
-//! Runs each command while system calls are refused, or fail because a resource is exhausted. A refusal can mean that a feature is
-//! absent, and then twtool may continue without the feature. An exhausted resource never means that.
+//! Runs commands while system calls are refused, or fail because a resource is exhausted. A refusal can mean that a feature is absent,
+//! and then twtool may continue without the feature. An exhausted resource never means that.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -179,7 +179,7 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
         let usual = RunAnswer::now(args);
         for limit in [4, 5, 6, 7, 8, 12] {
             let run = with_limit("-n", limit, args);
-            // With such a low limit, the program cannot be loaded.
+            // The limit is too low to load the program.
             if run.code == Some(127) {
                 continue;
             }
@@ -364,7 +364,7 @@ fn an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing() {
                 assert_eq!(run.json()["complete"], false, "{run}");
             });
         }
-        // If pidfd_getfd() is refused, twtool cannot find the socket, so the cause is unknown.
+        // Without pidfd_getfd(), twtool cannot find the socket, so the cause is unknown.
         for errno in [EPERM, ENOSYS] {
             on_a_thread_that_refuses(SYS_pidfd_getfd, errno, || {
                 let run = twtool(bind_test).code(2);

@@ -200,7 +200,7 @@ fn the_initial_namespace_is_recognised() {
     match (link("1", "pid"), link("1", "net"), link("self", "net")) {
         // 4026531836 is the number of the initial pid namespace. Its process 1 is in the initial network namespace.
         (Some(pid), Some(first), Some(own)) if pid.ends_with("pid:[4026531836]") => assert_eq!(here, first == own),
-        _ => not_checked("the network namespace of process 1: its link cannot be read"),
+        _ => not_checked("the network namespace of process 1: it cannot be read, or need not be the initial one"),
     }
 }
 
@@ -314,7 +314,7 @@ fn run_the_commands(run: &Run) -> Vec<String> {
     commands
 }
 
-/// Checks the system calls of each command with strace. Each open of a file below /proc/sys or /sys is followed by one read(2) into a
+/// Checks the system calls of `COMMANDS` with strace. Each open of a file below /proc/sys or /sys is followed by one read(2) into a
 /// buffer of at least 4095 bytes.
 fn the_running_program_reads_each_setting_with_one_read() {
     /// Files that libraries read. The standard library reads the number of processors, and the crate procfs reads the kernel's

@@ -217,7 +217,7 @@ fn in_the_group_of_units_the_processes_of_a_unit_count_as_one_candidate() {
 }
 
 fn each_namespace_has_its_own_owners() {
-    // Both namespaces have a listener on the same port, held by different processes.
+    // In each namespace, another process has a listener on port 8080.
     let make_holder = || {
         let listener = listener_with_bucket("127.0.0.1:8080");
         Holder::of(&listener)

@@ -1,4 +1,4 @@
-//! `twtool exporter --web.config.file`: TLS and basic authentication. curl sends the requests, and promtool checks the file.
+//! `twtool exporter --web.config.file`: TLS and basic authentication. curl sends the requests, and promtool checks the example file.
 
 use std::fs;
 use std::path::Path;

@@ -376,7 +376,7 @@ fn nearly_every_close_is_seen_on_busy_cores() {
         ["closes", "named", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
     measured(format!("trace: {closes} of 8000 closes seen, {named} named, {lost} lost, up to {skipped} skipped"));
     // The losses of all namespaces are counted together, because the kernel does not report which closes are lost.
-    // On a kernel that skips process 1, up to 5 % of the closes may be missing.
+    // If the kernel skips the program while process 1 is current, up to 5 % of the closes may be missing.
     let uncounted = if skips_process_1() { 400 } else { 0 };
     assert!(closes <= 8000 && closes + lost + skipped + uncounted >= 8000, "{run}");
     assert!(named + skipped >= closes, "{run}");

@@ -26,12 +26,12 @@ suite! {
         only_the_command_uses_stdin_and_stdout,
         a_program_that_daemonises_is_watched_to_its_end,
         a_daemon_whose_parent_ends_at_once_runs_on,
-        without_a_filter_no_call_depends_on_twtool_after_the_end_of_the_command,
+        without_a_seccomp_filter_no_call_needs_twtool_after_the_end_of_the_command,
         each_failure_is_explained_by_its_own_reason,
         a_prohibited_route_is_not_reported_as_a_firewall,
         a_connection_with_the_same_ends_blocks_a_fixed_source_port,
         the_program_keeps_the_action_of_sigpipe,
-        a_process_that_cannot_be_traced_is_named,
+        the_reason_why_a_process_cannot_be_traced_is_reported,
         a_log_that_cannot_be_written_is_reported,
         a_thousand_short_processes_are_watched,
         a_refused_ptrace_gives_the_exact_reason,
@@ -203,7 +203,7 @@ fn a_daemon_whose_parent_ends_at_once_runs_on() {
 /// Each entry has Python code that fails, words that the explanation must have, and words that it must not have.
 const REASONS: [(&str, &str, &[&str]); 7] = [
     // The kernel reports no owner for a connection that is not accepted yet. The connection belongs to the listening program, so twtool
-    // must not advise the program to kill itself.
+    // must not advise to kill it, or to wait.
     (
         "a = create_server(('127.0.0.2', 6100)); c = create_connection(('127.0.0.2', 6100))\nsocket().bind(('127.0.0.2', 6100))",
         "The program itself holds the port",
@@ -304,7 +304,7 @@ fn the_program_keeps_the_action_of_sigpipe() {
     }
 }
 
-fn a_process_that_cannot_be_traced_is_named() {
+fn the_reason_why_a_process_cannot_be_traced_is_reported() {
     let run = Run::of(Command::new("sh").args(["-c", &format!("exec {PATH} why --pid $$")])).code(125);
     assert!(run.stderr.contains("it is twtool itself"), "{run}");
     let mut child = Command::new("true").stdout(Stdio::piped()).spawn().expect("true can be started");
@@ -346,7 +346,7 @@ fn runs_on(records: &[Value]) -> Option<String> {
     Some(note["text"].as_str()?.to_owned())
 }
 
-fn without_a_filter_no_call_depends_on_twtool_after_the_end_of_the_command() {
+fn without_a_seccomp_filter_no_call_needs_twtool_after_the_end_of_the_command() {
     let command = ["sh", "-c", "sleep 2 & exit 3"];
     let text_of = |more: &[&str], until: &str| {
         let run = twtool(["why", "-o", "ndjson"].iter().chain(more).chain(&["--"]).chain(&command)).code(3);

@@ -1,5 +1,4 @@
-//! A program behaves under `twtool why` as it does without twtool: job control, signals, socket activation. Only a second tracer is
-//! refused.
+//! A program behaves under `twtool why` as it does without twtool: job control, signals, socket activation. A second tracer is refused.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -21,7 +20,7 @@ suite! {
     pure: [],
     netns: [
         a_shell_controls_the_job_as_without_twtool,
-        processes_that_one_signal_ends_are_not_reported_as_running_on,
+        other_processes_that_the_same_signal_ends_are_not_reported,
         a_signal_to_the_group_does_not_end_twtool_before_its_summary,
         a_running_process_is_watched_and_runs_on,
         detach_ends_the_watch_when_the_program_listens,
@@ -48,13 +47,13 @@ fn ended_with_its_group(script: &str, prepare: impl FnOnce(Pid)) -> String {
     text
 }
 
-fn processes_that_one_signal_ends_are_not_reported_as_running_on() {
+fn other_processes_that_the_same_signal_ends_are_not_reported() {
     let text = ended_with_its_group("(trap 'exit 1' TERM; echo begun; while :; do sleep 0.01; done) | cat", |_| {});
     assert!(!text.contains("other process"), "{text}");
 }
 
 /// The program can end before twtool has read its own copy of the signal. Without `read_arrived` (src/sys/socket_calls/signals.rs), 8 to 26
-/// of 100 runs failed if both ran on one processor, twtool had the lowest priority, and new processes kept it busy.
+/// of 100 runs failed if both ran on one processor, and twtool had the lowest priority and many new processes to watch.
 fn a_signal_to_the_group_does_not_end_twtool_before_its_summary() {
     let mut one = CpuSet::new();
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("processors");
@@ -71,7 +70,8 @@ fn a_signal_to_the_group_does_not_end_twtool_before_its_summary() {
     }
 }
 
-/// Runs a job in a shell that has job control on its own terminal: Ctrl-Z stops the job, fg continues it, and Ctrl-C ends it.
+/// Runs two jobs in a shell that has job control on its own terminal: Ctrl-Z stops the first job, and fg continues it. Ctrl-C ends the
+/// second job.
 fn a_shell_controls_the_job_as_without_twtool() {
     needs_program("bash");
     needs_program("setsid");

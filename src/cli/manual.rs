@@ -2,7 +2,7 @@
 //!
 //! A page contains the texts of the long help, in the order of man-pages(7). The text below the options of the help has three
 //! parts: the paragraph "Exit codes:" becomes EXIT STATUS, the list "Examples:" becomes EXAMPLES, and the other paragraphs
-//! end DESCRIPTION. Words in the help select the entries of FILES and SEE ALSO. So a new command needs no entry here.
+//! are appended to DESCRIPTION. Words in the help select the entries of FILES and SEE ALSO. So a new command needs no entry here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -43,7 +43,7 @@ Socket options of the server can change the answer. Give them with --v6only, --d
 --freebind, or the other value of --v6only, would change the verdict, one more line shows that verdict. --user runs the binds as \
 another user. \
 --together opens all addresses at once. A socket on 0.0.0.0 and a socket on :: then conflict, unless the socket on :: has \
-IPV6_V6ONLY.
+IPV6_V6ONLY, or both sockets have SO_REUSEPORT.
 
 Exit codes: 0 free or reusable, 1 blocked or denied, 2 the test could not be completed.
 

@@ -23,7 +23,7 @@ use crate::snapshot::{Namespaces, Snapshot, names};
 /// The maximum number of ports that are offered.
 const MAX_PORTS: usize = 40;
 
-/// The heading of the options of every command.
+/// The heading of the options that every command has.
 const GLOBAL: &str = "Global options";
 
 /// Arguments of the hidden command.

@@ -96,7 +96,7 @@ pub fn run(args: &ExporterArgs, global: &GlobalArgs) -> Result<ExitStatus, Comma
         web_config: args.web_config.clone(),
     };
     let collection = args.collection.clone();
-    // Each collection uses a fresh clone, which searches the container again, because the container may have restarted.
+    // Each collection uses a fresh clone, which searches for the container again, because the container may have restarted.
     let collect = move || collection.clone().collect().map_err(|error| error.to_string());
     let trace = args.trace.then(|| args.collection.trace()).transpose()?;
     exporter::run(&options, Box::new(collect), trace)?;

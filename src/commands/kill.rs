@@ -1,4 +1,4 @@
-//! `twtool kill`: removes timewait buckets, and with --orphans closing sockets that no process has open.
+//! `twtool kill`: removes timewait buckets and, with --orphans, sockets in a closing state that no process has open.
 //!
 //! 1. Select the sockets.
 //! 2. Show the plan with its risks.

@@ -111,8 +111,7 @@ fn hide_refused(arg: clap::Arg, options: &[&str], formats: &[Format]) -> clap::A
     arg.value_parser(values.try_map(|text| Format::from_str(&text, false)))
 }
 
-/// Whether SOCK_DESTROY ends an orphan on this kernel. Tests the kernel only if an orphan blocks the port. Returns `None` without a
-/// test, or if the test cannot create a private network namespace.
+/// Whether SOCK_DESTROY ends an orphan on this kernel; `None` if no orphan blocks the port, or if the kernel cannot be tested.
 fn ends_orphans(facts: &Facts, holders: &[Holder]) -> Option<bool> {
     if next::is_blocked_by_orphan(holders) { lab::orphan::sock_destroy_works(facts).ok() } else { None }
 }
@@ -226,7 +225,7 @@ pub enum ExitStatus {
     No,
     /// The answer is incomplete: exit code 2.
     Incomplete,
-    /// The exit code of another program.
+    /// Another exit code, for example of a watched program.
     Code(u8),
 }
 
@@ -241,7 +240,7 @@ impl ExitStatus {
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The arguments are wrong.
+    /// The arguments are wrong, or a failure has no variant of its own.
     #[error("{0}")]
     Usage(String),
     /// The snapshot layer could not answer.
@@ -394,12 +393,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_failed_write_of_the_observer_is_a_failed_write_of_the_answer() {
+    fn a_system_call_that_fails_with_epipe_is_not_a_failed_write_of_the_answer() {
         let closed_pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
         let written = CommandError::from(SnapshotError::Observer(closed_pipe()));
         assert!(matches!(written, CommandError::Output(_)), "{written}");
         let error = CommandError::from(SnapshotError::System { action: "waiting for signals", source: closed_pipe() });
-        assert!(matches!(error, CommandError::Snapshot(_)), "a failed write with this errno gives the exit code 0");
+        assert!(matches!(error, CommandError::Snapshot(_)), "with this errno, Output would give the exit code 0");
         assert_eq!(
             (error.code(), error.to_string().split_once(": ").map(|text| text.0)),
             (2, Some("waiting for signals failed"))

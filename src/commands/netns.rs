@@ -29,7 +29,7 @@ pub struct NetnsArgs {
     selected: OnceLock<Vec<NetnsArg>>,
 }
 
-/// The selected namespaces. Only the first call searches for containers.
+/// The selected namespaces. After the first success, this function does not search for containers again.
 fn selected<'a>(
     found: &'a OnceLock<Vec<NetnsArg>>,
     netns: &[NetnsArg],

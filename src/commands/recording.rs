@@ -12,7 +12,7 @@ pub(super) struct RecordingArgs {
     /// Record the data of the kernel and all facts that the output depends on
     #[arg(long, value_name = "FILE", conflicts_with = "all_netns")]
     record: Option<PathBuf>,
-    /// Let --record replace an existing file; if the command fails, the old file stays
+    /// Let --record replace an existing file
     #[arg(long, requires = "record")]
     force: bool,
     /// Read from a recording instead of the kernel

@@ -43,7 +43,8 @@ Examples:
   twtool summary --record bug.twrec            record the kernel's data for --replay
 ")]
 pub struct SummaryArgs {
-    /// Keys to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination]
+    /// Keys to group by, separated by commas; repeat for more [default: class,direction,local-port,remote-addr,destination; with several
+    /// network namespaces also netns]
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
     by: Vec<SummaryByArg>,
     /// Show the N most frequent values of each key, and the sum of the others [default: 5 in a table, else 10]
@@ -134,7 +135,7 @@ pub fn run(args: &SummaryArgs, global: &GlobalArgs, context: &mut Context) -> Re
     let source = summarized.origin.name();
     let default_top = if global.format() == Format::Table { TOP_ON_THE_SCREEN } else { TOP };
     let summary = summarized.summary(args.top.unwrap_or(default_top));
-    // A recording may come from another machine, and each of these commands works in one namespace.
+    // The suggested commands read one namespace of this machine. A recording may come from another machine.
     let shell = args.namespaces.shell(context).filter(|_| !args.recording.replays());
     let help = shell.map(|shell| summary.help(&shell)).unwrap_or_default();
     let several = args.namespaces.several();

@@ -50,11 +50,11 @@ has no remaining time. direction = inbound selects accepted connections. --fin-w
 closes that leave a FIN_WAIT_2 socket are always included.
 
 BPF needs CAP_BPF and CAP_PERFMON, and Linux 5.12 with type information (BTF). Without them, twtool takes samples of the open sockets of \
-its own network namespace every 20 ms. Samples find the process of most connections that last 50 ms, but only of \
-few connections that last 1 ms.
+its own network namespace, or of the selected ones, every 20 ms. Samples find the process of most connections that last 50 ms, but only \
+of few connections that last 1 ms.
 
-Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, closes cannot be traced, closes were lost, \
-or they were found by samples. 130 interrupted.
+Exit codes: 0 after --count or --duration, or if the reader closes the pipe. 2 wrong usage, closes cannot be traced, closes were lost \
+or may have been missed, or twtool used samples. 130 interrupted.
 
 Examples:
   twtool trace                                   show each close of every network namespace
@@ -99,7 +99,7 @@ enum MethodArg {
     Auto,
     /// A BPF program that sees each close
     Bpf,
-    /// Samples of the open sockets, without privilege: misses short connections
+    /// Samples of the open sockets, without privilege: misses the process of short connections
     Sampled,
 }
 
@@ -208,7 +208,7 @@ pub fn run(args: &TraceArgs, global: &GlobalArgs, context: &mut Context) -> Resu
     };
     let totals = closes.totals();
     if format == Format::Table {
-        // Standard output has only closes, so the totals go to standard error.
+        // Standard output has only closes or groups of closes, so the totals go to standard error.
         let _ = writeln!(context.err, "{}", view::trace::totals(totals));
     }
     context.warn(&loss_warnings(totals));

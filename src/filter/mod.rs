@@ -118,7 +118,7 @@ impl Filter {
         })
     }
 
-    /// Whether `test` is true for any leaf of the tree.
+    /// Whether `test` is true for at least one leaf of the tree.
     pub fn mentions(&self, test: &impl Fn(&Self) -> bool) -> bool {
         match self {
             Self::All(tests) | Self::Any(tests) => tests.iter().any(|inner| inner.mentions(test)),

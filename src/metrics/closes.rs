@@ -149,7 +149,7 @@ impl CloseCounts {
         }
     }
 
-    /// Removes the namespaces that do not exist any more: `inodes` does not contain them, and they had no close for 10 minutes.
+    /// Removes the namespaces that `inodes` does not contain and that had no close for 10 minutes.
     pub fn keep(&mut self, inodes: &BTreeSet<u64>, elapsed: Duration) {
         self.namespaces.retain(|inode, closes| inodes.contains(inode) || elapsed < closes.last + IDLE);
     }

@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_label_value_begins_another_line_or_label(value: String) {
+        fn no_label_value_begins_another_line(value: String) {
             let mut samples = Samples::default();
             samples.add(MetricFamily::Complete, [value.clone()], 1_u64);
             let text = encode(&samples, MetricsFormat::Text);

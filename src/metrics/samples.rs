@@ -7,7 +7,7 @@ use super::family::MetricFamily;
 pub enum SampleValue {
     /// A whole number.
     Integer(u64),
-    /// Any other number.
+    /// A floating-point number.
     Float(f64),
 }
 

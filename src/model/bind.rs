@@ -77,7 +77,7 @@ pub struct ServerSetup {
     pub mptcp: bool,
     /// The user that the server runs as; `None`: the caller.
     pub user: Option<UserIds>,
-    /// Whether the server keeps the sockets of all its addresses open at once, and listens on them.
+    /// Whether the server keeps the sockets of all its addresses open at the same time, and listens on them.
     pub together: bool,
 }
 

@@ -43,7 +43,7 @@ impl Evidence {
 /// The owner of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The processes that can be the owner: at least one, the lowest pid first. The owners of many buckets can share this list.
+    /// The processes that can be the owner: at least one, the lowest pid first.
     pub candidates: Arc<[MakerFacts]>,
     /// How the owner was found.
     pub evidence: Evidence,

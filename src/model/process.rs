@@ -53,7 +53,7 @@ impl Process {
         Container::of_cgroup(self.cgroup.as_deref()?)
     }
 
-    /// The address to which the process forwards connections, if it is docker-proxy.
+    /// The address to which the process forwards connections, if it is docker-proxy (also of rootless Docker).
     #[must_use]
     pub fn forwards_to(&self) -> Option<SocketAddr> {
         container::forward_target(&self.comm, self.cmdline.as_deref()?)
@@ -109,7 +109,7 @@ const SHARED_SERVICES: [&str; 10] = [
 /// The maximum number of pids in a text. JSON has all of them.
 const PIDS: usize = 20;
 
-/// For example `nginx (pid 7, nginx.service)`, `worker (pids 7, 8, 9)`. Escape the text before you write it to a terminal.
+/// Returns texts like `nginx (pid 7, nginx.service)` and `worker (pids 7, 8, 9)`. Escape them before you write them to a terminal.
 fn name_all(processes: &[Process]) -> Vec<String> {
     let mut groups: Vec<(&Process, Vec<String>)> = vec![];
     for process in processes {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_service_of_this_machine_that_runs_only_its_own_processes_may_be_stopped() {
+    fn only_a_system_service_that_runs_only_its_own_processes_may_be_stopped() {
         let service = |cgroup: &str| process(1, "x", Some(cgroup)).own_service().map(str::to_owned);
         assert_eq!(service("/system.slice/nginx.service").as_deref(), Some("nginx.service"));
         assert_eq!(service("/system.slice/system-x.slice/x@1.service").as_deref(), Some("x@1.service"));

@@ -5,9 +5,9 @@
 pub enum RemovalResult {
     /// The socket was selected, but twtool did not try to remove it (a dry run).
     Matched,
-    /// The kernel destroyed the socket on request, and no longer lists it.
+    /// The kernel destroyed the socket on request.
     Destroyed,
-    /// The kernel no longer lists the socket, but did not confirm the request. The timer of the socket, a segment or another program
+    /// The socket no longer exists, but the kernel did not confirm the request. The timer of the socket, a segment or another program
     /// may have ended it.
     Gone,
     /// The socket still exists, or this is unknown. The value is the symbolic name of the errno, if the kernel returned one.

@@ -93,9 +93,9 @@ settings! {
     TCP_TW_REUSE = Sysctl {
         name: "net.ipv4.tcp_tw_reuse",
         check: Some("tcp_tw_reuse"),
-        does: "Lets connect() take over a timewait bucket with the same addresses and ports when its last segment is \
-               older than tcp_tw_reuse_delay. The connection of the bucket must have had TCP timestamps; the new connection \
-               need not have them. 0: never. 1: to any destination. 2: on loopback only.",
+        does: "Lets connect() take over a timewait bucket with the same addresses and ports when the bucket has been \
+               in TIME_WAIT for longer than tcp_tw_reuse_delay. The connection of the bucket must have had TCP \
+               timestamps; the new connection need not have them. 0: never. 1: to any destination. 2: on loopback only.",
         does_not: "It has no effect on bind() or on a server whose port has buckets, and it does not shorten TIME_WAIT.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse",
@@ -110,7 +110,7 @@ settings! {
         name: "net.ipv4.tcp_tw_reuse_delay",
         check: Some("tcp_tw_reuse_delay"),
         does: "Sets the time in milliseconds after which connect() may take over a bucket (see tcp_tw_reuse). The \
-               time starts at the last segment of the bucket.",
+               time starts when the bucket enters TIME_WAIT.",
         does_not: "It has no effect if tcp_tw_reuse is 0, or on buckets of connections without TCP timestamps. It does not \
                    change when a bucket ends.",
         sources: &[
@@ -203,7 +203,7 @@ settings! {
     TCP_RFC1337 = Sysctl {
         name: "net.ipv4.tcp_rfc1337",
         check: Some("tcp_rfc1337"),
-        does: "Decides what a RST does to a bucket. 0: the RST ends the bucket early (RFC 1337 calls that \
+        does: "Decides what a RST does to a bucket in TIME_WAIT. 0: the RST ends the bucket early (RFC 1337 calls that \
                assassination). 1: the kernel ignores it.",
         does_not: "It does not change the lifetime of a bucket that receives no RST, and it does not limit the number \
                    of buckets.",
@@ -241,7 +241,7 @@ settings! {
         name: "net.ipv4.ip_unprivileged_port_start",
         check: Some("ip_unprivileged_port_start"),
         does: "Sets the first port that a program may bind without CAP_NET_BIND_SERVICE.",
-        does_not: "It does not restrict connections to such ports, and it can differ from the end of the well-known ports of \
+        does_not: "It does not restrict connections to ports below it, and it can differ from the end of the well-known ports of \
                RFC 6335.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, ip_unprivileged_port_start",

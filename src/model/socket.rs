@@ -56,7 +56,7 @@ impl TcpState {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
 
-    /// The name of the state in a filter of ss(8), such as `time-wait`.
+    /// The name that scripts see, such as `time-wait`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -416,7 +416,7 @@ pub struct FullSocket {
     pub mark: Option<u32>,
     /// `IPV6_V6ONLY`. The kernel reports it only for listening and bound `AF_INET6` sockets, and only through sock_diag.
     pub v6only: Option<bool>,
-    /// The time since the last ACK, in ms (`tcpi_last_ack_recv`), if `struct tcp_info` was requested.
+    /// The time since the last received ACK, in ms (`tcpi_last_ack_recv`), if `struct tcp_info` was requested.
     pub last_ack_ms: Option<u32>,
     /// The kernel's identity of the socket; `None` if the source does not report it.
     pub cookie: Option<Cookie>,

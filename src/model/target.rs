@@ -35,7 +35,7 @@ impl From<Row> for Target {
 }
 
 impl Target {
-    /// Converts the target to a row, which filters, sorting and SOCK_DESTROY need. An orphan has no remaining time, so its row has
+    /// Converts the target to a row, which filters, sorting and SOCK_DESTROY need. The row of an orphan has a remaining time of
     /// `u32::MAX` ms.
     #[must_use]
     pub const fn row(&self) -> Row {

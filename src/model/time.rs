@@ -1,4 +1,4 @@
-//! Converts times to whole milliseconds, the unit in which sock_diag and twtool's output for scripts report times.
+//! Converts times to whole milliseconds.
 
 use std::time::Duration;
 

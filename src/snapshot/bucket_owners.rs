@@ -1,5 +1,5 @@
-//! Finds the owners of buckets: the processes that closed their connections. A tracer may have recorded them. If not, they are inferred
-//! from live sockets.
+//! Finds the owners of buckets: the processes that closed their connections. A tracer may have recorded the owners. If not, they are
+//! inferred from live sockets.
 //!
 //! 1. A tracer (`twtool trace --serve`) keeps the closes of the last two minutes by cookie.
 //! 2. A process that listens on the local port of a bucket has probably accepted the connection.
@@ -115,7 +115,7 @@ impl TracedOwners {
         Self::read_since(path, 0)
     }
 
-    /// Reads the closes whose number is larger than this one.
+    /// Reads the closes whose number is larger than `number`.
     ///
     /// # Errors
     /// See [`Self::read`].
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_without_a_program_means_that_no_tracer_runs() {
+    fn only_a_missing_socket_or_one_without_a_program_means_that_no_tracer_runs() {
         let answer = |error: io::Error| TracerAnswer::failed(Path::new("/run/a"), &error);
         let folder = tempfile::tempdir().expect("a folder");
         let missing = folder.path().join("socket");

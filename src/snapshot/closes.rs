@@ -287,8 +287,9 @@ impl Closes {
     }
 }
 
-const SAMPLES: &str = "Samples miss connections that last only a few milliseconds, and cover only this network namespace or \
-                       the namespaces of --netns; certain is true only if one process had the socket open";
+const SAMPLES: &str = "Samples miss the process of most connections that last only a few milliseconds, and cover only \
+                       this network namespace or those of --netns and --container; certain is true only if one process \
+                       had the socket open";
 
 impl Engine {
     fn bpf(tracer: Tracer, interrupts: Option<&Interrupts>) -> Result<Self, SnapshotError> {

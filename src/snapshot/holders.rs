@@ -142,8 +142,8 @@ pub(super) fn holders(
 /// The maximum number of sockets whose cgroup is looked up. The connections of one server usually have the same cgroup.
 const MAX_LOOK_UPS: usize = 64;
 
-/// The cgroups in which sockets were created, for the sockets of [`Owners::need_cgroup`]. A failure is not reported, because these cgroups
-/// are only additional information.
+/// The cgroups in which sockets were created, if [`Owners::need_cgroup`] is true for their owners. A failure is not reported, because
+/// these cgroups are only additional information.
 fn creation_cgroups(
     source: &mut Source,
     sockets: &[Socket],

@@ -131,7 +131,7 @@ impl OrderedRows {
 }
 
 /// The sort key of a row: the first 96 bits of its full key, then 32 bits with the index of the row. Sorting moves only these small
-/// values, and compares rows only if the 96 bits are equal. The type has two halves, because a `u128` needs an alignment of 16 bytes.
+/// values, and compares rows only if the 96 bits are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RowKey(u64, u64);
 

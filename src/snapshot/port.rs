@@ -201,8 +201,8 @@ fn bind_and_list(
     })
 }
 
-/// Repeats a round until its binds and its list of sockets are consistent, at most [`ROUNDS`] times. The two are inconsistent if
-/// a socket opens or closes between them.
+/// Repeats a round until its binds and its list of sockets are consistent, at most [`ROUNDS`] times. The two can be inconsistent
+/// if a socket opens or closes between them.
 pub(super) fn until_consistent<T>(
     mut round: impl FnMut() -> Result<(T, bool), SnapshotError>,
 ) -> Result<T, SnapshotError> {

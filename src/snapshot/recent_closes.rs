@@ -55,7 +55,7 @@ impl RecentCloses {
         closes.drain(..old);
     }
 
-    /// The closes whose number is larger than this one.
+    /// The closes whose number is larger than `number`.
     #[must_use]
     pub fn since(&self, number: u64) -> Vec<RecentClose> {
         let closes = self.lock();

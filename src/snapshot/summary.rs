@@ -61,7 +61,7 @@ impl CountedBuckets {
     }
 
     fn add(&mut self, other: Self) {
-        // After the first difference, the merged length is unknown and differs from each further length. Add the limit only once.
+        // Several namespaces can differ, but add the limit only once.
         let differ = self.kernel.tw_timeout_s != other.kernel.tw_timeout_s;
         if differ && self.limits.iter().all(|limit| limit.id != "length") {
             self.limits.push(limits::lengths_differ());

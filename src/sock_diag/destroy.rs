@@ -27,7 +27,7 @@ const BATCH: usize = 128;
 /// The kernel's response to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledgement {
-    /// No response: the request was not sent, or its response was lost.
+    /// Unknown: the request was not sent, or a response to its batch was lost.
     None,
     /// The socket was destroyed.
     Done,
@@ -103,7 +103,8 @@ pub struct Destruction {
 
 /// Requests that the kernel destroys the sockets of these rows.
 ///
-/// The first batch has one request, so that a kernel that refuses it gets no other. After EPERM or EOPNOTSUPP, no further batch is sent.
+/// The first batch has one request, so that a kernel that refuses it gets no request for another row. After EPERM or EOPNOTSUPP, the
+/// remaining batches are not sent.
 pub fn run(kernel: &mut dyn Commands, rows: &[Row]) -> Destruction {
     let mut answers = vec![Acknowledgement::None; rows.len()];
     let end = run_batches(kernel, rows, &mut answers);

@@ -59,8 +59,7 @@ pub struct Request {
 }
 
 /// The older form of a request, which the kernel calls compat (`inet_diag_rcv_msg_compat`). It is a `struct inet_diag_req`: family,
-/// two address lengths, extensions, a `struct inet_diag_sockid`, states, and a field `idiag_dbs` that the kernel ignores. Only the
-/// states and the extensions matter.
+/// two address lengths, extensions, a `struct inet_diag_sockid`, states, and a field `idiag_dbs` that the kernel ignores.
 struct CompatRequest {
     states: StateSet,
     extensions: u8,

@@ -174,7 +174,7 @@ impl SocketAttributes {
                 INET_DIAG_MARK => {
                     found.mark = Some(u32::from_ne_bytes(value.try_into().map_err(|_| MalformedSocket::Attribute)?));
                 }
-                // In an older kernel the struct can be too short for this field.
+                // If the struct is too short for this field, the value is unknown.
                 INET_DIAG_INFO => {
                     let field = value.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
                     found.last_ack_ms = field.copied().map(u32::from_ne_bytes);

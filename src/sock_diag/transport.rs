@@ -129,7 +129,7 @@ impl Commands for Netlink {
 pub enum TransportEvent {
     /// A request was sent.
     Request(Request),
-    /// A whole datagram was received.
+    /// A datagram was received.
     Datagram(Vec<u8>),
     /// The call of recv(2) failed with this errno.
     RecvFailed(i32),

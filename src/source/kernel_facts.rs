@@ -62,7 +62,7 @@ pub(super) fn kernel_bucket_settings(unread: &mut UnreadFacts) -> BucketFacts {
     }
 }
 
-/// Returns the value, or `None` if it is absent or could not be read. In the second case, the reason is added to `unread`.
+/// Returns the value, or `None` if it is absent or could not be read. If it could not be read, adds the reason to `unread`.
 pub(crate) fn read_fact<T>(unread: &mut UnreadFacts, what: &str, read: io::Result<T>) -> Option<T> {
     if_present(read).unwrap_or_else(|error| {
         unread.add(what, &error);

@@ -5,7 +5,7 @@
 //! 2. Each of the next lines has one event: a request, a datagram as hexadecimal bytes, or a failed receive.
 //! 3. The last line has the number of lines and a checksum, which detect a damaged file.
 //!
-//! Multi-byte fields inside the datagrams have the byte order of the recording machine. The first line names this byte order.
+//! Inside the datagrams, numbers other than ports have the byte order of the recording machine. The first line names this byte order.
 
 mod header;
 mod series;
@@ -62,7 +62,7 @@ pub enum RecordingError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The problem, with the number of the line.
+        /// The problem.
         what: String,
     },
 }
@@ -98,7 +98,7 @@ enum RecordingLine {
 }
 
 /// The maximum length in bytes of a line after the first. The longest lines have the occupants of [`MAX_OCCUPANTS`] buckets, each with at
-/// most 32 bytes. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
+/// most 33 bytes. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
 const MAX_LINE_LENGTH: u64 = 1 << 20;
 
 /// Writes a recording.
@@ -190,13 +190,13 @@ impl EventSink for RecordingFile {
 /// Reads a recording file.
 ///
 /// # Errors
-/// The error names the problem and the line.
+/// The file cannot be read, is damaged, or is not a recording.
 pub fn read(path: &Path) -> Result<RecordingContent, RecordingError> {
     let content = sys::file::open(path).map_err(Problem::Unread).and_then(|file| parse_only(BufReader::new(file)));
     content.map_err(|problem| problem.of(path))
 }
 
-/// Parses the bytes of a recording. The error names the problem and the line.
+/// Parses the bytes of a recording. The error names the problem.
 pub fn parse(bytes: &[u8]) -> Result<RecordingContent, String> {
     parse_only(bytes).map_err(|problem| match problem {
         Problem::Unread(error) => error.to_string(),
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_has_the_occupants_of_as_many_buckets_as_a_sample_looks_up() {
+    fn a_series_can_store_the_maximum_number_of_occupants() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("series");
         let found: BTreeMap<u64, Occupant> =
@@ -493,7 +493,7 @@ mod tests {
             sample.set_occupants(found.clone(), is_whole);
             let read = [1, 2, 3, 4].map(|cookie| sample.occupant(Cookie::new(cookie)));
             assert_eq!(read, [Occupant::Nobody, Occupant::Unknown, Occupant::Another, other]);
-            assert_eq!(sample.occupants.len(), 2, "the most frequent answer is not stored");
+            assert_eq!(sample.occupants.len(), 2, "the answer for all other buckets is stored once");
         }
     }
 

@@ -31,7 +31,7 @@ pub struct AttemptError {
 pub struct BindResults {
     /// The results, in the order of the addresses and of [`ReuseOptions::ALL`].
     pub attempts: Vec<Attempt>,
-    /// Whether a note of a server was kept or lost, or whether the attempts left a note.
+    /// What the binds did to the note.
     pub note: ReuseportNote,
 }
 
@@ -378,8 +378,8 @@ pub fn socket_addr(at: BindAddr, port: Port) -> SocketAddr {
     }
 }
 
-/// Separates results from errors. An errno is a result only if bind(2), listen(2) or the hooks of security modules document it
-/// for the address or the port.
+/// Separates results from errors. An errno is a result only if it concerns the address or the port, or can come from a security
+/// module.
 fn result(call: impl FnMut() -> io::Result<()>) -> io::Result<CallResult> {
     match retry(call) {
         Ok(()) => Ok(CallResult::Ok),

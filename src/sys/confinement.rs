@@ -7,15 +7,15 @@
 //!    calls that bind or connect TCP sockets, and since version 6 signals to other processes.
 //! 3. A seccomp(2) filter: the kernel refuses system calls that run programs, open files for writing, access or signal other processes, or
 //!    type input for another program on the terminal. It also refuses interfaces of the kernel that need no capability and that twtool does
-//!    not use. Except on the threads of the exporter that need sockets, it also refuses calls that create or connect
-//!    sockets.
+//!    not use. Except on the threads of the exporter that need them, it also refuses socket(2), bind(2) and connect(2).
 //!
 //! The filter lists the calls that are refused, because a list of the allowed calls would depend on the C library and its version.
 //!
 //! Each entry of the list delays the start by 4 µs, because the kernel runs a new filter once for every system call number. So the
 //! list leaves out calls that change folders (`FILE_CALLS`) if landlock refuses them, and calls that need a dropped capability.
 //!
-//! A refused call fails with EPERM, so that an error message can name the operation. A signal would end the program without a message.
+//! A call that the filter refuses fails with EPERM, so that an error message can name the operation. A signal would end the program
+//! without a message.
 //!
 //! The confinement holds for the calling thread and the threads that it starts. It cannot be removed. If the kernel or a container refuses
 //! a part of it, twtool continues without that part.

@@ -2,8 +2,8 @@
 //!
 //! twtool reads network namespaces on one thread per core, and each thread needs several descriptors. The soft limit, which is
 //! usually 1024, would allow only 128 threads (see [`workers`]). So twtool raises its soft limit to the hard limit at the start. It
-//! restores the old limit before it executes another program, because that program may use select(2), which cannot use descriptors
-//! of 1024 and above.
+//! restores the old limit before it executes a program of the user, because that program may use select(2), which cannot use
+//! descriptors of 1024 and above.
 
 use std::sync::OnceLock;
 

@@ -37,7 +37,7 @@ const ENDING: [Signal; 13] = [
     Signal::SIGXFSZ,
 ];
 
-/// Opens a regular file for reading. Anything else is refused, because a FIFO would wait for a writer and a device may have no end.
+/// Opens a regular file for reading. Anything else is refused, because a FIFO may have no writer and a device may have no end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if retry(|| file.metadata())?.is_file() {
@@ -125,8 +125,8 @@ impl NewFile {
         let Self { location, replace, writer, partial } = self;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         let Some(partial) = partial else {
-            // linkat(2) documents this way for callers without the capability that AT_EMPTY_PATH needs. The path names
-            // the thread, because the thread may have unshared its descriptors.
+            // linkat(2) documents this path for callers without the capability that AT_EMPTY_PATH needs. The path contains
+            // "thread-self", because the thread may have unshared its descriptors.
             let unnamed = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             let link =
                 |name: &OsString| rustix::fs::linkat(CWD, &unnamed, &location.folder, name, AtFlags::SYMLINK_FOLLOW);
@@ -166,7 +166,7 @@ impl Location {
         Ok(Self { folder: folder.into(), name: name.to_owned() })
     }
 
-    /// Returns the status of the file that the new file replaces. Fails if the name must not be replaced.
+    /// Returns the status of the file that the new file replaces. Fails if that file must not be replaced.
     fn check(&self, replace: bool) -> io::Result<Option<Stat>> {
         match retry_on_intr(|| rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
             Ok(found) if replace && FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => Ok(Some(found)),
@@ -189,7 +189,6 @@ fn keep_owner_and_mode(file: &OwnedFd, replaced: &Stat) -> io::Result<()> {
             io::Error::new(error.kind(), format!("its owner (uid {uid}, gid {gid}) cannot be kept: {error}"))
         })?;
     }
-    // The mode comes after the owner, because a change of the owner clears bits of the mode.
     Ok(retry_on_intr(|| rustix::fs::fchmod(file, Mode::from_raw_mode(replaced.st_mode & 0o777)))?)
 }
 
@@ -224,7 +223,7 @@ impl TempName {
                 Ok(new) => return Ok((Self { folder: Arc::clone(&location.folder), name }, new)),
                 Err(error) => {
                     partials().retain(|(_, other)| *other != name);
-                    // EEXIST: an earlier process with the same pid has left a file with that name, so the next number is tried.
+                    // EEXIST: the name is taken, so the next number is tried.
                     if error != Errno::EXIST || attempts == MAX_NAMES {
                         return Err(error.into());
                     }
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_for_a_temporary_name_ends_for_each_file() {
+    fn at_most_1000_temporary_names_are_tried_for_each_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let location = Location::new(&folder.path().join("file")).expect("a location");
         for _ in 0..3 {

@@ -2,8 +2,8 @@
 //! closes.
 //!
 //! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. The released twtool 0.2.0 sends nothing.
-//! 2. The tracer sends the owner of each close that has a larger number. If the reader sent nothing, the tracer sends the owners of all
-//!    closes. Then it closes the connection.
+//! 2. The tracer sends the owner of each close that it remembers and that has a larger number. If the reader sent nothing, the number
+//!    is 0. Then the tracer closes the connection.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

@@ -1,6 +1,6 @@
 //! Finds the processes that have a socket open, from /proc.
 //!
-//! 1. Every descriptor of a process is a link in /proc/PID/fd. The link of a socket is `socket:[inode]`
+//! 1. A descriptor of a process is a link in /proc/PID/fd. The link of a socket is `socket:[inode]`
 //!    (proc_pid_fd(5)).
 //! 2. /proc/PID/fd shows the descriptors of the main thread. A thread that has called unshare(CLONE_FILES) has its own descriptors.
 //!    If the main thread has ended, /proc/PID/fd is empty while the other threads run. So kcmp(2) finds the threads that do
@@ -255,7 +255,7 @@ fn compare_descriptors(one: i32, other: i32) -> Option<Ordering> {
         0 => Some(Ordering::Equal),
         1 => Some(Ordering::Less),
         2 => Some(Ordering::Greater),
-        // 3 is "different, without an order"; a negative number is an errno.
+        // 3 is "different, without an order"; -1 is a failure.
         _ => None,
     }
 }
@@ -293,8 +293,8 @@ fn if_shown<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     }
 }
 
-/// Parses the arguments in /proc/PID/cmdline. A NUL follows each argument. `None` if there are no arguments: the process has ended, or
-/// it is a thread of the kernel.
+/// Parses the arguments in /proc/PID/cmdline. A NUL follows each argument. `None` if there are no arguments, for example because the
+/// process is a thread of the kernel.
 fn arguments(bytes: &[u8]) -> Option<Vec<String>> {
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     let mut arguments: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();

@@ -20,12 +20,12 @@ const BUFFER: usize = 64 * 1024 + 14;
 /// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The kernel's timestamp.
+    /// The kernel's timestamp, or the time of the read if that timestamp is missing or too old.
     pub at: SystemTime,
     /// The index of the interface that received the frame.
     pub interface: u32,
-    /// The Ethernet header and the packet. If this machine sent the packet, its TCP checksum is not computed yet, because the kernel
-    /// leaves this to the network card (`CHECKSUM_PARTIAL`).
+    /// The Ethernet header and the packet. If this machine sent the packet, its TCP checksum may be missing, because the kernel can
+    /// leave this to the network card (`CHECKSUM_PARTIAL`).
     pub bytes: Vec<u8>,
 }
 

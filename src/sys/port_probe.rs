@@ -8,8 +8,8 @@
 //! 3. The destination is port 0 of an unused loopback address. No server can listen on port 0, so the test cannot conflict with a
 //!    real connection.
 //!
-//! The test holds the port for 1-2 µs. If a server binds the port during this time, the bind succeeds if the server sets
-//! SO_REUSEADDR, because the test sets this option, too. Without the option, the bind fails if the server uses a wildcard address.
+//! The test holds the port for 1-2 µs. A server that binds the port during this time succeeds with SO_REUSEADDR, because the test
+//! sets this option, too. Without the option, the bind to a wildcard address fails.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

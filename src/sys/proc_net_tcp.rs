@@ -1,7 +1,7 @@
 //! Reads sockets from /proc/net/tcp and /proc/net/tcp6 (proc_pid_net(5)), for systems that refuse sock_diag.
 //!
 //! The files report less than sock_diag: timers in steps of 10 ms, no cookie, no mark, no interface, no IPV6_V6ONLY. Reading them is
-//! slower, because the kernel formats text while it holds the locks that sock_diag also takes. The parser never panics.
+//! slower, because the kernel formats each socket as text. The parser never panics.
 
 use std::io::{self, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -3,9 +3,9 @@
 //! The kernel keeps one structure for each bound port (`struct inet_bind_bucket`), as long as any socket is on the
 //! port. A bind with SO_REUSEPORT stores its user and address there (`inet_csk_update_fastreuse` in
 //! net/ipv4/inet_connection_sock.c); this is the *note*. Later SO_REUSEPORT binds of that user to a matching address
-//! succeed without a search for conflicts (`sk_reuseport_match`), even if other sockets have bound the port since. A
-//! bind without SO_REUSEPORT clears the note. So a test whose last bind has SO_REUSEPORT leaves a note. A second server of that user
-//! can then bind the port with SO_REUSEPORT and listen on it, although another server already listens.
+//! succeed without a search for conflicts (`sk_reuseport_match`). A bind without SO_REUSEPORT clears the note. So a
+//! test whose last bind has SO_REUSEPORT leaves a note. A second server of that user can then bind the port with
+//! SO_REUSEPORT and listen on it, although another server already listens.
 //!
 //! The bind that clears the note needs an address without conflicts. `NoteGuard::clear` tries these binds in order. In this list, a
 //! *holder* is another socket on the port (measured on Linux 6.18):

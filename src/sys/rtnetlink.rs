@@ -56,7 +56,7 @@ pub fn create_veth(one: VethEnd, other: VethEnd) -> io::Result<()> {
     request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Adds an IPv4 address to an interface. The kernel then adds the route to the network of the address.
+/// Adds an IPv4 address to an interface. If the interface is up, the kernel also adds the route to the network of the address.
 pub fn add_address(interface: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;

@@ -48,7 +48,7 @@ pub fn enter_network_namespace() -> Result<(), SandboxError> {
     rtnetlink::raise(rtnetlink::LOOPBACK).map_err(step("raising lo"))
 }
 
-/// A private network namespace. It exists as long as this value, or a thread or socket in it.
+/// A private network namespace. The kernel keeps it as long as this value, a thread in it or a socket in it exists.
 #[derive(Debug)]
 pub struct PrivateNetns(File);
 

@@ -99,7 +99,7 @@ impl ScreenInput {
     /// Waits for an event that the screen must react to, at most for `time`.
     ///
     /// # Errors
-    /// poll(2) fails.
+    /// A system call fails.
     pub fn wait(&self, time: Option<Duration>) -> io::Result<Wakeup> {
         let end = time.map(|time| Instant::now() + time);
         let stdin = io::stdin();

@@ -1,7 +1,7 @@
 //! Writes a screen to the terminal on standard output. If the terminal accepts no text, a signal or a time limit ends the wait.
 //!
 //! A terminal accepts no text while its output is stopped, or while the program at its other side does not read, for example because
-//! an ssh connection is stuck. A blocking write(2) would then wait until SIGKILL ends the program.
+//! an ssh connection is stuck. A blocking write(2) would then wait, and only SIGKILL could end the program.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -11,8 +11,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that end or stop the program by default, and two signals that report a change: the program continues (SIGCONT), or the
-/// terminal has another size (SIGWINCH). SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z are keys in
-/// raw mode. The list has no signal that reports a fault of the program, no real-time signal, and none of SIGPIPE, SIGTTIN and
+/// terminal has another size (SIGWINCH). In raw mode, SIGINT and SIGTSTP come from other processes only, because Ctrl-C and Ctrl-Z
+/// are keys. The list has no signal that reports a fault of the program, no real-time signal, and none of SIGPIPE, SIGTTIN and
 /// SIGTTOU.
 const BLOCKED: [Signal; 17] = [
     Signal::SIGINT,

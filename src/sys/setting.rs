@@ -2,7 +2,7 @@
 //!
 //! For a setting that is a list (`ip_local_reserved_ports`) the kernel returns data only to the first read(2), up to the size of the
 //! buffer, and reports the end of the file to the second read(2) (`proc_do_large_bitmap` in kernel/sysctl.c). `fs::read_to_string` begins
-//! with 32 bytes, so it cuts such a list. A test in tests/layers.rs checks that no other code reads these files.
+//! with 32 bytes, so it cuts such a list. A test in tests/layers.rs checks that no other code reads settings.
 
 use std::fs::File;
 use std::io::{self, Read as _};

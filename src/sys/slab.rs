@@ -25,7 +25,7 @@ pub fn timewait_bucket_bytes() -> io::Result<Option<u64>> {
     if most.is_some() {
         return Ok(most);
     }
-    // sysfs is not mounted, or has no folder for slab caches in this kernel.
+    // /sys/kernel/slab does not exist, or this user has no permission to read it.
     let text = if_visible(retry(|| file::read(Path::new("/proc/slabinfo"), MAX_BYTES)))?;
     Ok(text.and_then(|text| object_size(&String::from_utf8_lossy(&text))))
 }

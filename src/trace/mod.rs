@@ -170,7 +170,7 @@ impl Tracer {
     }
 }
 
-/// The kernel wakes readers of this descriptor shortly after each quarter of the ring buffer.
+/// The kernel wakes readers of this descriptor each time about another quarter of the ring buffer is full.
 impl AsFd for Tracer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()

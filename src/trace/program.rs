@@ -13,7 +13,7 @@
 //!
 //! While a program runs on a core, the kernel does not start it again on this core (`bpf_prog_get_recursion_context` in
 //! kernel/trace/bpf_trace.c). If an interrupt or another task closes a socket at that moment, the program misses the close: up to
-//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). The kernel counts each program separately, so twtool attaches two
+//! 0.7 % of 20,000 closes on two busy cores (Linux 6.18, 2026-11-28). This applies to each program separately, so twtool attaches two
 //! copies of the program. In step 1, if the second copy finds a record in PENDING, it does nothing. In step 2, if it finds the mark, it
 //! only deletes the record. Otherwise the first copy has missed the change, and the second copy does the step.
 //!
@@ -21,8 +21,8 @@
 //! of the same core within the second copy. Until they continue, both copies miss the closes on this core. `Tracer::skipped` returns an
 //! upper bound of these closes.
 //!
-//! Sending a record does not wake the reader, because that would halve the rate of short connections. The reader polls the buffer
-//! at intervals, and the program wakes the reader shortly after each quarter of the buffer.
+//! Most records do not wake the reader, because that would halve the rate of short connections. The reader polls the buffer at
+//! intervals, and the program wakes the reader each time about another quarter of the buffer is full.
 
 use super::btf::{Btf, BtfError};
 use super::insn::{Assembler, FP, JumpCondition, Label, R0, R1, R2, R3, R4, R6, R7, R8, R9, Reg, Size};
@@ -221,7 +221,7 @@ pub fn assemble(offsets: &Offsets, maps: Maps, untyped: bool) -> Vec<u8> {
     copy_member(&mut a, Size::Double, offsets.flags, record::FLAGS);
     add_linger2(&mut a, offsets);
     send(&mut a, maps);
-    // This mark prevents the other copy of the program from sending the close again.
+    // The mark in PENDING prevents the other copy of the program from sending the close again.
     a.jump_if(JumpCondition::NotEqual, R7, ON_THE_STACK, end);
     store_record(&mut a, maps);
     a.place(end);
@@ -399,7 +399,8 @@ fn copy_comm(a: &mut Assembler, offsets: &Offsets, task: Reg, to: i16) {
 /// Sends the record at R9, and counts it as lost if the buffer is full.
 fn send(a: &mut Assembler, maps: Maps) {
     const AVAILABLE: i32 = 0;
-    /// The size of two records with their headers. Within this distance after each quarter of the buffer, at least one record begins.
+    /// The size of two records with their headers. The unread data grows by one record at a time, so its size is in this range after each
+    /// quarter of the buffer at least once.
     const NEAR: i32 = 2 * (LENGTH as i32 + 8);
     let quarter = (maps.ring_bytes / 4).cast_signed();
     let (output, sent): (Label, Label) = (a.label(), a.label());

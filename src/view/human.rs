@@ -75,7 +75,7 @@ pub fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".into(), |time| format!("{time:.3}"))
 }
 
-/// Escapes hidden characters, so that a name that another program chose can neither control the terminal nor imitate another name.
+/// Escapes hidden characters, so that a name that another program chose cannot control the terminal.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     // The fast path: nearly every name is plain ASCII.

@@ -2,9 +2,9 @@
 //!
 //! There are two layouts:
 //!
-//! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293: the state of the sender while the
-//!   segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other routine
-//!   events are left out.
+//! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293. They are the state of the sender
+//!   while the segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other
+//!   routine events are left out.
 //! - Scenarios about the results of system calls: one line per call. Routine segments are left out, and other segments are one line of
 //!   text. `reuse` ends with a matrix of its results.
 
@@ -54,7 +54,7 @@ pub struct Ladder {
     parts: u32,
     /// The flags of segments that are not drawn yet.
     folded: Vec<String>,
-    /// Whether the last line was an arrow. In this case, an empty line precedes the next call.
+    /// Whether the last line was an arrow. In this case, an empty line precedes the next call or observation.
     arrow: bool,
     /// The last routine segment ([`LabEvent::routine`]) that is not drawn yet.
     before: Option<LabEvent>,
@@ -240,7 +240,7 @@ impl Ladder {
         writeln!(out, "{}", line.trim_end())
     }
 
-    /// Draws all routine segments in one line, with the states after the last of them.
+    /// Draws the routine segments that are not drawn yet in one line, with the states after the last of them.
     fn routine(&mut self, out: &mut dyn Write, last: &LabEvent) -> io::Result<()> {
         let Strokes { line, left, right, .. } = self.strokes;
         let folded = std::mem::take(&mut self.folded);

@@ -82,7 +82,7 @@ pub fn csv(out: &mut (dyn Write + Send), ports: &[PortRecord]) -> io::Result<()>
     out.write_all(text.as_bytes())
 }
 
-/// Writes the table, and below it an explanation of its columns.
+/// Writes the table, and explanations below it.
 pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, style: TextStyle) -> io::Result<()> {
     let yes = |value: Option<bool>| value.map_or("unknown", |yes| if yes { "yes" } else { "no" }).to_owned();
     let cells = |p: &PortRecord| {
@@ -113,7 +113,7 @@ pub fn table(out: &mut (dyn Write + Send), ports: &[PortRecord], facts: &Facts, 
     explain(ports, facts).iter().try_for_each(|line| human::break_lines(out, line, "", "  ", style.width))
 }
 
-/// Explains the columns and the port classes of the table. Explains only classes that occur, and port 0 only if the table has it.
+/// Explains the port classes that occur, the columns EPHEMERAL, RESERVED and PRIVILEGED, and port 0 if the table has it.
 fn explain(ports: &[PortRecord], facts: &Facts) -> Vec<String> {
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
     let mut lines = vec![];

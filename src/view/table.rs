@@ -61,8 +61,8 @@ pub trait Rows: Sync {
     fn row(&self, row: usize) -> Self::Row<'_>;
     /// Appends the text of a cell. Returns its width in terminal columns.
     fn append(&self, row: &Self::Row<'_>, column: usize, text: &mut Text) -> usize;
-    /// Appends a whole line. `cells` has the columns of the line at which each cell starts and ends. Returns `None` if it appended
-    /// nothing. Then the caller must produce the line cell by cell.
+    /// Appends a whole line. `cells` has the start and the end of each cell, in terminal columns. Returns `None` if it appended nothing.
+    /// Then the caller must produce the line cell by cell.
     fn append_line(&self, _row: usize, _cells: &[(usize, usize)], _text: &mut Text) -> Option<()> {
         None
     }
@@ -120,8 +120,7 @@ pub fn write(
     Ok(layout.left_out(headings))
 }
 
-/// Writes a table of any length, and produces each row only when it is written. Returns the titles of the columns that did not
-/// fit.
+/// Writes a table of any length, line by line. Returns the titles of the columns that did not fit.
 pub fn stream(
     out: &mut (dyn Write + Send),
     headings: &[Heading],
@@ -230,7 +229,7 @@ pub fn fit_columns(headings: &[Heading], widest: &[usize], width: usize) -> Vec<
     columns
 }
 
-/// Drops columns that may be dropped, then narrows the widest columns, whose cells then take several lines.
+/// Drops columns that may be dropped, then narrows the widest columns.
 fn fit(columns: &mut Vec<(usize, usize)>, headings: &[Heading], width: usize) {
     while total(columns) > width {
         let drop_order = columns.iter().map(|&(i, _)| headings[i].drop_order).max().unwrap_or(0);

@@ -55,7 +55,7 @@ impl MixedSituation {
         let (accepted, _) = listener.accept().expect("accept()");
         drop(client);
         drop(accepted);
-        // If tcp_fin_timeout is longer than the 60 s of a bucket, the kernel keeps the orphan as a full socket until 60 s remain.
+        // With a tcp_fin_timeout of 120 s, the kernel keeps the orphan as a full socket for 60 s.
         let usual = sysctl::read("ipv4.tcp_fin_timeout").expect("tcp_fin_timeout");
         sysctl::write("ipv4.tcp_fin_timeout", "120").expect("the namespace is ours");
         let orphan = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -117,7 +117,7 @@ impl RunAnswer {
                 Value::Array(list) => {
                     list.iter_mut().for_each(hide);
                     // A caller without privileges cannot read some processes, so it may find a namespace only through a later process.
-                    // Then its list has another order.
+                    // Then a list may have another order.
                     list.sort_by_cached_key(Value::to_string);
                 }
                 _ => {}

@@ -43,7 +43,8 @@ pub(crate) const KEYS: [&str; 19] = [
 pub(crate) const OPTION_SETS: [&[&str]; 4] =
     [&[], &["SO_REUSEADDR"], &["SO_REUSEPORT"], &["SO_REUSEADDR", "SO_REUSEPORT"]];
 
-/// Texts that no advice may contain: wrong remedies, remedies for other problems, and words of commands, which belong to `next`.
+/// Texts that advice must not contain: wrong remedies, remedies for other problems, and words of commands, which belong to `next`.
+/// (`check_words` has one exception.)
 const NEVER: [&str; 7] =
     ["tcp_fin_timeout", "tcp_tw_recycle", "tcp_tw_reuse", "tcp_max_tw_buckets", "sudo", "kill ", "as root"];
 
@@ -189,7 +190,7 @@ impl BindCase {
         self.addrs().into_iter().flat_map(of).collect()
     }
 
-    /// Makes the binds without SO_REUSEPORT, and repeats the last bind with SO_REUSEPORT alone.
+    /// Repeats one of the binds whose only option is SO_REUSEPORT, and makes the binds without SO_REUSEPORT.
     fn remaining_attempts(&self, attempts: &mut [Attempt]) {
         let again = |attempt: &Attempt| bind(attempt.addr, self.port(), attempt.options, attempt.listen);
         let shared =

@@ -1,4 +1,4 @@
-//! An interactive run of the binary: stdin and stderr are a terminal of 80 columns, and stdout is a pipe.
+//! An interactive run of a command: stdin and stderr are a terminal of 80 columns, and stdout is a pipe.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

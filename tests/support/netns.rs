@@ -1,7 +1,7 @@
 //! Runs each test on its own thread, with its own descriptor table and network namespace.
 //!
 //! CLONE_NEWNET moves only one thread into a new namespace. The children of the thread inherit the namespace. The kernel removes the
-//! namespace when no process and no socket is in it.
+//! namespace when no process, socket, open file or mount uses it.
 //!
 //! If tests shared the descriptor table, a child that another test spawns would have copies of this test's sockets until it executes
 //! its program. A dropped listener would still listen until then.

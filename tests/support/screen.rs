@@ -85,9 +85,9 @@ impl Screen {
         }
     }
 
-    /// Starts twtool with these arguments on a terminal, outside of the user namespace of the tests, where twtool can use BPF. The
-    /// `child` of this screen is a shell that only waits until twtool has ended. Returns `None` if the tests do not run as root, or if
-    /// the terminal has no path.
+    /// Starts twtool with these arguments on a terminal, outside of the user namespace of the tests, because the kernel refuses BPF
+    /// in that namespace. The `child` of this screen is a shell that only waits until twtool has ended. Returns `None` if the tests
+    /// do not run as root, or if the terminal has no path.
     pub(crate) fn outside(arguments: &str, size: (u16, u16)) -> Option<Self> {
         let mut wait = Command::new("sh");
         wait.args([

@@ -35,8 +35,8 @@ pub(crate) fn reserved() -> Vec<u16> {
     ports(&read("ipv4.ip_local_reserved_ports"))
 }
 
-/// Reserves exactly these ports. Opens the file once, and writes 500 ports with each write(2). The kernel reads at most one page of each
-/// write, so a longer write could end within a number.
+/// Reserves exactly these ports. Opens the file once, and writes at most 500 ports with each write(2). The kernel reads at most one page
+/// of each write, so a longer write could end within a number.
 #[track_caller]
 pub(crate) fn reserve(ports: &[u16]) {
     let name = "ipv4.ip_local_reserved_ports";

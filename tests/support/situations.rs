@@ -32,8 +32,8 @@ thread_local! {
     static CLIENT_PORT: Cell<u16> = const { Cell::new(41_000) };
 }
 
-/// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. The kernel would sometimes
-/// choose the port of an earlier connection, and the SYN would end the bucket that the server has from that connection.
+/// Connects to `to` from a port of the ephemeral range that no earlier connection of this test has used. Otherwise the kernel would
+/// sometimes choose the port of an earlier connection, and the SYN would end the bucket that the server has from that connection.
 #[track_caller]
 pub(crate) fn connect(server: &Server, to: &str) -> Connection {
     let port = CLIENT_PORT.replace(CLIENT_PORT.get() + 1);

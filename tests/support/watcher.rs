@@ -50,8 +50,8 @@ impl Watcher {
         }
     }
 
-    /// Waits for a sample with these numbers of buckets, and then for two more samples. The last sample began after all changes that
-    /// led to these numbers, so `events` then has the events of all these changes.
+    /// Waits for a sample with these numbers of buckets, and then for two more samples. The first of the two began after all changes
+    /// that led to these numbers, and its events come before the second one. So `events` then has the events of all these changes.
     #[track_caller]
     pub(crate) fn wait_for_buckets(&mut self, time_wait: usize, fin_wait_2: usize) {
         let patience = kernel::patience(Duration::from_secs(20));

@@ -27,7 +27,7 @@ use reporter::ProgressReporter;
 /// Arguments of `twtool wait`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &[], &[Format::Csv])), after_long_help = "\
-While it waits, twtool looks up the blocking sockets ten times a second. When one of them is gone, twtool tries to bind every \
+While it waits, twtool looks up the blocking sockets (at most 64) ten times a second. When one of them is gone, twtool tries to bind every \
 address with the options of --with. (With --with none, each of these sockets blocks the bind, so twtool tries only when all of them \
 are gone.) The wait ends when all these binds succeed. A TIME_WAIT socket can last some seconds \
 longer than its timer, or end earlier if somebody removes it. The kernel has no look-up for some kinds of sockets, for example \
@@ -149,7 +149,7 @@ fn wait(args: &WaitArgs, global: &GlobalArgs, context: &mut Context) -> Result<E
     };
     let note_lost = waited.note != ReuseportNote::Unchanged;
     let shown = WaitReport { note_lost, next: &next, ..wait_report(&waited.target, &waited.state) };
-    // If the port was free at once, twtool prints no result, only warnings.
+    // If a command follows and the port was free at once, the table format prints only warnings.
     let silent = bindable && !args.command.is_empty() && shown.waited < ROUND;
     let style = context.style;
     let envelope = Envelope { schema: "twtool.wait/1", facts: &waited.facts, complete, warnings: &warnings };

@@ -15,7 +15,7 @@ fn message(text: &str) -> String {
 }
 
 #[test]
-fn ss_expressions_select_the_same_sockets_as_in_ss() {
+fn expressions_of_ss_select_the_expected_sockets() {
     let row = row("10.0.0.1", 80, "192.0.2.9", 40000);
     for (text, expected) in [
         ("", true),
@@ -184,7 +184,7 @@ fn an_expression_that_is_nested_too_deeply_is_refused() {
     assert!(message(&deep(101)).contains("deeper than 100 levels"));
     assert!(parse(&format!("{}mapped", "not ".repeat(100)), &facts()).is_ok());
     assert!(message(&format!("{}mapped", "not ".repeat(101))).contains("deeper than 100 levels"));
-    // The levels of a group end with the group.
+    // After a group, its levels no longer count.
     assert!(parse(&format!("{} and {}", deep(100), deep(100)), &facts()).is_ok());
     assert!(message(&deep(100_000)).contains("deeper"));
     assert!(message(&"not ".repeat(100_000)).contains("deeper"));

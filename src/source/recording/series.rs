@@ -141,7 +141,7 @@ impl SeriesReader {
     /// The next sample that has not failed; `None` after the last one.
     ///
     /// # Errors
-    /// The error names the problem and the line.
+    /// The file cannot be read, is damaged, or is not a series.
     pub fn next_sample(&mut self) -> Result<Option<(RecordingContent, RecordedSample)>, RecordingError> {
         self.parse_next().map_err(|problem| problem.of(&self.path))
     }

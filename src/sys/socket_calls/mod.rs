@@ -1,12 +1,12 @@
-//! Watches the bind, listen and connect calls of a program, and stops the program at the end of each call.
+//! Watches the bind, listen and connect calls of a program, and stops the calling thread at the end of each call.
 //!
 //! 1. `start` starts the program through a second twtool process, the *stub*. The stub installs a seccomp filter. Of all system calls, only
 //!    these three and io_uring_setup then stop the program. (The program also stops when it gets a signal, starts a process or a thread, or
 //!    executes a program.) twtool attaches with PTRACE_SEIZE before the stub executes the program.
 //! 2. At the beginning of a call, `target` reads the address and the options of the socket. Later the options can be different: a
 //!    failed bind to a link-local address leaves SO_BINDTODEVICE set.
-//! 3. At the end of the call, `tracer` reports the call with its result to an observer. The program is stopped until the
-//!    observer returns, so that the observer sees the state that made the call fail.
+//! 3. At the end of the call, `tracer` reports the call with its result to an observer. The calling thread is stopped until
+//!    the observer returns, so that the observer sees the state that made the call fail.
 //! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
 //!    control of a shell works.
 //!
@@ -58,7 +58,7 @@ pub enum ProgramTarget {
 /// An event that [`watch`] passes to its observer.
 #[derive(Debug)]
 pub enum ProgramEvent<'a> {
-    /// A call has ended. The program is stopped until the observer returns.
+    /// A call has ended. The calling thread is stopped until the observer returns.
     Call {
         /// The call.
         call: SocketCall,
@@ -109,7 +109,7 @@ fn failed(call: &'static str) -> impl FnOnce(io::Error) -> WatchError {
 /// have no timeout.
 ///
 /// # Errors
-/// The program cannot be watched. In this case, a command has not been executed.
+/// The program cannot be watched.
 pub fn watch(
     target: &ProgramTarget,
     timeout: Option<Duration>,

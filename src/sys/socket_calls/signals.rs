@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-/// The largest code of a signal that a process sent (kill(2), sigqueue(3), tgkill(2)). A signal of the kernel has a larger code
+/// The largest code of a signal that a process sent (kill(2), sigqueue(3), tgkill(2)). A signal of the terminal has a larger code
 /// (sigaction(2)).
 const SI_USER: i32 = 0;
 

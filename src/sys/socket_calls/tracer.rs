@@ -38,7 +38,7 @@ const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQU
 const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 
 /// The results of a call that a signal interrupted (`ERESTART*` in include/linux/errno.h). The kernel starts the call again, or the program
-/// gets EINTR. twtool reports neither.
+/// gets EINTR. twtool does not report these results.
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
 struct PendingCall {
@@ -141,7 +141,7 @@ impl<'a> CallTracer<'a> {
             self.signals.wait(until_detach.into_iter().chain(until_note).min()).map_err(failed("poll()"))?;
             for arrival in self.signals.read_arrived().map_err(failed("read()"))? {
                 if self.command.is_some() {
-                    // If the signal went to the whole process group, the command has got a copy by now, and has stopped at this copy. Read
+                    // If the signal went to the whole process group, the command has usually stopped at its own copy by now. Read
                     // that stop first: it tells `pass_on` about the copy.
                     while let Some((tid, status)) = next_stop().map_err(failed("wait4()"))? {
                         self.changed(tid, status);

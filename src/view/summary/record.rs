@@ -13,7 +13,7 @@ use crate::view::owner::{ContainerRecord, pid_namespace};
 use crate::view::steps::StepRecord;
 use crate::view::summary::Content;
 
-/// The `TcpExt` counters about TIME_WAIT: the JSON key and the kernel's name for each. docs/commands/summary.md explains each.
+/// The `TcpExt` counters of a summary: the JSON key and the kernel's name for each. docs/commands/summary.md explains each.
 pub(super) const COUNTERS: [(&str, &str); 7] = [
     ("tw", "TW"),
     ("tw_recycled", "TWRecycled"),
