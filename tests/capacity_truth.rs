@@ -120,8 +120,8 @@ fn check(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str,
     }
 }
 
-/// Like [`check`], with buckets that connect() cannot take over, because they are too young or in FIN_WAIT_2. On a kernel that compares
-/// ages in whole seconds, twtool must report them as uncertain.
+/// Like [`check`], with buckets that are too young to be taken over. On a kernel that compares ages in whole seconds, twtool must report
+/// them as uncertain.
 #[track_caller]
 fn check_young(name: &str, make: fn(&World) -> Vec<OpenSockets>, from: &str, to: &str, expected: u64) {
     if kernel::has_exact_ages() {
@@ -178,7 +178,7 @@ fn connections_and_buckets_of_the_same_destination_take_ports() {
         keep(accepted)
     };
     check("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
-    // A connect() that fails releases its port.
+    // If the kernel chose the port in bind(), a connect() that fails releases it.
     let refused = |_: &World| {
         let client = bound("127.0.0.1:0");
         client.connect(&addr("127.0.0.1:1").into()).expect_err("nobody listens");
@@ -225,7 +225,8 @@ fn reusable<const MODE: u32, const OLD: bool, const IPV6: bool, const LOOPBACK: 
 fn set_age(old: bool) {
     if kernel::has_exact_ages() {
         set("ipv4.tcp_tw_reuse_delay", if old { 1 } else { 50_000 });
-        // Longer than a tick of the slowest kernel clock, which is the resolution of a bucket's age.
+        // Longer than a timer tick of any kernel (at most 10 ms, with HZ=100). The age of a bucket has this resolution, because twtool
+        // computes it from the timer.
         std::thread::sleep(std::time::Duration::from_millis(25));
     } else if old {
         // This kernel compares ages in whole seconds.
@@ -268,7 +269,7 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
         set_age(true);
         keep(accepted)
     };
-    check_young("FIN_WAIT_2", half, "127.0.0.1", "127.0.0.1:443", 15);
+    check("FIN_WAIT_2, tcp_tw_reuse", half, "127.0.0.1", "127.0.0.1:443", 15);
     let explicit = |w: &World| {
         close_client_first(World::bound_client("127.0.0.1:40005", "127.0.0.1:443"), w.server("127.0.0.1:443"));
         reusable::<1, true, false, true>(w)
@@ -569,7 +570,11 @@ fn the_kernels_counts_give_an_upper_bound_of_the_number_of_unlisted_sockets() {
         let run = twtool(["capacity", "--json", "--to", "127.0.0.1:443", "--from", "127.0.0.1"]).code(0);
         let destination = run.records("destinations").remove(0);
         let (free, uncertain) = (number(&destination, "free"), number(&destination, "uncertain"));
-        assert_eq!(run.json()["uncertain"], json!(uncertain), "no connection is open{run}");
+        assert_eq!(
+            run.json()["uncertain"],
+            json!(uncertain),
+            "without connections, the destination is as uncertain as the whole range{run}"
+        );
         (free - uncertain, free)
     };
     wait_until_used_sockets_are(world.servers.len());
@@ -578,7 +583,7 @@ fn the_kernels_counts_give_an_upper_bound_of_the_number_of_unlisted_sockets() {
     assert!(least > 8, "nearly every socket of this namespace is listed: {least}");
     let idle = [bound("127.0.0.9:40003"), bound("[::1]:40004"), bound("127.0.0.9:0")];
     let (less, most) = range();
-    // The three sockets lower the bound by 3. If the first run counted one more socket, which has ended since, the difference is 2.
+    // The three sockets lower the smallest possible number of free ports by 3. If the first run counted one more socket, which has ended since, the difference is 2.
     assert!(less + 2 <= least, "{least} without the three sockets, {less} with them");
     let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
     assert!(further == 13 && (less..=most).contains(&further), "{further} in {less}..={most}");

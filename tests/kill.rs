@@ -32,7 +32,7 @@ suite! {
         without_a_terminal_yes_is_required,
         every_selected_kind_of_bucket_is_removed_and_no_other,
         a_bucket_that_was_bound_to_an_interface_is_removed,
-        without_orphans_flag_every_socket_that_is_not_a_bucket_stays,
+        without_the_option_orphans_every_socket_that_is_not_a_bucket_stays,
         a_wrong_cookie_removes_nothing,
         a_connection_that_replaced_a_bucket_stays,
         a_bucket_that_is_gone_is_not_found,
@@ -55,7 +55,7 @@ suite! {
         a_warning_names_the_flag_that_would_select_a_socket,
         no_command_is_printed_for_sockets_that_this_kernel_cannot_remove,
         several_ports_may_be_separated_by_commas,
-        orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them,
+        orphans_are_removed_only_if_this_kernel_ends_them,
     ],
 }
 
@@ -147,7 +147,7 @@ fn live() -> Vec<String> {
     sorted(live.map(|Entry { local, remote, state, .. }| format!("{local:?} {remote:?} {state}")))
 }
 
-fn without_orphans_flag_every_socket_that_is_not_a_bucket_stays() {
+fn without_the_option_orphans_every_socket_that_is_not_a_bucket_stays() {
     kernel::needs(kernel::destroys_buckets(), "SOCK_DESTROY of buckets");
     let mixed = Mixed::make();
     let before = live();
@@ -688,8 +688,8 @@ fn several_ports_may_be_separated_by_commas() {
     assert_eq!(procfs::time_wait().len(), 2);
 }
 
-fn orphans_are_removed_only_if_a_test_shows_that_this_kernel_ends_them() {
-    // twtool tests in a private namespace whether SOCK_DESTROY ends an orphan. The result must be the same in this namespace.
+fn orphans_are_removed_only_if_this_kernel_ends_them() {
+    // This function tests in a private namespace whether SOCK_DESTROY ends an orphan. The result must be the same in this namespace.
     let before = (owned(), procfs::buckets());
     let ends = lab::orphan::test_sock_destroy().expect("a private network namespace");
     assert_eq!((owned(), procfs::buckets()), before, "the experiment leaves nothing in this namespace");

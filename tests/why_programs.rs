@@ -112,7 +112,7 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    // A server that was still starting may have missed SIGTERM.
+    // strace may end before the server that it started. The server must not remain.
     end(&child, Signal::SIGKILL);
 }
 

@@ -19,7 +19,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// NLM_F_REQUEST | NLM_F_DUMP
 const FLAGS: u16 = 0x301;
-/// LISTEN | TIME_WAIT, as twtool requests them.
+/// LISTEN | TIME_WAIT, as `twtool list` requests them (`--count` without a filter requests only TIME_WAIT).
 const STATES: u32 = 1 << 10 | 1 << 6;
 
 /// `struct nlmsghdr`, `struct inet_diag_req`, and the INET_DIAG_REQ_BYTECODE attribute (uapi/linux/inet_diag.h).

@@ -1,4 +1,5 @@
-//! Parses the kernel's responses to SOCK_DESTROY and to the look-up of a socket. No bucket counts as destroyed if no response arrived.
+//! Parses the kernel's responses to SOCK_DESTROY and to the look-up of a socket. No bucket counts as destroyed if no response arrives at
+//! all.
 //!
 //! A case is a list of datagrams. Two bytes before each datagram are its length. The last datagram may be truncated.
 #![no_main]

@@ -200,7 +200,7 @@ fn confirm_removal(context: &mut Context, plan: &Plan) -> Result<bool, CommandEr
     Ok(matches!(typed.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Returns an error if the selection contains an orphan, unless a test shows that SOCK_DESTROY ends orphans on this kernel.
+/// Returns an error if the selection contains an orphan, unless SOCK_DESTROY ends orphans on this kernel.
 fn check_orphans(targets: &[Target], facts: &Facts) -> Result<(), CommandError> {
     if !targets.iter().any(Target::is_orphan) {
         return Ok(());

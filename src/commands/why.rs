@@ -24,25 +24,27 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 /// Arguments of `twtool why`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
-COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of the \
-system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid or --detach, or \
-if the kernel refuses twtool's seccomp filter, every system call stops the program, which slows it down a lot.) As under every tracer, COMMAND also stops \
-for a moment when it gets a signal, starts a process or a thread, or executes another program. When a call fails, twtool reads the \
-sockets of the network namespace before COMMAND continues. Then twtool prints on standard error the arguments of the call, the \
-socket options, what blocks the call, and what helps. twtool itself binds nothing. It relies on the errno that COMMAND got.
+COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of \
+the system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid \
+or --detach, or if the kernel refuses twtool's seccomp filter, every system call stops the program, which slows it down a \
+lot.) As under every tracer, COMMAND also stops for a moment when it gets a signal, starts a process or a thread, or \
+executes another program. When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. \
+Then twtool prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. \
+twtool itself binds nothing. It relies on the errno that COMMAND got.
 
 twtool counts refused connections and timeouts, but does not explain them, because their cause is usually at the other end. It \
 explains a repeated failure again only if the explanation has changed. At the end it prints where COMMAND listened and how \
 many calls failed.
 
-The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their bind(), \
-listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have ended, \
-including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. (Exception: with --pid or --detach, twtool \
-sets no filter.)
+The kernel cannot remove the seccomp filter that twtool sets in the processes of COMMAND. If twtool ended first, their \
+bind(), listen() and connect() calls would fail with ENOSYS. So twtool runs until all processes that COMMAND started have \
+ended, including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. With --pid or --detach, twtool \
+sets no filter, and the processes continue without twtool.
 
-If twtool runs without CAP_SYS_ADMIN (no_new_privs) or without CAP_SYS_PTRACE, set-user-ID bits and file capabilities give COMMAND and \
-its processes no privilege. twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, and \
-prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
+If twtool runs without CAP_SYS_PTRACE or, unless --detach is given, without CAP_SYS_ADMIN (no_new_privs), set-user-ID bits \
+and file capabilities give COMMAND and its processes no privilege. twtool prints a note if COMMAND runs a program that has \
+them. twtool does not see binds through io_uring, and prints a note if COMMAND uses io_uring. Another program (strace, \
+gdb) cannot trace COMMAND at the same time.
 
 Exit codes: the exit code of COMMAND, or 128+N if signal N ended it; 125 COMMAND cannot be watched; 126 COMMAND cannot be run; \
 127 COMMAND is not found; 2 wrong usage. With --pid: 128+N if signal N ended twtool; 125 the process cannot be watched; 0 \

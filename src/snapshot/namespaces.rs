@@ -137,10 +137,10 @@ impl Namespaces {
     /// Runs `ask` in each namespace, on at most as many threads as there are cores, and passes the pieces to `each` in the order of the
     /// namespaces, until `each` breaks. `ask` gets the number of its namespace, from 0, and runs on a thread in it.
     ///
-    /// If some namespaces fail, a warning names each of them and the answer is incomplete.
+    /// If some namespaces fail, a warning names each of them and the answer is incomplete. A namespace that has ended does not count.
     ///
     /// # Errors
-    /// Returns the first error if no namespace gave an answer.
+    /// Returns the first error if some namespace failed and none gave an answer.
     pub(super) fn ask<P: Send>(
         &self,
         ask: &(impl Fn(u32, &mut PassOn<P>) -> Result<Answer<()>, SnapshotError> + Sync),

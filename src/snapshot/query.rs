@@ -227,8 +227,8 @@ impl Query {
         }
     }
 
-    /// Fails if the filter tests directions that could not be inferred, because a number or an exit code cannot show which rows
-    /// are uncertain. Call it after the walk.
+    /// Fails if the filter tests a direction that could not be inferred. A caller that returns only a count or an exit code
+    /// (`list --count`, `list -q`) could not show which rows are uncertain. Call it after the walk.
     pub(super) fn check_directions(&self, facts: &Facts) -> Result<(), SnapshotError> {
         if !self.needs.direction {
             return Ok(());

@@ -17,7 +17,8 @@ use super::{descriptors, inherited};
 /// execution fails.
 ///
 /// The program gets the action for SIGPIPE and the limit of descriptors that twtool was started with. It inherits the descriptors that
-/// twtool was started with, and none that twtool has opened, because these have O_CLOEXEC.
+/// twtool was started with. Descriptors that twtool opens have O_CLOEXEC, except /dev/null, which the Rust runtime opens for a closed
+/// standard descriptor.
 #[must_use]
 pub fn replace(program: &OsString, args: &[OsString]) -> io::Error {
     descriptors::restore_limit();

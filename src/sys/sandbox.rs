@@ -8,9 +8,9 @@ use nix::unistd::{getgid, getuid};
 
 use super::rtnetlink;
 
-/// The step that failed during the creation of a namespace.
+/// The step that failed when a namespace was created or entered.
 #[derive(Debug, thiserror::Error)]
-#[error("no private network namespace can be created: {step} failed: {source}")]
+#[error("no private network namespace can be used: {step} failed: {source}")]
 pub struct SandboxError {
     step: &'static str,
     source: io::Error,
@@ -21,8 +21,8 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SandboxErro
 }
 
 /// Moves this process into a new user namespace, in which it may create network namespaces. Call this function before the process has
-/// a second thread (unshare(2)). If the kernel refuses the user namespace, root continues in the old one, because root may create
-/// network namespaces anyway.
+/// a second thread (unshare(2)). If the kernel refuses the user namespace, root continues in the old one, because root can
+/// usually create network namespaces there.
 pub fn enter_user_namespace() -> Result<(), SandboxError> {
     let (uid, gid) = (getuid(), getgid());
     match unshare(CloneFlags::CLONE_NEWUSER) {

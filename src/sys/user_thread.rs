@@ -50,8 +50,8 @@ pub(super) fn run_as<T: Send>(user: Option<UserIds>, run: impl FnOnce() -> T + S
     })
 }
 
-/// Changes the groups and the user of the calling thread. The groups come first, because a user other than root has no permission to
-/// change them.
+/// Changes the groups and the user of the calling thread. The groups come first, because root loses CAP_SETGID when it
+/// becomes another user.
 fn become_user(UserIds { uid, gid }: UserIds) -> Result<(), StepError> {
     let step = |name| move |error| (name, error);
     retry(|| Ok(set_thread_groups(&[])?)).map_err(step("setgroups()"))?;

@@ -39,7 +39,7 @@ pub(crate) struct Screen {
     read: usize,
     /// The private modes that the program has set: 1049 is the alternate screen, 25 a visible cursor, 1000 the mouse.
     modes: Vec<u16>,
-    /// The program and the folder of [`Self::outside`].
+    /// For a screen of [`Self::outside`]: the program outside of the tests' namespaces, and the folder of its exit code.
     outside: Option<(Outside, TempDir)>,
 }
 
@@ -62,8 +62,8 @@ impl Screen {
         if command.get_envs().all(|(name, _)| name != "LC_ALL") {
             command.env("LC_ALL", "C.UTF-8");
         }
-        // SIGTSTP stops the program only if its process group is not orphaned. So the program gets its own group, and its parent is
-        // in another group of the same session.
+        // The kernel ignores SIGTSTP in an orphaned process group: a group in which no process has a parent in another group of the
+        // same session. So the program gets its own group. The group of its parent is that of the test.
         command.process_group(0);
         // openpty(3) does not set close-on-exec, and try_clone() does. So the program does not inherit the user's side.
         let user = File::from(terminal.master).try_clone().expect("a copy");
