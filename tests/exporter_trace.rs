@@ -26,7 +26,7 @@ use crate::support::private_proc::Resident;
 use crate::support::tracer::{Outside, close, closers, expectations, needs_bpf, own_netns, until};
 use crate::support::twtool::{PATH, program, twtool};
 use crate::support::{not_checked, suite};
-use crate::trace::close_many;
+use crate::trace::{close_many, fewest_counted};
 
 suite! {
     pure: [],
@@ -311,11 +311,13 @@ fn closes_that_the_exporter_did_not_read_in_time_are_counted_as_lost() {
     kill(exporter.0.pid(), Signal::SIGSTOP).expect("a signal");
     close_many(4, 5000);
     kill(exporter.0.pid(), Signal::SIGCONT).expect("a signal");
+    #[expect(clippy::cast_precision_loss, reason = "the number is small")]
+    let fewest = fewest_counted(20_000) as f64;
     until("all closes are counted or lost", || {
         let all = samples(&exporter.scrape());
         let [lost, skipped] =
             [MetricFamily::TraceLost, MetricFamily::TraceSkipped].map(|family| sum(&all, family, &[]));
-        (lost > 0.0 && exporter.counters().values().sum::<f64>() + lost + skipped >= 20_000.0).then_some(())
+        (lost > 0.0 && exporter.counters().values().sum::<f64>() + lost + skipped >= fewest).then_some(())
     });
 }
 

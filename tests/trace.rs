@@ -106,7 +106,7 @@ fn rare_ways_to_close_name_the_process() {
     }
 }
 
-/// The kernel starts to close the connection while it handles a packet that an unrelated process has sent.
+/// Since Linux 6.9, the kernel starts to close the connection while it handles a packet that an unrelated process has sent.
 fn a_process_that_only_delivers_a_fast_open_packet_is_not_named() {
     let tracer = Tracer::start("");
     let expected = close(&["fast_open"]).remove(0);
@@ -287,11 +287,11 @@ fn no_bpf_program_stays_loaded_after_sigkill() {
     let before = loaded_bpf_programs();
     let tracer = Tracer::start("");
     let own: Vec<u32> = loaded_bpf_programs().difference(&before).copied().collect();
-    assert!(!own.is_empty(), "the tracer has a program");
+    assert!(!own.is_empty(), "the tracer has loaded no program");
     tracer.stop(Signal::SIGKILL);
-    // `own` may also have programs of the tracer of another test. So the test waits until one of the programs is gone.
-    until("the program is gone", || {
-        (loaded_bpf_programs().intersection(&own.iter().copied().collect()).count() < own.len()).then_some(())
+    // `own` may also have programs of the tracer of another test. So the test waits until two programs are gone: twtool loads two copies.
+    until("the two copies of the program are gone", || {
+        (loaded_bpf_programs().intersection(&own.iter().copied().collect()).count() + 2 <= own.len()).then_some(())
     });
 }
 
@@ -376,18 +376,18 @@ fn nearly_every_close_is_seen_on_busy_cores() {
         ["closes", "named", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
     measured(format!("trace: {closes} of 8000 closes seen, {named} named, {lost} lost, up to {skipped} skipped"));
     // The losses of all namespaces are counted together, because the kernel does not report which closes are lost.
-    // If the kernel skips the program while process 1 is current, up to 5 % of the closes may be missing.
-    let uncounted = if skips_process_1() { 400 } else { 0 };
-    assert!(closes <= 8000 && closes + lost + skipped + uncounted >= 8000, "{run}");
+    assert!(closes <= 8000 && closes + lost + skipped >= fewest_counted(8000), "{run}");
     assert!(named + skipped >= closes, "{run}");
     assert_eq!(document["complete"], lost + skipped == 0, "{run}");
 }
 
-/// Whether this kernel skips BPF programs while process 1 is current, unless process 1 has loaded them. The mainline kernel does
-/// not.
-fn skips_process_1() -> bool {
-    let types = std::fs::read("/sys/kernel/btf/vmlinux").expect("the program was loaded");
-    types.windows(12).any(|name| name == b"\0init_owned\0")
+/// The smallest number of these closes that the tracer must report, or count as lost or skipped. A kernel can run no BPF program while
+/// process 1 is current, unless process 1 has loaded it. The mainline kernel does not do that. On such a kernel, up to 5 % of the closes
+/// may be missing.
+pub(crate) fn fewest_counted(closes: u64) -> u64 {
+    let types = std::fs::read("/sys/kernel/btf/vmlinux").expect("the type information that the tracer has read");
+    let spares_process_1 = types.windows(12).any(|name| name == b"\0init_owned\0");
+    if spares_process_1 { closes * 95 / 100 } else { closes }
 }
 
 fn closes_that_a_stopped_tracer_misses_are_counted() {
@@ -400,7 +400,10 @@ fn closes_that_a_stopped_tracer_misses_are_counted() {
     let document = run.json();
     let [closes, lost, skipped] = ["closes", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
     // On a slow machine, the kernel also skips the BPF program for a few closes: 6 of these 20,000 were missing in emulation (Linux 7.2).
-    assert!(lost > 0 && closes + lost + skipped >= 20_000, "the buffer has room for 15,887 closes: {run}");
+    assert!(
+        lost > 0 && closes + lost + skipped >= fewest_counted(20_000),
+        "the buffer has room for 15,887 closes: {run}"
+    );
     assert_eq!(document["complete"], false, "{run}");
     run.says("missing, because twtool did not read them in time");
 }

@@ -212,7 +212,7 @@ fn recorded(folder: &TempDir) -> (String, String) {
     let mut made = false;
     // The events of a sample come after it.
     while !output.contains("\"event\"") {
-        out.read_line(&mut output).expect("a record");
+        assert!(out.read_line(&mut output).expect("a record") > 0, "twtool has ended: {output}");
         if !made {
             bucket_of_server(&server, "127.0.0.1:8080");
             made = true;

@@ -75,7 +75,7 @@ impl MixedSituation {
         Self { _open: [taken, listener, chosen, open], made }
     }
 
-    /// Whether the bucket still exists for almost 20 s.
+    /// Whether the bucket lasts for about 20 s more, or longer.
     pub(crate) fn is_young(&self) -> bool {
         self.made.elapsed() < Duration::from_secs(40)
     }
@@ -103,8 +103,7 @@ impl RunAnswer {
         Self { code: run.code, content }
     }
 
-    /// Removes the values that are null for a caller without privileges: names of namespaces, processes of other users, and the
-    /// size of a bucket.
+    /// Removes the values that depend on privileges: names of namespaces, processes of other users, and the memory of the buckets.
     pub(crate) fn without_privileged_values(&self) -> Self {
         fn hide(value: &mut Value) {
             match value {

@@ -314,6 +314,7 @@ def garbage():
             for unix in socket.socketpair(socket.AF_UNIX):
                 unix.close()
     s.close()
+    # On newer kernels, a kernel worker collects unreachable sockets, so the report may name the worker.
     expect(os.getpid(), ports, collector=True)
 
 
@@ -424,9 +425,9 @@ def checksum(data):
 
 
 def fast_open():
-    """A server shuts down a Fast Open connection before the handshake ends. The kernel sends the FIN only when it receives the last
-    ACK of the handshake. The process that runs at that moment has nothing to do with the connection. The packets of the client are
-    written to a TUN device."""
+    """A server shuts down a Fast Open connection before the handshake ends. Since Linux 6.9, the kernel sends the FIN only when it
+    receives the last ACK of the handshake. The process that runs at that moment has nothing to do with the connection. The packets of the
+    client are written to a TUN device."""
     try:
         tun = os.open("/dev/net/tun", os.O_RDWR)
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"fastopen", 0x1001))
@@ -470,7 +471,7 @@ def fast_open():
     assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
     begin = answer(SYN | ACK)
     s.shutdown(socket.SHUT_WR)
-    # A child writes the last ACK, so that the child is the process that runs when the kernel sends the FIN.
+    # A child writes the last ACK, so that the child is the process that runs when the kernel receives this ACK.
     os.waitpid(child(lambda: os.write(tun, packet(1006, begin, ACK))), 0)
     end = answer(FIN)
     os.write(tun, packet(1006, end, FIN | ACK))

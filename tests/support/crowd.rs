@@ -1,7 +1,7 @@
 //! Makes many buckets that exist at the same time, and short-lived buckets that begin and end while a test lists the sockets.
 //!
 //! Every client closes first, so each bucket is on a port that the kernel has chosen. As long as the bucket exists, the kernel does
-//! not choose that port again for the same destination. So no new connection ends a bucket by accident.
+//! not choose that port again for the same destination, if tcp_tw_reuse is 0. So no new connection ends a bucket by accident.
 
 use std::collections::VecDeque;
 use std::io::Read as _;

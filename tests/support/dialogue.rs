@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 
+use super::kernel::patience;
 use super::twtool::{Run, command};
 
 pub(crate) struct Dialogue {
@@ -79,7 +81,9 @@ impl Dialogue {
 
     /// Waits until the foreground process group of the terminal has a process of this name.
     pub(crate) fn await_child_named(&self, name: &str) {
+        let deadline = Instant::now() + patience(Duration::from_secs(20));
         loop {
+            assert!(Instant::now() < deadline, "no process {name} in the foreground");
             let group = nix::unistd::tcgetpgrp(&self.user).expect("a group").as_raw();
             let all = Command::new("ps").args(["-e", "-o", "pgid=,comm="]).output();
             let shown = String::from_utf8_lossy(&all.expect("ps runs").stdout).into_owned();

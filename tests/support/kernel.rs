@@ -176,7 +176,7 @@ pub(crate) fn destroys_buckets() -> bool {
     })
 }
 
-/// Whether SOCK_DESTROY ends an orphan (since 6.11; some older kernels have the fix, for example Debian's 6.1.176). Without it, the
+/// Whether SOCK_DESTROY ends an orphan (since 6.11; some older kernels have the fix, for example Debian's 6.1.176). If not, the
 /// orphan keeps its port.
 pub(crate) fn ends_orphans() -> bool {
     twtool::lab::orphan::test_sock_destroy().expect("a private network namespace")

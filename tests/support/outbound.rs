@@ -98,7 +98,7 @@ fn leaves_a_bucket(client: Socket, server: &TcpListener) -> bool {
     half && reaches_state(local, 6)
 }
 
-/// Whether the socket with this local end reaches this state of net/tcp_states.h within 5 s.
+/// Whether the socket with this local end reaches this state of net/tcp_states.h in time.
 fn reaches_state(local: (IpAddr, u16), state: u8) -> bool {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(5));
     let is_there =

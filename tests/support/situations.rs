@@ -60,7 +60,7 @@ pub(crate) fn bucket_of_client(server: &Server, to: &str) {
 
 /// Makes a FIN_WAIT_2 bucket on the end that closes first. When the returned socket is closed, the bucket enters TIME_WAIT.
 ///
-/// Sometimes the kernel keeps such an orphan as a full socket, because the ACK of its FIN arrives at the end of close(), while
+/// Sometimes the kernel keeps the closed end as a full socket, because the ACK of its FIN arrives at the end of close(), while
 /// the socket is still locked (the "bad case" in `tcp_rcv_state_process`). Then this function resets that connection, which
 /// leaves no socket, and makes another one.
 #[track_caller]

@@ -38,7 +38,7 @@ pub(crate) const BUCKETS: [(char, &str, &str); 20] = [
     ('t', "[2001:db8:1::2]:65535", "[2001:db8:1::2]:1"),
 ];
 
-/// The buckets in FIN_WAIT_2, each with its letter and local end. They stay in FIN_WAIT_2 as long as [`Varied`] exists.
+/// The buckets in FIN_WAIT_2, each with its letter and local end. They stay in FIN_WAIT_2 as long as [`Varied`] exists, at most 60 s.
 pub(crate) const FIN_WAIT_2_BUCKETS: [(char, &str); 2] = [('u', "127.0.0.1:443"), ('v', "[2001:db8::1]:8080")];
 
 /// The sockets that are still open: listeners, and the peers of the FIN_WAIT_2 buckets. The listeners of `g`, `i`, `j` and `t` are
