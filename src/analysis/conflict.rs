@@ -95,7 +95,7 @@ impl<'a> FailedAttempts<'a> {
 ///    buckets that perhaps overlap (see `Overlap::Perhaps`), because at least one of them blocks the attempt.
 /// 2. Maximum: the longest remaining time of all these buckets.
 ///
-/// The function returns a time only if minimum and maximum are equal.
+/// The function returns a time only if the largest minimum and the largest maximum are equal.
 #[must_use]
 pub fn free_in<'s>(plain: &[Attempt], sockets: &(impl Iterator<Item = &'s Socket> + Clone)) -> Option<Duration> {
     let (mut least, mut most) = (Duration::ZERO, Duration::ZERO);

@@ -279,7 +279,7 @@ impl Groups {
         self.pending.clear();
     }
 
-    /// Adds the counts of another network namespace, which has the same attributes.
+    /// Adds the counts of another network namespace, by the same attributes.
     pub fn merge(&mut self, mut other: Self) {
         self.count_pending();
         other.count_pending();

@@ -20,9 +20,9 @@ It tests whether the kernel finds a source address and port. It does not test wh
 lets packets pass.
 
 With a source port (--from ADDR:PORT), twtool binds that address and port for a moment and looks for a socket with the same \
-addresses and ports. If that is a TIME_WAIT socket, connect() takes it over only if the old connection had TCP timestamps. The \
-kernel does not report whether that connection had timestamps, so the verdict is unknown. Use --from 0.0.0.0:PORT or [::]:PORT \
-for a client that binds only the port and no address.
+addresses and ports. If the bind works and this socket is in TIME_WAIT, connect() takes it over only if the old connection had \
+TCP timestamps. The kernel does not report whether that connection had timestamps, so the verdict is unknown. Use \
+--from 0.0.0.0:PORT or [::]:PORT for a client that binds only the port and no address.
 
 Without --from, connect() chooses the source port. twtool then counts the ports that are left for this destination, as \
 `twtool capacity` does. With --from ADDR (no port), bind() chooses the port, so twtool binds the address with port 0. The \

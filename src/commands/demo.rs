@@ -28,8 +28,9 @@ read the state of both ends while a segment is under way, drop a segment, or del
 scenarios, the connections run over lo. twtool measures all values while the scenario runs.
 
 How to read the diagram: each arrow is a segment. Beside the start of the arrow is the state of the sender while the segment \
-was under way. Beside the end of the arrow is the state of the receiver after the segment arrived. Sequence numbers are \
-relative: the first number of each side is shown as 0. sock_diag reports the states; 'gone' means that there is no socket.
+was under way. Beside the end of the arrow is the state of the receiver after the segment arrived. Unless a note says \
+otherwise, sequence numbers are relative: the first number of each side is shown as 0. sock_diag reports the states; 'gone' \
+means that there is no socket.
 
 Exit codes: 0 the kernel behaved as expected, 1 it did not, 2 wrong usage, or the experiment could not run.
 

@@ -317,9 +317,9 @@ impl CommandError {
             Self::Exporter(error) => error.hint(),
             Self::Watch(WatchError::Unwatchable(why)) => Some(why.hint),
             Self::OrphansStay(_) => Some(
-                "leave the orphan alone; it ends after tcp_orphan_retries retransmissions (tcp(7)). On kernels before 6.11 \
-                 without the backported fix, a destroyed orphan keeps its port and loses its timer, and can stay until the \
-                 next boot",
+                "leave the orphan alone; it ends by itself (tcp_orphan_retries, tcp_fin_timeout in tcp(7)). On kernels \
+                 before 6.11 without the backported fix, a destroyed orphan keeps its port and loses its timer, and can \
+                 stay until the next boot",
             ),
             Self::Lab(LabError::Sandbox(_)) => Some(
                 "the experiments need an unprivileged user namespace. These settings forbid it: \

@@ -15,7 +15,7 @@ use crate::snapshot::query::{AnyOf, Selection, Test};
 /// The selection of buckets: a filter expression, and flags that are short forms of tests in such an expression.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SelectionArgs {
-    /// Select rows by a filter expression of ss, like 'dst 10.0.0.0/8 and expires < 5s'
+    /// Select rows by a filter expression, like 'dst 10.0.0.0/8 and expires < 5s'
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
     /// Local or remote port: a number, range or service name; separate several by commas or repeat

@@ -40,8 +40,8 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
   reset              removed by a RST. twtool can prove this only on Linux 5.10 and earlier; on later kernels it reports gone
   gone               removed before its time, and several causes are possible
 
-The JSON key `certain` is true if the event has only one possible cause. One assumption remains: if a bucket disappears in the last \
-2 s before its timer ends, twtool assumes that the timer ended it, and reports expired.
+The JSON key `certain` is true if the event has only one possible cause, under two assumptions: nothing removes a bucket in \
+the last 2 s before its timer ends, and a new connection with the addresses and ports of the bucket replaced the bucket.
 
 FILTER and its flags select rows and events as in `twtool list`. FIN_WAIT_2 buckets are always included, so --fin-wait-2 has no \
 effect. twtool follows every socket, including sockets that the filter rejects; the filter only \
@@ -49,8 +49,8 @@ selects what is printed. So there is no event when a socket begins to match, for
 
 If reading the sockets would use more than a quarter of a CPU core, twtool makes the interval longer and prints a warning.
 
-Exit codes: 0 after q, --count or --duration, or if the reader closes the pipe. 2 wrong usage, or samples are missing or incomplete. 130 \
-interrupted.
+Exit codes: 0 after q, --count, --duration or the end of a replay, or if the reader closes the pipe. 2 wrong usage, or samples are \
+missing or incomplete. 130 interrupted.
 
 Examples:
   twtool watch                                    show the live screen

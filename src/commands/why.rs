@@ -30,7 +30,7 @@ or --detach, or if the kernel refuses twtool's seccomp filter, every system call
 lot.) As under every tracer, COMMAND also stops for a moment when it gets a signal, starts a process or a thread, or \
 executes another program. When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. \
 Then twtool prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. \
-twtool itself binds nothing. It relies on the errno that COMMAND got.
+twtool does not repeat the call. It relies on the errno that COMMAND got.
 
 twtool counts refused connections and timeouts, but does not explain them, because their cause is usually at the other end. It \
 explains a repeated failure again only if the explanation has changed. At the end it prints where COMMAND listened and how \

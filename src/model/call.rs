@@ -32,6 +32,15 @@ impl CallName {
     }
 }
 
+/// Why the address or the socket of a call could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadReason {
+    /// The text of the error.
+    pub text: String,
+    /// Whether twtool lacks a permission.
+    pub not_permitted: bool,
+}
+
 /// A watched call that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketCall {
@@ -44,7 +53,7 @@ pub struct SocketCall {
     /// The socket before the call.
     pub socket: Option<CalledSocket>,
     /// Why the address or the socket could not be read.
-    pub unread: Option<String>,
+    pub unread: Option<UnreadReason>,
     /// The process that made the call.
     pub process: CallingProcess,
     /// When the call ended, since the start of the watch.

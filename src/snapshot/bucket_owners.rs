@@ -229,8 +229,8 @@ impl TracedOwners {
         counts.groups(all)
     }
 
-    /// The process that closed the connection of a bucket, and its role. `None` if BPF did not trace the close,
-    /// because a sample shows only which process had the socket open.
+    /// The process that closed the connection of a bucket, and its role. `None` unless BPF traced the close: a sample
+    /// shows only which process had the socket open.
     #[must_use]
     pub fn maker(&self, row: &Row) -> Option<(&MakerFacts, Role)> {
         let (owner, role) = self.owners.get(&row.bucket.cookie?)?;

@@ -148,8 +148,8 @@ impl SampleSource {
         Ok(Self::of(SampleInput::Series(SeriesReader::open(path).map_err(SourceError::from)?)))
     }
 
-    /// Records the following samples, until [`Self::finish`]. Call it before the process has other threads, because it blocks
-    /// SIGINT and SIGTERM in the calling thread. [`Self::wait`] reports these signals.
+    /// Records the following samples, until [`Self::finish`]. It blocks SIGINT and SIGTERM in the calling thread, and [`Self::wait`]
+    /// reports them. Other threads must block these signals, too.
     ///
     /// # Errors
     /// The samples are not from the kernel or are of several network namespaces, or the file cannot be created.

@@ -1,7 +1,7 @@
 //! Watches the socket calls of a program, and reads the facts that explain a failed call.
 //!
 //! The program is stopped at the call while this module reads the facts of the program's network namespace. The module does not
-//! call bind() or connect() itself, because the errno that the program gets is the evidence.
+//! repeat the call, because the errno that the program gets is the evidence.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

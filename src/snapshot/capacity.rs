@@ -20,6 +20,7 @@ use crate::model::socket::StateSet;
 use crate::model::tw_reuse::TwReuse;
 use crate::source::{self, Origin, Source, SourceChoice, WalkEnd};
 use crate::sys;
+use crate::sys::errno::FailureClass;
 
 /// Selects the destinations of a question about capacity. Names are resolved in the network namespace of the question.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +32,7 @@ pub struct CapacityQuestion {
     /// Only connections with IPv4 (true) or IPv6 (false) on the wire.
     pub ipv4: Option<bool>,
     /// Whether to test which ports are explicitly bound (by bind(), so that connect() does not choose them). The test calls
-    /// connect(), sends nothing and holds each port for 1-2 µs. Without the test, these ports stay uncertain.
+    /// connect(), sends nothing and holds each port for 1-2 µs. Without the test, ports that may be bound stay uncertain.
     pub probe: bool,
 }
 
@@ -248,6 +249,9 @@ impl ResolvedQuestion {
                 remote_port: Port(to.port()),
                 interface: self.wanted.interface,
             }),
+            Err(source) if matches!(FailureClass::of(&source), FailureClass::Exhausted | FailureClass::Interrupted) => {
+                Err(SnapshotError::system("looking up a route")(source))
+            }
             Err(source) => Err(SnapshotError::Unreachable {
                 to: typed.clone(),
                 lacks_scope: source.kind() == std::io::ErrorKind::InvalidInput

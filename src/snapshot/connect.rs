@@ -62,7 +62,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
     let route = match sys::route::source(from.map(|at| sys::bind::socket_addr(at, Port(0))), remote) {
         Ok(local) => Ok(local.to_canonical()),
         Err(source) if matches!(FailureClass::of(&source), FailureClass::Exhausted | FailureClass::Interrupted) => {
-            return Err(SnapshotError::Unreachable { to: question.to.to_string(), source, lacks_scope: false });
+            return Err(SnapshotError::system("looking up a route")(source));
         }
         Err(error) => Err(sys::bind::errno(&error)),
     };
@@ -87,7 +87,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         uid: sys::capabilities::effective_user(),
     };
     for at in 0..situation.holders.len() {
-        // bind() may work beside this socket, but connect() fails, because both ends are the same.
+        // bind() may work beside this socket, but connect() fails, because the new connection would have the same two ends.
         situation.holders[at].blocks |= situation.is_same_connection(&situation.holders[at].socket);
     }
     let denied = situation
@@ -163,7 +163,7 @@ fn bind_as_client(
     answer.complete &= sockets.complete && sockets.unread.is_none();
     answer.warnings.extend((!sockets.complete).then(interrupted));
     answer.warnings.extend((!consistent).then(|| {
-        "the bind result and the kernel's list of sockets were not consistent, although twtool made both three times: sockets come and go, or the \
+        "the bind result and the kernel's list of sockets were not consistent, although twtool tried three times: sockets come and go, or the \
          list lacks one"
             .into()
     }));

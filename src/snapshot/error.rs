@@ -9,7 +9,6 @@ use crate::model::facts::Setting;
 use crate::sock_diag::destroy::DestroyError;
 use crate::source::SourceError;
 use crate::sys::bind::AttemptError;
-use crate::sys::errno::FailureClass;
 use crate::sys::netns::NetnsError;
 
 /// Why a question has no answer.
@@ -87,7 +86,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Makes the error of an action on signals or threads.
+    /// Makes the error of an action that needs no socket of the answer, for example on signals or threads.
     pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, source }
     }
@@ -110,7 +109,7 @@ impl SnapshotError {
         }
     }
 
-    /// Whether closes cannot be traced because a capability is missing.
+    /// Whether closes cannot be traced because the kernel refused bpf(2), usually because a capability is missing.
     #[cfg(feature = "trace")]
     #[must_use]
     pub const fn lacks_privilege(&self) -> bool {
@@ -125,8 +124,7 @@ impl SnapshotError {
 
     /// Whether the kernel reported that no connection is possible. A lack of memory is not such a report.
     pub(super) fn is_answer_about_route(&self) -> bool {
-        let Self::Unreachable { source, .. } = self else { return false };
-        !matches!(FailureClass::of(source), FailureClass::Exhausted | FailureClass::Interrupted)
+        matches!(self, Self::Unreachable { .. })
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Snapshot {
 pub enum Input {
     /// The kernel.
     Kernel(SourceChoice),
-    /// The kernel, whose responses are recorded. The file gets its name after the question has been answered.
+    /// The kernel, whose responses are recorded. The file gets its name when the recording is finished.
     Recorded {
         /// The file.
         path: PathBuf,

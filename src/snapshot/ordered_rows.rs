@@ -3,7 +3,7 @@
 //! Without a sort order, rows stay in the order of arrival. With a sort order:
 //!
 //! 1. Each row is appended to one list, and its sort key (`RowKey`) to a second list.
-//! 2. Every 4096 rows form a *run*. Runs are sorted and merged while the kernel prepares the next datagram.
+//! 2. Every 4096 rows form a *run*. Runs are sorted and merged while rows still arrive.
 //! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
 //! 4. At the end all keys are sorted. If keys are equal, their rows are compared.
 

@@ -132,7 +132,7 @@ impl Snapshot {
             answer.complete &= sockets.complete && sockets.unread.is_none();
             answer.warnings.extend((!sockets.complete).then(interrupted));
             answer.warnings.extend((!consistent).then(|| {
-                "the bind results and the kernel's list of sockets were not consistent, although twtool made both three times: sockets come and go, or \
+                "the bind results and the kernel's list of sockets were not consistent, although twtool tried three times: sockets come and go, or \
                  the list lacks one"
                     .into()
             }));

@@ -214,8 +214,8 @@ impl From<OrphanFailure> for SnapshotError {
     }
 }
 
-/// Removes orphans until one fails. After the first removal, a failure is only a warning, because the caller must report what was
-/// removed.
+/// Removes orphans until a failure. If an orphan was or may have been removed, the failure is only a warning, because the caller must
+/// report this removal.
 fn remove_each<'a, T>(
     orphans: impl Iterator<Item = (T, &'a mut Acknowledgement)>,
     mut remove: impl FnMut(T) -> Result<Acknowledgement, OrphanFailure>,

@@ -1,8 +1,8 @@
 //! Finds the makers of buckets (the processes that closed their connections) without privilege, by samples.
 //!
 //! 1. Each sample lists the sockets and buckets of the selected network namespaces.
-//! 2. For each socket that no earlier sample contained, the sampler reads from /proc which processes have it open. If there is exactly
-//!    one process, the sampler stores it under the cookie of the socket.
+//! 2. The sampler looks up each accepted or connected socket once: it reads from /proc which processes have the socket open. If there is
+//!    exactly one process, the sampler stores it under the cookie of the socket.
 //! 3. A bucket has the cookie of the socket that it replaced. For each bucket that the previous sample did not contain, the sampler
 //!    finds the process by this cookie.
 //!

@@ -136,7 +136,7 @@ impl WalkCounts {
 fn survey_here() -> Result<Answer<Survey>, SnapshotError> {
     let clock = Stopwatch::start();
     let mut unread = UnreadFacts::default();
-    // Read the kernel's counts of sockets before the source opens its netlink socket, because the counts would include that socket.
+    // Read the kernel's counts of sockets before the source opens its netlink socket, so that they do not include that socket.
     let states = if may_have_bound_inactive() { StateSet::ALL } else { StateSet::ALL.without(bound_inactive()) };
     let mut source = Source::kernel(SourceChoice::Auto)?;
     let buckets = source.bucket_facts();

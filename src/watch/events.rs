@@ -2,9 +2,9 @@
 //!
 //! The *last sample* is the sample before *this sample*. The kernel does not report why a bucket is missing from this sample. An event is
 //! certain only if nothing else can have happened to the bucket (`tracker` decides this), with two exceptions:
-//! - If at most 2 s were left when the bucket was last known to exist, `expired` is certain, although SOCK_DESTROY or a RST may have
-//!   removed the bucket in these 2 s.
-//! - `taken-over` is certain, although SOCK_DESTROY or a RST may have removed the bucket just before the new connection began.
+//! - If at most 2 s were left when the bucket was last known to exist, `expired` can be certain, although SOCK_DESTROY or a RST may
+//!   have removed the bucket in these 2 s.
+//! - `taken-over` can be certain, although SOCK_DESTROY or a RST may have removed the bucket just before the new connection began.
 //!
 //! What proves each event:
 //! - entered: a new cookie. Also, the timer started after the last sample, or the bucket is in FIN_WAIT_2 and the last sample missed no
@@ -12,9 +12,9 @@
 //! - became-time-wait: the same cookie in another state.
 //! - restarted: the same cookie. Also, the remaining time grew, or the timer can have started with its full length since a sample last
 //!   listed the bucket, and clearly more time is left than the old timer would have.
-//! - expired: the bucket is missing, and its time had run out by the end of this sample. Uncertain if more than 2 s were left when the
-//!   bucket was last known to exist, if another socket may have taken the bucket over, or if another bucket ended before its time and no
-//!   socket took that bucket over.
+//! - expired: the bucket is missing, and its time had run out by the end of this sample. If its time was not 0 in the last sample, the
+//!   event is uncertain in three cases: more than 2 s were left when the bucket was last known to exist, another socket may have taken the
+//!   bucket over, or another bucket ended before its time and no socket took that bucket over.
 //! - taken-over: time was left, and another socket now has the same addresses and ports. If that socket called connect(), `TWRecycled`
 //!   also grew, or is unknown; if it is unknown, the event is uncertain.
 //! - destroyed: time was left. Since the last sample that missed no bucket, no TCP segment arrived (`InSegs`), and no connect() took a

@@ -60,8 +60,8 @@ pub struct NetnsSample {
     pub closes_per_s: Option<f64>,
     /// What happened to selected buckets since the last sample. Always empty in the first sample.
     pub events: Vec<Event>,
-    /// Whether the walk over the sockets missed no bucket, as far as the kernel shows. Otherwise there are no events about missing
-    /// buckets.
+    /// Whether the walk over the sockets missed no bucket, as far as the kernel shows. Otherwise there are no events about buckets
+    /// that are gone.
     pub whole: bool,
     /// Whether nothing is missing, neither buckets nor facts.
     pub complete: bool,

@@ -32,8 +32,8 @@ struct TrackedNamespace {
     seen: Duration,
 }
 
-/// How long the buckets of a namespace are kept if later samples cannot read the namespace. On mainline kernels, the timer of a bucket
-/// ends before.
+/// How long the buckets of a namespace are kept if later samples cannot read the namespace: twice the length of TIME_WAIT on
+/// mainline kernels.
 const KEEP_FOR: Duration = Duration::from_secs(120);
 
 /// Records which namespaces a sample has read. After a complete sample, the other namespaces have ended, and their buckets are dropped at

@@ -1,5 +1,7 @@
 //! Advice for a server whose own sockets conflict with each other.
 
+use std::net::Ipv6Addr;
+
 use super::BindEvidence;
 use crate::model::bind::{Attempt, ReuseOptions};
 use crate::model::facts::Facts;
@@ -26,16 +28,80 @@ pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
     let own = [with, ReuseOptions::NONE].into_iter().find_map(|options| earlier_addresses(of(options), facts));
     let (earlier, failing) = own?;
     let on = failing.at.text(facts);
-    let cure = if failing.at.addr.is_ipv6() && !failing.v6only {
-        format!(
-            "{on} takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the IPv6 socket before bind(), or open \
-             :: alone (ipv6(7))."
-        )
+    let before: Vec<&Attempt> = of(failing.options)
+        .take_while(|attempt| !std::ptr::eq(*attempt, failing))
+        .filter(|one| !one.blocked_by_own_socket)
+        .collect();
+    let is_ipv4 = |attempt: &Attempt| attempt.at.addr.to_canonical().is_ipv4();
+    let is_dual_stack = |attempt: &Attempt| attempt.at.addr == Ipv6Addr::UNSPECIFIED && !attempt.v6only;
+    let cure = if is_dual_stack(failing) && before.iter().all(|one| is_ipv4(one)) {
+        ":: takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the IPv6 socket before bind(), or open \
+         :: alone (ipv6(7))."
+    } else if failing.at.addr.is_ipv4() && before.iter().all(|one| is_dual_stack(one) || !is_ipv4(one)) {
+        ":: takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the socket of :: before bind(), or open \
+         fewer addresses (ipv6(7))."
     } else {
-        "Open fewer addresses, or set IPV6_V6ONLY on the IPv6 sockets before bind() (ipv6(7)).".into()
+        "Open fewer addresses."
     };
     Some(format!(
         "A server that opens all these addresses at once without SO_REUSEPORT blocks itself: it already listens on \
          {earlier} port {port} when it binds {on}. {cure}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::analysis::verdict::Conclusion;
+    use crate::model::bind::{BindAddr, CallResult, Cause, Errno, ServerSetup, Verdict};
+    use crate::model::facts::tests::facts;
+    use crate::model::port::Port;
+
+    /// The advice if the server binds these addresses in this order, and the last one fails.
+    fn advice(addrs: &[&str]) -> String {
+        let attempts: Vec<Attempt> = addrs
+            .iter()
+            .enumerate()
+            .map(|(number, addr)| {
+                let fails = number + 1 == addrs.len();
+                Attempt {
+                    at: BindAddr { addr: addr.parse::<IpAddr>().expect("an address"), scope: None },
+                    options: ReuseOptions::NONE,
+                    v6only: false,
+                    device: None,
+                    blocked_by_own_socket: fails,
+                    bind: if fails { CallResult::Failed(Errno::AddrInUse) } else { CallResult::Ok },
+                    listen: None,
+                    bound: None,
+                }
+            })
+            .collect();
+        let facts = facts();
+        let evidence = BindEvidence {
+            facts: &facts,
+            port: Port(8080),
+            with: ReuseOptions::NONE,
+            attempts: &attempts,
+            holders: &[],
+            conclusion: Conclusion { verdict: Verdict::Blocked, cause: Cause::OwnSocket, free_in: None },
+            bound_sockets_are_listed: true,
+            uid: Some(1000),
+            udp: false,
+            setup: ServerSetup::default(),
+        };
+        collision(&evidence).expect("a collision")
+    }
+
+    #[test]
+    fn ipv6_v6only_is_advised_only_where_it_helps() {
+        for helps in [["0.0.0.0", "::"], ["127.0.0.1", "::"], ["::", "0.0.0.0"], ["::", "127.0.0.1"]] {
+            assert!(advice(&helps).contains("Set IPV6_V6ONLY"), "{}", advice(&helps));
+        }
+        for other in [["::", "::1"], ["::1", "::"], ["0.0.0.0", "127.0.0.1"], ["0.0.0.0", "::ffff:127.0.0.1"]] {
+            assert!(advice(&other).ends_with("Open fewer addresses."), "{}", advice(&other));
+        }
+        assert!(advice(&["0.0.0.0", "::1", "::"]).ends_with("Open fewer addresses."));
+    }
 }

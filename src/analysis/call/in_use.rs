@@ -72,7 +72,7 @@ pub(super) fn explain(called: &FailedTcpCall, attempt: &Attempt) -> Explanation 
     explanation
 }
 
-/// Whether the watched processes have all these sockets open; `None` if that is unknown. Sockets that no process has open do not count.
+/// Whether a watched process has each of these sockets open; `None` if that is unknown. Sockets that no process has open do not count.
 fn are_held_by(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =
@@ -102,23 +102,30 @@ fn explain_self_conflict(call: &SocketCall, blocking: &[&Holder]) -> String {
     format!("The program itself holds the port: {by}. {why}.")
 }
 
+/// For example `1 TIME_WAIT socket is`.
+fn buckets_are(evidence: &BindEvidence) -> String {
+    let blocking = || evidence.holders.iter().filter(|holder| holder.blocks);
+    let are = if blocking().count() == 1 { "is" } else { "are" };
+    format!("{} {are}", advice::count_buckets_by_state(blocking()))
+}
+
 fn time_wait(evidence: &BindEvidence) -> Vec<String> {
-    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
+    let buckets_are = buckets_are(evidence);
     vec![
         "Set SO_REUSEADDR on the listening socket before bind(). The connections that it accepts inherit the option, \
          and so do the TIME_WAIT sockets that they become (socket(7))."
             .into(),
         format!(
-            "{counted} on the port, and the program did not set SO_REUSEADDR. Whether the option helps today depends on the \
+            "{buckets_are} on the port, and the program did not set SO_REUSEADDR. Whether the option helps today depends on the \
              sockets that closed: Linux checks the old and the new socket, and does not report the option of the old one."
         ),
     ]
 }
 
 fn old_without_reuseaddr(evidence: &BindEvidence) -> Vec<String> {
-    let counted = advice::count_buckets_by_state(evidence.holders.iter().filter(|holder| holder.blocks));
+    let buckets_are = buckets_are(evidence);
     vec![format!(
-        "{counted} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
+        "{buckets_are} on the port. The program sets SO_REUSEADDR, and the sockets that closed did not all have it. Linux \
          checks the old and the new socket (socket(7)), so the option on the new one alone does not help. Once the \
          program has started, its own TIME_WAIT sockets do not block its later restarts, because the connections that \
          it accepts inherit the option."

@@ -121,19 +121,20 @@ pub fn is_progress(call: &SocketCall) -> bool {
 pub fn explain(failed: &FailedCall) -> Explanation {
     let FailedCall { call, .. } = *failed;
     let (Some(addr), Some(socket)) = (&call.addr, &call.socket) else {
-        let why = call.unread.as_deref().unwrap_or("unknown");
+        let why = call.unread.as_ref().map_or("unknown", |why| &why.text);
         let what = if call.addr.is_some() { "the socket" } else { "the address" };
         let mut explanation = Explanation::new(
             None,
             CallCause::Port(Cause::Unknown),
             format!("{what} of the call could not be read: {why}"),
         );
-        explanation.help.advice.push(
+        let not_permitted = call.unread.as_ref().is_some_and(|why| why.not_permitted);
+        explanation.help.advice.extend(not_permitted.then(|| {
             "The kernel does not let twtool read the process, for example because the process has changed its user, \
              or because its user has no permission to read the program file (ptrace(2), PR_SET_DUMPABLE). The errno \
              is certain. As root, twtool can read such processes."
-                .into(),
-        );
+                .into()
+        }));
         return explanation;
     };
     if !socket.uses_tcp() {

@@ -10,7 +10,8 @@ use crate::model::process::Owners;
 use crate::model::process::Process;
 use crate::model::row::Direction;
 use crate::model::row::tests::row;
-use crate::model::socket::Socket;
+use crate::model::socket::{FourTuple, FullSocket, Socket, TcpState};
+use crate::model::target::tests::full;
 
 /// A bind() to 127.0.0.1 on this port that failed with this errno.
 fn call(port: u16, errno: Errno) -> SocketCall {
@@ -96,8 +97,13 @@ fn eacces_despite_the_capability_is_explained_by_the_user_namespace_or_a_securit
 
 #[test]
 fn no_command_ends_the_watched_program() {
-    let bucket = |owners| {
-        let socket = Socket::Bucket(row("127.0.0.1", 8080, "127.0.0.1", 40_000).bucket);
+    let bucket = row("127.0.0.1", 8080, "127.0.0.1", 40_000).bucket;
+    let listening = FourTuple::new(([127, 0, 0, 1].into(), Port(8080)), ([0; 4].into(), Port(0)));
+    let holder = |owners| {
+        let socket = match owners {
+            Owners::Nobody => Socket::Bucket(bucket),
+            _ => Socket::Full(FullSocket { tuple: listening, ..full(TcpState::Listen, 1) }),
+        };
         Holder { owners, ..Holder::of(socket, Direction::Inbound, true) }
     };
     let of = |pid| Owners::Found(vec![Process { pid, comm: "server".into(), ..Process::default() }]);
@@ -111,9 +117,12 @@ fn no_command_ends_the_watched_program() {
         (vec![Owners::Nobody], Some(false)),
         (vec![], None),
     ] {
-        let holders: Vec<Holder> = owners.into_iter().map(bucket).collect();
+        let holders: Vec<Holder> = owners.into_iter().map(holder).collect();
         let explanation = explained(&call(8080, Errno::AddrInUse), &holders);
         assert_eq!(explanation.held_by_itself, itself, "{holders:?}");
-        assert!(!explanation.help.commands.iter().any(|step| step.command.ends_with("kill 7")), "{explanation:?}");
+        let ends =
+            |pid: &str| explanation.help.commands.iter().any(|step| step.command.ends_with(&format!("kill {pid}")));
+        assert!(!ends("7"), "{explanation:?}");
+        assert_eq!(ends("8"), holders.iter().any(|holder| holder.owners == of(8)), "{explanation:?}");
     }
 }

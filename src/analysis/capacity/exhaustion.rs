@@ -21,7 +21,7 @@ const ENOUGH: usize = 10;
 /// The time over which the present rate of closes is measured, from the ages of the buckets in ms: usually 10 s.
 ///
 /// With 10 s, traffic that began 2 s ago would seem five times slower than it is. So for new traffic, the result is the time since the
-/// first close, rounded up to whole seconds. The caller limits the result to the hold.
+/// first close, rounded to the next whole second. The caller limits the result to the hold.
 #[must_use]
 pub fn period(ages_ms: &[u64]) -> Duration {
     let oldest = ages_ms.iter().max().copied().unwrap_or_default();

@@ -4,8 +4,8 @@
 //!
 //! 1. The *pool* is the ephemeral range without the reserved ports, and without the ports that a socket bound explicitly, on
 //!    any address and of either family. The pool is the same for every destination.
-//! 2. A port of the pool is busy for a destination if a connection of this destination has the port, or a socket that is connected to
-//!    itself with the same addresses and remote port. If the destination has an interface, connections bound to no interface count, too.
+//! 2. A port of the pool is busy for a destination if a connection with the destination's addresses and remote port has it, even a
+//!    connection of a socket to itself. If the destination has an interface, connections bound to no interface count, too.
 //! 3. A port that only a bucket has is free if `tcp_tw_reuse` lets connect() take the bucket over.
 
 pub mod advice;

@@ -109,7 +109,8 @@ impl RangeSockets {
                     self.bound.insert(port);
                     return;
                 }
-                // A connect() that fails releases its port. So if an unconnected socket has a port, its program called bind().
+                // A connect() that fails releases a port that the kernel chose. So if an unconnected socket has a port, its
+                // program called bind().
                 TcpState::Closed | TcpState::BoundInactive => {
                     self.bound.insert(port);
                     return;

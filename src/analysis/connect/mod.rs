@@ -65,7 +65,7 @@ pub enum ConnectCause {
     Exhausted,
     /// A connection has the port.
     AddressInUse,
-    /// Only buckets have the port.
+    /// Only buckets have the fixed port, or each port that is left.
     TimeWait,
     /// A listener or a bound socket has the port.
     Bound,

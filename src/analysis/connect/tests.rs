@@ -140,12 +140,12 @@ fn an_open_connection_with_the_same_addresses_and_ports_blocks_connect() {
 }
 
 #[test]
-fn an_errno_of_bind_that_is_not_about_ports_gives_the_verdict_denied() {
+fn an_errno_of_bind_other_than_eaddrinuse_gives_the_verdict_denied() {
     for (errno, cause, call) in [
         (Errno::AddrNotAvailable, ConnectCause::AddressNotLocal, FailingCall::Bind),
         (Errno::FamilyNotSupported, ConnectCause::FamilyUnsupported, FailingCall::Socket),
         (Errno::Other("EINVAL"), ConnectCause::Unknown, FailingCall::Bind),
-        // The port needs no privilege, so a security module refused the bind.
+        // The port needs no privilege: a security module or a sandbox refused the bind.
         (Errno::Access, ConnectCause::Unknown, FailingCall::Bind),
     ] {
         let conclusion = Situation { attempts: failed(errno), ..situation() }.conclude();
@@ -204,7 +204,7 @@ fn the_verdict_is_free_only_if_a_port_is_certainly_left() {
     assert_eq!(
         verdict(0, 0, None),
         (ConnectVerdict::Unknown, ConnectCause::TimeWait, None),
-        "the settings could not be read"
+        "without the settings of tcp_tw_reuse"
     );
     assert_eq!(chosen(0, 0, Some(0)).free_in, Some(Duration::from_secs(3)));
     assert_eq!((chosen(2, 2, Some(0)).free, chosen(2, 2, Some(0)).free_in), (Some(2), None));

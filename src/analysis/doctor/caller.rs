@@ -31,14 +31,15 @@ fn tcp_diag(health: &Health) -> Check {
     }
 }
 
-/// Continues the words "With CAP_…".
+/// What the caller gains with the capability, for example after the words `With CAP_NET_ADMIN, `.
 const fn effect_of_capability(capability: Capability) -> &'static str {
     match capability {
         Capability::Kill => "the caller can run the kill commands that twtool prints for processes of other users",
         Capability::NetBindService => "bind-test can try the ports below ip_unprivileged_port_start",
         Capability::NetAdmin => "records have the mark (SO_MARK) and twtool kill may remove buckets",
-        Capability::DacReadSearch => "and CAP_SYS_PTRACE, twtool can name the processes of other users",
-        Capability::SysPtrace => "and CAP_DAC_READ_SEARCH, twtool can name the processes of other users",
+        Capability::DacReadSearch | Capability::SysPtrace => {
+            "twtool can name the processes of other users (CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together)"
+        }
         Capability::SysAdmin => "twtool can enter other network namespaces",
     }
 }
@@ -84,6 +85,11 @@ fn capabilities(health: &Health) -> Check {
     if lacks.is_empty() {
         return check;
     }
-    let gains: Vec<String> = lacks.iter().map(|one| format!("{} {}", one.name(), effect_of_capability(*one))).collect();
-    check.found(Status::Ok, format!("No process was hidden. With {}.", gains.join(", with ")))
+    let lacks_both = [Capability::SysPtrace, Capability::DacReadSearch].iter().all(|one| lacks.contains(one));
+    // The two capabilities have the same effect, so only the first one is named if both are missing.
+    let gaining = lacks.iter().filter(|one| !(lacks_both && **one == Capability::SysPtrace));
+    let gains: Vec<String> =
+        gaining.map(|one| format!("with {}, {}", one.name(), effect_of_capability(*one))).collect();
+    let hidden = if health.sockets.is_ok() { "No process was hidden. " } else { "" };
+    check.found(Status::Ok, format!("{hidden}More is possible: {}.", gains.join("; ")))
 }

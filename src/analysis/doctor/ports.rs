@@ -30,8 +30,9 @@ pub(super) fn local_port_range(health: &Health) -> Check {
     }
     let usual = u64::from(DEFAULT_PORT_RANGE.1 - DEFAULT_PORT_RANGE.0) + 1;
     let finding = format!(
-        "The range has {size} ports; the default has {usual}. The size limits the simultaneous connections from one \
-         local address to one destination."
+        "The range has {}; the default has {usual}. The size limits the simultaneous connections from one \
+         local address to one destination.",
+        if size == 1 { "1 port".to_owned() } else { format!("{size} ports") }
     );
     check.found(if size < usual { Status::Note } else { Status::Ok }, finding)
 }
@@ -52,10 +53,8 @@ pub(super) fn local_reserved_ports(health: &Health) -> Check {
         (0, _) => check
             .found(
                 Status::Warning,
-                format!(
-                    "All {size} ports of ip_local_port_range are reserved: connect() fails with EADDRNOTAVAIL, and bind() to \
-                     port 0 with EADDRINUSE."
-                ),
+                "Every port of ip_local_port_range is reserved: connect() fails with EADDRNOTAVAIL, and bind() to \
+                     port 0 with EADDRINUSE.",
             )
             .advising("Remove ports from the list, or widen net.ipv4.ip_local_port_range."),
         (_, 0) => check,

@@ -27,7 +27,7 @@ fn sockets(health: &Health, subject: Subject) -> Result<&OpenSockets, Box<Check>
     })
 }
 
-/// `1 server`, `3 servers`.
+/// `1 socket`, `3 sockets`.
 fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }

@@ -1,4 +1,4 @@
-//! Tests each check in each of its states, and the rules that apply to all checks.
+//! Tests the findings and the advice of checks, and the rules that apply to all checks.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -53,7 +53,7 @@ fn help(check: &Check) -> String {
 
 /// A pool of a hundred ports.
 fn pool() -> Pool {
-    let range = range(40000, 40099).expect("forwards");
+    let range = range(40000, 40099).expect("a range");
     Pool::new(range, &LocalReservedPorts::default(), &PortSet::default(), &PortSet::default(), 0)
 }
 

@@ -27,7 +27,7 @@ use crate::model::socket::{Cookie, FourTuple, Socket, TcpState};
 /// The time between two rounds of look-ups.
 pub const ROUND: Duration = Duration::from_millis(100);
 
-/// The time between two listings of all sockets.
+/// The usual time between two listings of all sockets.
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between two listings if they are needed only because there are too many sockets to look up.
@@ -169,7 +169,7 @@ pub struct WaitProgress {
     binds: u32,
     /// How often in sequence a bind and the list have contradicted each other.
     contradictions: u32,
-    /// Whether the timeout has passed. Then the remaining steps only complete the report.
+    /// Whether the timeout has passed. Then the wait binds again, and does not pause any more.
     last: bool,
     changes: u32,
 }
@@ -202,7 +202,7 @@ impl WaitProgress {
         self.binds
     }
 
-    /// The blocking sockets as last seen, the one that lasts longest first.
+    /// The blocking sockets as last seen, in the order of the last list.
     pub fn known(&self) -> impl Iterator<Item = &Socket> {
         self.known.iter().map(|known| &known.socket)
     }

@@ -301,7 +301,7 @@ proptest! {
     }
 
     #[test]
-    fn without_look_ups_a_wait_ends_about_a_second_later(world in world(true), plain in any::<bool>()) {
+    fn without_look_ups_a_wait_ends_at_most_1_2_s_late(world in world(true), plain in any::<bool>()) {
         let blocks = |simulated: &SimulatedSocket| SimulatedSocket { blocks: plain || simulated.blocks, ..*simulated };
         check(&world.iter().map(blocks).collect::<Vec<_>>(), plain, false)?;
     }

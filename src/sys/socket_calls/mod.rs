@@ -7,7 +7,7 @@
 //!    failed bind to a link-local address leaves SO_BINDTODEVICE set.
 //! 3. At the end of the call, `tracer` reports the call with its result to an observer. The calling thread is stopped until
 //!    the observer returns, so that the observer sees the state that made the call fail.
-//! 4. `signals` passes the signals that twtool gets to the program, and stops twtool when the program stops, so that the job
+//! 4. `signals` passes twtool's own signals on to the program, and stops twtool when the program stops, so that the job
 //!    control of a shell works.
 //!
 //! A running process (`--pid`) has no filter, twtool cannot detach from a process with a filter (`--detach`), and the kernel may refuse the

@@ -51,7 +51,7 @@ fn by_setting(scope: Option<&str>, own_child: bool, error: &io::Error) -> (Strin
         ),
         (Some("2"), _) => (
             format!("kernel.yama.ptrace_scope is 2, which requires CAP_SYS_PTRACE ({error})"),
-            "run twtool as root, or set kernel.yama.ptrace_scope to 1",
+            "run twtool as root, or set kernel.yama.ptrace_scope to 1 and start the program with twtool",
         ),
         (Some("1"), false) => (
             format!(

@@ -2,10 +2,10 @@
 //! command started.
 //!
 //! 1. All signals are blocked, and read from a descriptor (signalfd(2)).
-//! 2. A signal that a process sent is passed on. But if the sender signalled the whole process group, the command got its own copy. The
-//!    tracer sees every signal that reaches the command. So twtool does not pass on a signal if the command got one with the same number
-//!    from the same sender in the last second (`SAME_CALL`). If the command's copy is still pending when twtool passes on a signal, the
-//!    kernel merges the two (signal(7)).
+//! 2. A signal that a process sent is passed on. But if the sender signalled the whole process group, the command got its own copy.
+//!    twtool sees every signal that reaches the command, and does not pass on a signal if the command got one with the same number from
+//!    the same sender in the last second (`SAME_CALL`). If the command's copy is still pending when twtool passes on a signal, the kernel
+//!    merges the two, except real-time signals (signal(7)).
 //! 3. A signal that the terminal sent (Ctrl-C) has also reached the command if the command is in twtool's process group. Otherwise
 //!    twtool passes it on.
 

@@ -33,12 +33,13 @@ pub(super) struct TracedProgram {
 
 /// Starts a command through the stub. When this function returns, the stub is traced, and is about to execute the command.
 pub(super) fn command(words: &[OsString], detach: bool, signals: &CommandSignals) -> Result<TracedProgram, WatchError> {
-    let child = signals.with_old_mask(|| stub::spawn(words, !detach)).map_err(failed("starting the program"))?;
+    // Before Linux 5.9, /proc does not show the number of filters. Then twtool could not detect the filter, so it sets none.
+    let own_filters = target::seccomp_filters(std::process::id().cast_signed());
+    let wants_filter = !detach && own_filters.is_some();
+    let child = signals.with_old_mask(|| stub::spawn(words, wants_filter)).map_err(failed("starting the program"))?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("starting the program"))?;
     let seized = await_stop(pid).and_then(|()| {
-        let filtered = target::seccomp_filters(pid).is_some_and(|filters| {
-            target::seccomp_filters(std::process::id().cast_signed()).is_some_and(|own| filters > own)
-        });
+        let filtered = wants_filter && target::seccomp_filters(pid) > own_filters;
         let slow = match (detach, filtered) {
             (true, _) => Some(SlowReason::Detach),
             (false, true) => None,

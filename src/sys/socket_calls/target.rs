@@ -44,7 +44,7 @@ pub(super) fn read_addr(tid: i32, addr: u64, length: u64) -> io::Result<ReadAddr
     Ok(parse_addr(&bytes[..count]).map_or(ReadAddr::Other, ReadAddr::Internet))
 }
 
-/// Reads the three arguments of a call through socketcall.
+/// Reads the arguments of a call through socketcall, as three words.
 pub(super) fn read_words(tid: i32, addr: u64) -> io::Result<[u32; 3]> {
     let mut bytes = [0; 12];
     // listen() has only two arguments, so the third word may be on an unmapped page.

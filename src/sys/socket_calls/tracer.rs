@@ -25,16 +25,19 @@ use super::start::TracedProgram;
 use super::target::{self, ReadAddr};
 use super::{ProgramEvent, WatchEnd, WatchError, failed};
 use crate::model::bind::CallResult;
-use crate::model::call::{CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SocketCall, WatchNote};
+use crate::model::call::{
+    CallName, CalledAddr, CalledSocket, CallingProcess, ProgramEnd, SocketCall, UnreadReason, WatchNote,
+};
 use crate::sys::bind::errno as named;
+use crate::sys::errno::FailureClass;
 
 const STOPPING: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// Signals that end the watch of a running process.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// After the end of the command, twtool waits this long before it reports that other processes of the program continue to run. For example,
-/// a terminal sends Ctrl-C or Ctrl-\ to all of them, and some need time for a core dump.
+/// After the end of the command, twtool waits this long before it reports that other processes of the program continue to run. They may
+/// end soon: a terminal sends Ctrl-C or Ctrl-\ to all of them, and some need time for a core dump.
 const ENDS_TOGETHER: Duration = Duration::from_millis(500);
 
 /// The results of a call that a signal interrupted (`ERESTART*` in include/linux/errno.h). The kernel starts the call again, or the program
@@ -47,7 +50,7 @@ struct PendingCall {
     addr: Option<CalledAddr>,
     socket: Option<CalledSocket>,
     /// Why the address or the socket could not be read.
-    unread: Option<String>,
+    unread: Option<UnreadReason>,
 }
 
 #[derive(Default)]
@@ -354,7 +357,7 @@ impl<'a> CallTracer<'a> {
             Some(Ok(ReadAddr::Internet(addr))) => begun.addr = Some(addr),
             // The address points to no memory, so the call fails with EFAULT.
             Some(Err(error)) if error.raw_os_error() == Some(libc::EFAULT) => return None,
-            Some(Err(error)) => begun.unread = Some(error.to_string()),
+            Some(Err(error)) => begun.unread = Some(unread_reason(&error)),
             None => {}
         }
         match self.copy(tid, fd).and_then(target::describe) {
@@ -367,7 +370,7 @@ impl<'a> CallTracer<'a> {
                 }
                 begun.socket = Some(socket);
             }
-            Err(error) => begun.unread = Some(error.to_string()),
+            Err(error) => begun.unread = Some(unread_reason(&error)),
         }
         Some(begun)
     }
@@ -418,4 +421,8 @@ fn next_stop() -> io::Result<Option<(i32, i32)>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn unread_reason(error: &io::Error) -> UnreadReason {
+    UnreadReason { text: error.to_string(), not_permitted: FailureClass::of(error) == FailureClass::Refused }
 }

@@ -29,7 +29,7 @@ pub(super) struct Details {
     pub(super) lines: Vec<String>,
 }
 
-/// Where commands about a row run.
+/// What the commands and the advice about a row depend on.
 pub(super) struct Place<'a> {
     /// The shell of the caller, with the `--netns` of `twtool watch`.
     pub(super) shell: &'a Shell,

@@ -10,7 +10,7 @@ use crate::model::facts::Facts;
 use crate::snapshot::{Selection, SnapshotError};
 
 impl Screen {
-    /// Receives the reply of the collector. If the screen is paused, it shows a new sample only after the pause.
+    /// Receives the reply of the collector. If the screen is paused, it keeps a new sample until the pause ends or another reply arrives.
     pub(super) fn receive(&mut self) -> Result<(), ScreenError> {
         let reply = self.collector.reply().ok_or(ScreenError::NoCollector)?;
         if self.state.paused && matches!(reply, SampleReply::Sampled { .. }) {
@@ -103,7 +103,7 @@ impl Screen {
         let Some(expression) = self.wanted.filter_asked.take() else { return };
         self.selection.expression.clone_from(&expression);
         self.state.filter = expression;
-        // The line stays open if the user entered another filter meanwhile.
+        // The filter line stays open if the user entered another filter meanwhile.
         if self.wanted.filter.is_none() {
             self.state.typed = None;
         }

@@ -30,7 +30,7 @@ use crate::watch::{CloseHistory, Event, EventKind, NetnsSample, Sample};
 
 const PLAIN: TextStyle = TextStyle { color: false, width: None, unicode: true };
 
-/// A bucket of a client of port 80 with this cookie and remaining time.
+/// A bucket on port 80 with this cookie and remaining time.
 fn client(cookie: u16, expires_ms: u32) -> Row {
     let mut row = row("192.0.2.1", 80, "198.51.100.77", 30_000 + cookie);
     row.bucket.cookie = Cookie::new(cookie.into());

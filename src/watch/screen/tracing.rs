@@ -29,12 +29,13 @@ impl Screen {
     pub(super) fn note_tracing(&mut self, started: Result<Tracing, SnapshotError>) {
         self.state.message = Some(match started {
             Ok(tracing) => {
-                let message = match tracing {
-                    Tracing::Own(_) => "a tracer records who closes connections from now on; t ends it",
-                    _ => "the tracer has ended",
+                let message = match &tracing {
+                    Tracing::Own(_) => "a tracer records who closes connections from now on; t ends it".into(),
+                    Tracing::Failed(why) => format!("the tracer has failed: {why}"),
+                    _ => "the tracer has ended".into(),
                 };
                 self.latest.tracing = Some(tracing);
-                message.into()
+                message
             }
             Err(error) if error.lacks_privilege() => format!("{error}\n{}", self.permit_tracing),
             Err(error) => error.to_string(),

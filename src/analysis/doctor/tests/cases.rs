@@ -317,7 +317,7 @@ pub(super) fn socket_cases() -> Vec<Case> {
         )
         .advises("seccomp"),
         case("tcp_diag", fails, Unknown, "refused"),
-        case("capabilities", |_| {}, Ok, "with CAP_NET_BIND_SERVICE bind-test can"),
+        case("capabilities", |_| {}, Ok, "with CAP_NET_BIND_SERVICE, bind-test can"),
         case(
             "capabilities",
             close_waits(1, Some(0), hidden),

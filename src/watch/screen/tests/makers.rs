@@ -18,7 +18,7 @@ use crate::snapshot::recent_closes::RecentClose;
 use crate::watch::{Event, EventKind};
 
 /// A screen with 20 buckets. The owners of four of them (cookies 1 to 4) are recorded: three by BPF, and one by a tracer that samples
-/// the sockets. The bucket with cookie 4 has entered TIME_WAIT since the last sample.
+/// the sockets. The bucket with cookie 4 has entered TIME_WAIT since the previous sample.
 fn traced() -> Screen {
     let facts =
         |pid, comm: &str| MakerFacts { pid, own_pid_namespace: true, comm: comm.into(), ..MakerFacts::default() };
