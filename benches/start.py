@@ -26,7 +26,7 @@ def main():
         source, empty, copy = (os.path.join(folder, name) for name in ["empty.rs", "empty", "twtool"])
         with open(source, "w") as file:
             file.write("fn main() {}\n")
-        # The flags of packaging/static and of the release profile.
+        # The flags of packaging/static on x86_64, and of the release profile.
         flags = ["-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,-z,pack-relative-relocs"]
         flags += ["-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols", "-Clto=thin", "-Ccodegen-units=1"]
         subprocess.run(["rustc", *flags, "-o", empty, source], check=True)

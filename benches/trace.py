@@ -3,9 +3,9 @@
 
     cargo build --release && sudo python3 benches/trace.py target/release/twtool
 
-It needs root (BPF, network namespaces) and a C compiler. Each pair has one run with the tracer and one without, in alternating order, each
-in a new network namespace. With `leak` as the second argument, the benchmark instead makes 1,000,000 closes, and shows how the memory of
-the tracer changes.
+It needs root (BPF, network namespaces) and a C compiler. It makes pairs of runs, one with the tracer and one without, in alternating
+order. The connections of each run are in a new network namespace. With `leak` as the second argument, it instead makes 1,000,000
+connections, and shows how the memory of the tracer changes.
 """
 import json
 import os
@@ -114,11 +114,11 @@ def pairs(twtool, folder, mode):
 
 
 def has_attached(pid):
-    """Whether both copies of the BPF program are attached."""
+    """Whether twtool has attached its two copies of the BPF program."""
     links = 0
     try:
         for descriptor in os.listdir("/proc/%d/fd" % pid):
-            # Older kernels write bpf-link.
+            # The kernel writes bpf_link or bpf-link.
             target = os.readlink("/proc/%d/fd/%s" % (pid, descriptor)).replace("-", "_")
             links += target == "anon_inode:bpf_link"
     except OSError:

@@ -11,7 +11,7 @@ fn main() -> Result<(), SnapshotError> {
     for warning in answer.sentences() {
         eprintln!("warning: {warning}");
     }
-    println!("# HELP destination_free_ports Further connections to the destination that can get a local port.");
+    println!("# HELP destination_free_ports Local ports that are free for the destination.");
     println!("# TYPE destination_free_ports gauge");
     if let Some(nearest) = answer.value.destinations.first() {
         let (addr, port) = (nearest.ends.remote_addr, nearest.ends.remote_port.0);

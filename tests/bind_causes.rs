@@ -1,4 +1,4 @@
-//! `bind-test` and `wait` if buckets of one or two old sockets block, for every combination of the options of the old sockets and every
+//! `bind-test` and `wait` with the buckets of one or two old sockets, for every combination of the options of the old sockets and every
 //! value of `--with`. Binds of the test itself decide which result is right.
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::support::twtool::{Run, twtool};
 suite! {
     pure: [],
     netns: [
-        the_cause_of_bind_test_is_the_same_for_every_value_of_with,
+        bind_test_and_wait_agree_with_binds_of_the_test,
     ],
 }
 
@@ -35,7 +35,7 @@ fn leave(olds: &[ReuseOptions], fin_wait_2: bool) -> OpenSockets {
     Box::new(open)
 }
 
-fn the_cause_of_bind_test_is_the_same_for_every_value_of_with() {
+fn bind_test_and_wait_agree_with_binds_of_the_test() {
     let all = ReuseOptions::ALL;
     let pairs = (0..4).flat_map(|a| (a..4).map(move |b| vec![all[a], all[b]]));
     let olds: Vec<Vec<ReuseOptions>> = all.iter().map(|old| vec![*old]).chain(pairs).collect();
@@ -89,7 +89,7 @@ fn check(works: [bool; 4], situation: &str) {
     }
 }
 
-/// Checks that the options work that the first advice names. If it names none, no option may work.
+/// Checks that the options that the first advice names work. If it names none, checks that no options work.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
     // The advice never names the set without options, so no advice contains the first text.

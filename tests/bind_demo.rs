@@ -21,7 +21,7 @@ suite! {
         the_demonstration_shows_what_the_documentation_says,
         the_table_describes_each_run,
         ndjson_has_one_line_for_each_run,
-        a_privileged_port_needs_no_privilege,
+        the_demonstration_on_port_80_needs_no_privilege,
         the_callers_namespace_is_not_touched,
         root_can_run_the_demo_without_user_namespaces,
         an_error_explains_how_to_allow_forbidden_namespaces,
@@ -94,7 +94,7 @@ fn ndjson_has_one_line_for_each_run() {
     both_runs(&run.ndjson(), 8080);
 }
 
-fn a_privileged_port_needs_no_privilege() {
+fn the_demonstration_on_port_80_needs_no_privilege() {
     drop_capabilities_but_setfcap();
     both_runs(&demo(80, "json").ok().records("runs"), 80);
     demo(80, "table").ok().prints("EADDRINUSE");

@@ -29,7 +29,7 @@ suite! {
 
 /// A socket on port 8080 that exists while bind-test runs.
 #[derive(Clone, Copy, Debug)]
-struct Beside {
+struct OtherSocket {
     at: &'static str,
     v6only: bool,
     options: ReuseOptions,
@@ -38,7 +38,7 @@ struct Beside {
     bucket: Option<&'static str>,
 }
 
-impl Beside {
+impl OtherSocket {
     /// Every combination of three wildcard sockets, four sets of options, listening or not, and three choices of the bucket.
     fn all() -> Vec<Self> {
         let mut all = vec![];
@@ -73,8 +73,8 @@ impl Beside {
         if self.listens {
             socket.listen(1).ok()?;
         }
-        // This bind clears the note of an IPv6-only socket with SO_REUSEPORT, which would change later results. Beside another wildcard
-        // socket this bind fails, so the note stays.
+        // The note of an IPv6-only socket with SO_REUSEPORT would change later results. This bind clears it. Beside a wildcard socket of
+        // another kind, this bind fails.
         let _ = bind("127.0.0.77", 8080, &[], false);
         Some(Box::new(socket))
     }
@@ -83,17 +83,17 @@ impl Beside {
 const ADDRS: [&str; 2] = ["::", "0.0.0.0"];
 const SHARED: &[&str] = &["SO_REUSEPORT"];
 
-/// The result of a second server's bind on each of [`ADDRS`]; `None` if `beside` cannot be made.
-fn second_server(beside: &Beside) -> Option<Vec<String>> {
-    let get = |at: &&str| on_thread_in_new_namespace(|| beside.make().map(|_kept| bind(at, 8080, SHARED, false).0));
+/// The result of a second server's bind on each of [`ADDRS`]; `None` if `other` cannot be made.
+fn second_server(other: &OtherSocket) -> Option<Vec<String>> {
+    let get = |at: &&str| on_thread_in_new_namespace(|| other.make().map(|_kept| bind(at, 8080, SHARED, false).0));
     ADDRS.iter().map(get).collect()
 }
 
 /// Runs bind-test, and then makes the bind of a second server on `at`. Without `admin`, bind-test lacks CAP_NET_ADMIN. Returns the JSON
 /// and the run of bind-test, and the result of the bind.
-fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value, Run, String)> {
+fn second_server_after(other: &OtherSocket, at: &str, admin: bool) -> Option<(Value, Run, String)> {
     on_thread_in_new_namespace(|| {
-        let _kept = beside.make()?;
+        let _kept = other.make()?;
         if !admin {
             drop_capability(Capability::CAP_NET_ADMIN);
         }
@@ -105,20 +105,20 @@ fn second_server_after(beside: &Beside, at: &str, admin: bool) -> Option<(Value,
 
 fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     let (mut checked, mut left) = (0, vec![]);
-    for beside in Beside::all() {
-        let Some(expected) = second_server(&beside) else { continue };
+    for other in OtherSocket::all() {
+        let Some(expected) = second_server(&other) else { continue };
         for (at, expected) in ADDRS.iter().zip(&expected) {
             for admin in [true, false] {
-                let Some((document, run, after)) = second_server_after(&beside, at, admin) else { continue };
+                let Some((document, run, after)) = second_server_after(&other, at, admin) else { continue };
                 checked += 1;
                 if document["note_lost"] == true {
-                    left.push((beside, admin));
+                    left.push((other, admin));
                     continue;
                 }
-                assert_eq!(&after, expected, "SO_REUSEPORT on {at} after the test, {beside:?}{run}");
+                assert_eq!(&after, expected, "SO_REUSEPORT on {at} after the test, {other:?}{run}");
                 let attempts = document["attempts"].as_array().expect("attempts");
                 let own = attempts.iter().find(|one| one["addr"] == *at && one["options"] == serde_json::json!(SHARED));
-                assert_eq!(own.expect("every address")["bind"], **expected, "on {at} beside {beside:?}{run}");
+                assert_eq!(own.expect("every address")["bind"], **expected, "on {at} beside {other:?}{run}");
             }
         }
     }
@@ -126,7 +126,7 @@ fn no_result_depends_on_a_note_and_a_note_that_stays_is_reported() {
     assert!(checked > 200, "{checked}");
     // A note may stay only beside a dual-stack wildcard socket (`::` without IPV6_V6ONLY), because there every ordinary bind that would
     // clear the note can conflict. With CAP_NET_ADMIN, bind-test clears the note there, too (TCP_REPAIR).
-    assert!(left.iter().all(|(beside, admin)| beside.at == "::" && !beside.v6only && !admin), "{left:?}");
+    assert!(left.iter().all(|(other, admin)| other.at == "::" && !other.v6only && !admin), "{left:?}");
 }
 
 /// Makes a listener on ::1. Then a server on 0.0.0.0 with SO_REUSEPORT runs and ends, and leaves a bucket and a note. Because
@@ -173,8 +173,8 @@ fn a_lost_note_of_a_server_is_reported() {
 
 /// A bound socket with SO_REUSEADDR, and the bucket of a server that had SO_REUSEPORT. A bind on `::` with both options works, and
 /// leaves a note. With this note, a bind on 0.0.0.0 with SO_REUSEPORT alone would work, too. Without the note, it fails.
-const SHARES_BOTH_WAYS: Beside =
-    Beside { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
+const SECOND_SERVER_NEEDS_NOTE: OtherSocket =
+    OtherSocket { at: "0.0.0.0", v6only: false, options: ReuseOptions::REUSEADDR, listens: false, bucket: Some("::1") };
 
 /// Asserts that no note lets a second server bind the port.
 fn refused(what: &str) {
@@ -185,7 +185,7 @@ fn an_interrupted_bind_test_leaves_no_note() {
     let Some(strace) = program("strace") else {
         return not_checked("a bind-test that is interrupted between its binds: strace is not installed");
     };
-    let _kept = SHARES_BOTH_WAYS.make().expect("made");
+    let _kept = SECOND_SERVER_NEEDS_NOTE.make().expect("made");
     refused("nothing");
     let mut ended = 0;
     let signals = ["SIGINT", "SIGTERM", "SIGALRM"];
@@ -206,7 +206,7 @@ fn an_interrupted_bind_test_leaves_no_note() {
 }
 
 fn a_bind_test_that_runs_out_of_descriptors_leaves_no_note() {
-    let _kept = SHARES_BOTH_WAYS.make().expect("made");
+    let _kept = SECOND_SERVER_NEEDS_NOTE.make().expect("made");
     let mut failed = 0;
     for limit in 3..16 {
         let script = format!("ulimit -n {limit}; exec \"$0\" bind-test 8080 --json");

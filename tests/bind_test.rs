@@ -59,7 +59,7 @@ fn an_ipv6_connection_of_a_dual_stack_server_blocks_the_ipv4_wildcard() {
         let document = answer(at);
         let blocks = document["holders"].as_array().expect("holders").iter().any(|one| one["blocks"] == true);
         assert!(
-            !document["warnings"].to_string().contains("not consistent, although twtool made both three times"),
+            !document["warnings"].to_string().contains("not consistent, although twtool tried three times"),
             "{document}"
         );
         (document["cause"].as_str().expect("a cause").to_owned(), blocks)
@@ -256,7 +256,7 @@ fn outbound_with_reuseaddr() -> OpenSockets {
 fn the_advised_reservation_keeps_clients_off_the_port() {
     outbound_beside_reserved_ports();
     let document = twtool(["bind-test", "40000", "--json"]).code(1).json();
-    assert_eq!(document["lasting"], json!([]), "a sysctl.d file would change the initial namespace, and not this one");
+    assert_eq!(document["lasting"], json!([]), "no sysctl.d file, because it would change another namespace");
     commands::succeeds(document["reserve"][0]["command"].as_str().expect("a command"));
     assert_eq!(sysctl::read("ipv4.ip_local_reserved_ports").expect("the setting"), "8080,9000-9010,40000");
     set("ipv4.ip_local_port_range", "40000 40001");

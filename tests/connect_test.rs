@@ -188,8 +188,8 @@ fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
             assert!(same.contains("its bind() works now, and its connect() depends on the TCP timestamps"), "{same}");
             let other = purpose("127.0.0.1:444").expect("a step");
             assert!(other.ends_with("which works now"), "{other}");
-            assert_eq!(purpose("192.0.2.1:443"), None, "no route leads there");
-            // The destination of the bucket comes last, because this connect can take the bucket over.
+            assert_eq!(purpose("192.0.2.1:443"), None, "no step without a route");
+            // The destination of the bucket comes last, because a connect() to it can take the bucket over.
             for (to, expected) in [
                 ("127.0.0.1:444", None),
                 ("192.0.2.1:443", Some(("connect", "ENETUNREACH"))),
@@ -229,7 +229,7 @@ fn a_holder_is_named_with_its_process() {
         let document = document(&[TO, "--from", FROM], 1);
         assert_eq!(answer(&document), ["blocked", "bound", "bind", "EADDRINUSE"], "{run}");
         let steps = steps(&[TO, "--from", FROM]);
-        assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "this holder has no timer: {steps:?}");
+        assert!(steps[0].starts_with("kill ") && steps[1].contains(" wait "), "kill(1), then wait: {steps:?}");
         // On 127.0.0.2, only the listener blocks, because it is bound to the wildcard address. A holder that does not block is not
         // shown.
         let beside = ask(&["127.0.0.2:443", "--from", "127.0.0.2:15060"], i32::from(words.contains("listener")));

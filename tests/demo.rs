@@ -169,8 +169,8 @@ fn an_old_segment_reaches_a_new_connection_only_without_time_wait() {
         story.read(part).ends_with("old-bytes!new-bytes.old-bytes!"),
         "both connections' reads, one after the other"
     );
-    let gone = |side| !story.states(part, side).iter().any(|state| state == "time-wait");
-    assert!(gone("client") && gone("server"), "there is no TIME_WAIT");
+    let no_time_wait = |side| !story.states(part, side).iter().any(|state| state == "time-wait");
+    assert!(no_time_wait("client") && no_time_wait("server"), "there is no TIME_WAIT");
     let last = story.events.iter().rfind(|event| event["event"] == "call").expect("a call");
     assert_eq!((text(last, "what"), text(last, "data")), ("read()", "new-bytes.old-bytes!"));
 }
@@ -188,7 +188,7 @@ fn a_reset_ends_time_wait_unless_tcp_rfc1337_is_set() {
 fn the_reuse_scenario_tests_sixteen_combinations() {
     let story = DemoRun::of("reuse");
     let sets = ["no option", "SO_REUSEADDR", "SO_REUSEPORT", "SO_REUSEADDR and SO_REUSEPORT"];
-    // The old and the new socket must have set the same option (socket(7)). Each row is an old socket, each digit is a new socket, and 1
+    // The old and the new socket must have an option in common (socket(7)). Each row is an old socket, each digit is a new socket, and 1
     // means that bind() works.
     let expected = ["0000", "0101", "0011", "0111"];
     for (old, cells) in sets.into_iter().zip(expected) {

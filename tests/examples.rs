@@ -36,7 +36,7 @@ suite! {
         every_written_command_line_runs,
         every_written_demo_runs,
         every_written_command_line_over_all_namespaces_runs,
-        a_wrong_option_in_a_line_is_found,
+        a_wrong_line_is_found,
     ],
 }
 
@@ -337,7 +337,7 @@ fn every_written_command_line_over_all_namespaces_runs() {
     }
 }
 
-fn a_wrong_option_in_a_line_is_found() {
+fn a_wrong_line_is_found() {
     mount_private_folders();
     let stage = Stage::set(free);
     let line = |text: &str| Line { text: text.into(), fails: false, place: "here".into() };

@@ -232,7 +232,7 @@ fn slow_and_half_open_connections_end() {
     // This client sends the head of its request very slowly.
     let mut slow = connect();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nX: ").expect("written");
-    assert_eq!(open(), 5.0, "the exporter does not know that its peers are gone");
+    assert_eq!(open(), 5.0, "the exporter does not know that three peers are gone");
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(90));
     while slow.write_all(b"x").is_ok() {
         assert!(Instant::now() < deadline, "the slow connection is still open");

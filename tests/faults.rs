@@ -349,7 +349,7 @@ fn answer(subject: &Subject, world: &mut World) -> RunAnswer {
 fn a_call_that_fails_once_hides_no_namespace() {
     const ARGS: [&str; 4] = ["list", "--all-netns", "-o", "csv"];
     if let Some(why) = missing_strace() {
-        not_checked(format!("single system calls that fail over all namespaces: {why}"));
+        not_checked(format!("single system calls that fail with --all-netns: {why}"));
         return;
     }
     use_one_processor();
@@ -371,13 +371,13 @@ fn a_call_that_fails_once_hides_no_namespace() {
                 }
                 if began.elapsed() > Duration::from_secs(50) {
                     not_checked(format!(
-                        "calls that fail over all namespaces: {call} and the calls after it, the buckets are too old"
+                        "calls that fail with --all-netns: {call} and later calls, because the buckets are too old"
                     ));
                     return findings.conclude();
                 }
                 let run = injected(&ARGS, call, error, when);
                 let end = judge(&run, &usual, error);
-                findings.add(end, || format!("all namespaces, {call} {error} {when}{run}"));
+                findings.add(end, || format!("--all-netns, {call} {error} {when}{run}"));
             }
         }
     }

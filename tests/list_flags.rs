@@ -118,7 +118,7 @@ fn addresses_and_prefixes_select_an_end() {
     selects(&["--local", "127.9.0.0/16"], |row| local(row).starts_with("127.9."));
     selects(&["--local", "127.0.0.2/32"], |row| local(row) == "127.0.0.2");
     selects(&["--local", "0.0.0.0/0"], |row| !local(row).contains(':'));
-    // As in ss, an IPv6 prefix is compared with the mapped form (::ffff:...) of a mapped socket's address. -6 excludes such sockets.
+    // As in ss, an IPv6 prefix is compared with the mapped form (::ffff:...) of a mapped socket's address. -6 excludes mapped sockets.
     selects(&["--local", "::/0"], |row| text(row, "family") != "ipv4");
     selects(&["--local", "::/0", "-6"], |row| local(row).contains(':'));
     selects(&["--remote", "::1"], |row| remote(row) == "::1");
@@ -173,8 +173,8 @@ fn a_duration_selects_the_buckets_that_expire_sooner() {
     drop(sooner);
 }
 
-/// Makes FIN_WAIT_2 buckets on the server's port that last for these numbers of seconds. When a returned socket is dropped, its bucket
-/// enters TIME_WAIT.
+/// Makes FIN_WAIT_2 buckets on the server's port that last for these numbers of seconds. When a returned socket is dropped, the bucket
+/// of its connection enters TIME_WAIT.
 fn halves(server: &twtool::lab::Server, seconds: &[u32]) -> Vec<socket2::Socket> {
     let mut open = vec![];
     for seconds in seconds {

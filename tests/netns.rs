@@ -29,7 +29,7 @@ suite! {
         each_namespace_has_its_own_settings_and_listeners,
         a_name_a_path_and_a_process_lead_to_the_same_namespace,
         a_namespace_that_ip_netns_names_has_its_own_services,
-        a_namespace_that_is_asked_for_twice_is_read_once,
+        a_namespace_that_several_arguments_select_is_listed_once,
         port_bind_test_and_summary_answer_for_the_selected_namespace,
         capacity_and_doctor_read_settings_and_test_ports_in_the_other_namespace,
         a_wait_tests_the_other_namespace_and_its_command_runs_in_the_namespace_of_twtool,
@@ -122,7 +122,7 @@ fn a_name_a_path_and_a_process_lead_to_the_same_namespace() {
         assert_eq!(clients(&records), [(web.inode, 42_001)], "{word}");
         assert_eq!(records[0]["netns_name"], "web", "the argument does not change the name: {word}");
     }
-    // A namespace without a name is named after its process with the lowest ID.
+    // If `ip netns` has no name for a namespace, `netns_name` has its process with the lowest ID.
     let second = hop_into(&other, Resident::start);
     let first: u32 =
         other.resident.pid().parse::<u32>().expect("a number").min(second.pid().parse().expect("a number"));
@@ -163,7 +163,7 @@ fn a_namespace_that_ip_netns_names_has_its_own_services() {
     twtool(["port", "inside", "--netns", "web"]).ok().prints("8080");
 }
 
-fn a_namespace_that_is_asked_for_twice_is_read_once() {
+fn a_namespace_that_several_arguments_select_is_listed_once() {
     let other = BucketNamespace::make(42_001);
     let (pid, path) = (other.resident.pid(), format!("/proc/{}/ns/net", other.resident.pid()));
     let run = list(&["--netns", &pid, "--netns", &path, "--netns", &pid, "--json"]).ok();

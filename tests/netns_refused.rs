@@ -18,7 +18,7 @@ suite! {
     netns: [
         a_process_that_has_ended_is_refused,
         a_name_without_its_mount_is_refused,
-        without_privilege_readable_namespaces_are_listed_and_a_warning_names_the_unreadable_ones,
+        readable_namespaces_are_listed_and_a_warning_names_the_unreadable_ones,
         the_callers_own_namespace_needs_no_privilege,
     ],
 }
@@ -62,7 +62,7 @@ fn a_name_without_its_mount_is_refused() {
     list(&["--netns", "/run/netns/stale"]).refused("/run/netns/stale").says("plain file");
 }
 
-fn without_privilege_readable_namespaces_are_listed_and_a_warning_names_the_unreadable_ones() {
+fn readable_namespaces_are_listed_and_a_warning_names_the_unreadable_ones() {
     let pid_namespace = OwnPidNamespace::enter();
     let own = inode();
     make_bucket(&listen("127.0.0.1:8080"), "127.0.0.1:8080", 42_000);

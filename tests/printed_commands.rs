@@ -320,7 +320,7 @@ const CASES: [Case; 12] = [
         what: "buckets with timestamps use the range up",
         make: || used_up(1, 0),
         args: &["capacity", "--to", "127.0.0.1:7000"],
-        // The command that widens the range is left out, because it alone solves the problem.
+        // The command that widens the range is left out, because it would solve the problem without tcp_tw_reuse.
         printed: |document| only(&commands(document), "tcp_tw_reuse"),
         helped: connects,
     },
@@ -672,7 +672,7 @@ fn the_name_of_a_namespace_that_has_gone_is_removed_as_the_hint_says() {
         return;
     }
     mount_private_folders();
-    // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, so its namespace does not exist any more.
+    // A name of `ip netns` is a mount on a file in /run/netns. This file has no mount, so it names no namespace.
     File::create_new("/run/netns/gone").expect("a file");
     let refused = twtool(["list", "--netns", "gone"]).code(2).says("ip netns delete");
     CommandFolder::new().run("ip netns delete gone");

@@ -84,8 +84,8 @@ impl Means {
         Self::Command(words.chain([program.display().to_string()]).collect())
     }
 
-    /// A setpriv command that does what systemd does for `User=`, and for `AmbientCapabilities=` and `CapabilityBoundingSet=` with
-    /// this value (systemd.exec(5)).
+    /// A setpriv command that does what systemd does for `User=`, `NoNewPrivileges=yes`, and `AmbientCapabilities=` and
+    /// `CapabilityBoundingSet=` with this value (systemd.exec(5)).
     fn of_unit(program: &Path, value: &str) -> Self {
         let set: Vec<String> =
             value.split(' ').map(|name| format!("+{}", &name.to_lowercase()["cap_".len()..])).collect();

@@ -30,7 +30,7 @@ use crate::support::{kernel, not_checked, suite};
 suite! {
     pure: [
         the_rules_pass_their_tests,
-        promtool_accepts_the_scrape_example_and_the_daemon_set_needs_no_capability,
+        promtool_accepts_the_scrape_example_and_the_daemon_set_adds_no_capability,
     ],
     netns: [
         the_lines_of_the_readme_work_as_pasted,
@@ -60,7 +60,7 @@ fn the_rules_pass_their_tests() {
     }
 }
 
-fn promtool_accepts_the_scrape_example_and_the_daemon_set_needs_no_capability() {
+fn promtool_accepts_the_scrape_example_and_the_daemon_set_adds_no_capability() {
     needs_program("promtool");
     promtool(&["check", "config", "scrape.yml"]).code(0);
     // The DaemonSet runs as a user without any capability. A test of the exporter shows that the exporter needs none.
@@ -201,7 +201,7 @@ impl Prometheus {
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + kernel::patience(Duration::from_secs(60));
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
+        assert!(Instant::now() < deadline, "it takes too long until {what}");
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -247,7 +247,7 @@ fn an_alert_fires_before_connect_fails_and_every_panel_has_series() {
 
     let step = || busy.within(|| (0..4).try_for_each(|_| use_a_port(&server)));
     wait_until("the alert fires", || {
-        step().expect("connect() fails before the alert fires");
+        step().expect("connect() works until the alert fires");
         !Prometheus::firing(ALERT).is_empty()
     });
     assert_eq!(Prometheus::firing(ALERT), [busy.address.as_str()], "only the machine that runs out");

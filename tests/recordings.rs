@@ -292,7 +292,8 @@ fn a_failure_replaces_no_recording() {
     assert_eq!((fs::read(&old).expect("there"), folder.names().len()), (before, 1));
 }
 
-/// Starts a run that records, and reads 100 bytes of its output. The run cannot end before the rest of its output is read.
+/// Starts a run that records, and reads 100 bytes of its output. The rest does not fit into a pipe, so the run cannot end before it is
+/// read.
 fn half_way(file: &str) -> (Command, Child) {
     let mut command = command(["list", "-o", "ndjson", "--record", file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("twtool can be started");

@@ -184,8 +184,8 @@ fn few_descriptors_give_the_same_answer_or_an_error_that_names_them() {
                 continue;
             }
             if run.code == Some(2) && usual.code != Some(2) {
-                assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: the reason{run}");
-                assert!(!run.stderr.contains("seccomp"), "a limit of {limit} is not a sandbox{run}");
+                assert!(run.stderr.contains("Too many open files"), "a limit of {limit}: stderr lacks the reason{run}");
+                assert!(!run.stderr.contains("seccomp"), "stderr blames a sandbox for a limit of {limit}{run}");
             } else {
                 let answer = RunAnswer::of(&run);
                 assert_eq!(answer, usual, "a limit of {limit}{run}");
@@ -222,7 +222,7 @@ fn cover(folder: &str) {
 fn every_command_reports_an_incomplete_answer() {
     for (_, args) in COMMANDS {
         let run = twtool(args).code(2);
-        assert!(run.stderr.contains("could not be read") || run.stderr.contains("/proc"), "the reason{run}");
+        assert!(run.stderr.contains("could not be read") || run.stderr.contains("/proc"), "no reason given{run}");
     }
 }
 

@@ -53,7 +53,7 @@ fn other_processes_that_the_same_signal_ends_are_not_reported() {
 }
 
 /// The program can end before twtool has read its own copy of the signal. Without `read_arrived` (src/sys/socket_calls/signals.rs), 8 to 26
-/// of 100 runs failed if both ran on one processor, and twtool had the lowest priority and many new processes to watch.
+/// of 100 runs failed on one processor, if twtool had the lowest priority and many new processes to watch.
 fn a_signal_to_the_group_does_not_end_twtool_before_its_summary() {
     let mut one = CpuSet::new();
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("processors");

@@ -258,7 +258,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
     let mut longest = vec![Duration::ZERO; cases.len()];
     for round in 0..rounds(buckets) {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
-            // Twice, because an uncounted pair runs before the counted pair.
+            // Twice, because an uncounted pair may run before the counted pair.
             supply.ensure_outlives(2 * *longest)?;
             // The caches may contain only data of the previous case.
             if warms_up(buckets) && !case.consumes {

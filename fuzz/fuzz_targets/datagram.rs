@@ -27,7 +27,7 @@ fuzz_target!(|case: &[u8]| {
         rows
     });
     assert!(rows.len() <= payloads.len(), "{} rows of {} messages", rows.len(), payloads.len());
-    // There can be fewer rows than messages, because twtool omits a socket that was at the end of the previous datagram.
+    // There can be fewer rows than messages, because twtool drops a socket that repeats one at the end of the previous datagram.
     let mut payloads = payloads.iter();
     for row in &rows {
         assert!(payloads.any(|payload| payload_matches(payload, row)), "{row:?} is invented, or not in order");

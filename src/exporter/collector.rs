@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_that_exceeds_the_deadline_is_joined_and_not_repeated() {
+    fn later_scrapes_wait_for_a_collection_that_exceeds_the_deadline() {
         let (collector, finish, count) = collector(Duration::from_millis(10));
         block_on(async {
             for _ in 0..3 {

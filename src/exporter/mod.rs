@@ -153,7 +153,7 @@ pub fn run(options: &ExporterOptions, collect: Box<Collect>, trace: Option<Start
         listeners.push(address.bind().map_err(failed)?);
     }
     let may_confine = !confinement::is_filtered();
-    // The thread that traces starts with all capabilities of the exporter, and without a seccomp filter.
+    // The thread that traces needs capabilities to load its BPF program, so it starts before the exporter drops them.
     let tracing = trace.map(|trace| ClosesThread::start(trace, options, may_confine)).transpose()?;
     // Binding may have needed a capability. From here on the exporter only reads.
     let mut needs = vec![Need::OwnersOfSockets];

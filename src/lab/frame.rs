@@ -95,7 +95,7 @@ mod tests {
         assert_eq!((syn.seq, syn.raw_seq, syn.flags.to_string().as_str()), (0, u32::MAX, "SYN ACK"));
         let data = sequences.read(frame(0, false, b"data"), sender).expect("a segment");
         assert_eq!((data.seq, data.from, data.payload.as_slice()), (1, Side::Server, b"data".as_slice()));
-        assert_eq!((data.ack, data.raw_ack), (Some(7), Some(7)), "the client's SYN was not seen");
+        assert_eq!((data.ack, data.raw_ack), (Some(7), Some(7)), "without the client's SYN, ack is the raw number");
     }
 
     #[test]

@@ -120,7 +120,7 @@ families! {
     CloseWait = "twtool_close_wait_sockets", Gauge, ["netns"],
         "Sockets in CLOSE_WAIT: the peer has closed the connection, and the program has not.";
     CloseWaitSilent = "twtool_close_wait_silent_sockets", Gauge, ["netns", "process", "unit", "container"],
-        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s), by owner. Ten or more of one owner are a leak.";
+        "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s), by owner. Ten or more of one owner are usually a leak.";
     CloseWaitNotAccepted = "twtool_close_wait_not_accepted_sockets", Gauge, ["netns", "local_port"],
         "Sockets in CLOSE_WAIT that received no ACK for the time of --close-wait-after (60 s) and that the server on the port has not accepted.";
     CloseWaitUnknown = "twtool_close_wait_unknown_owner_sockets", Gauge, ["netns"],

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::sys::file::NewFile;
 
-/// Replaces the file. Every user can read a new file, unless the umask prevents this, because node_exporter runs as its own user. An
-/// existing file keeps its owner and mode.
+/// Writes or replaces the file. node_exporter runs as its own user, so every user can read a new file, unless the umask prevents this.
+/// An existing file keeps its owner and mode.
 ///
 /// # Errors
 /// The file cannot be written, or the name belongs to something other than a regular file.

@@ -90,7 +90,7 @@ pub struct UserIds {
     pub gid: Option<u32>,
 }
 
-/// An option that the user did not specify for a bind test, so that twtool also tests the port with another value of the option.
+/// An option that the user did not specify for a bind test. twtool also tests the port with another value of this option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnspecifiedOption {
     /// `IPV6_V6ONLY` with this value.

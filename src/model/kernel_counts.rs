@@ -1,6 +1,6 @@
 //! The kernel's own counts of timewait buckets, and the settings about them.
 //!
-//! `None` means "could not be read" or "this kernel does not have it", never 0.
+//! `None` means "unknown" or "this kernel does not have it", never 0.
 
 use std::collections::BTreeMap;
 

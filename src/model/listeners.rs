@@ -37,7 +37,7 @@ impl Listeners {
         if self.ports.contains(tuple.local_port()) { self.cover_on_port(tuple, interface) } else { Some(false) }
     }
 
-    /// Whether a listener of this namespace covers the remote end of this tuple, because that end is in this namespace, too.
+    /// Whether the remote end of this tuple is in this namespace, too, and a listener covers it.
     ///
     /// An address is known to be local if it is a loopback address, the local address of the same connection, or the address of
     /// a listener on the remote port.

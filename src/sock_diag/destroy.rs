@@ -31,7 +31,7 @@ pub enum Acknowledgement {
     None,
     /// The socket was destroyed.
     Done,
-    /// The socket does not exist, or does not exist any more (ENOENT).
+    /// The socket does not exist (ENOENT).
     NotFound,
     /// The request failed with this errno.
     Failed(i32),
@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(bytes[64..72], [2_u32.to_ne_bytes(), 1_u32.to_ne_bytes()].concat(), "the low word first");
             let request = InetRequest::parse(&bytes[16..]).expect("a request").socket_id;
             assert_eq!((bytes[16], bytes[17]), (family, 6));
-            assert_eq!(request.source_address, local.parse::<IpAddr>().expect("an address"), "as the socket has it");
+            assert_eq!(request.source_address, local.parse::<IpAddr>().expect("an address"), "an unchanged address");
             assert_eq!(request.destination_address, remote.parse::<IpAddr>().expect("an address"));
             assert_eq!((request.source_port, request.destination_port, request.interface_id), (80, 40000, 7));
         }
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn without_sockets_no_request_is_sent() {
-        let mut kernel = DestroyingKernel::new(|_, _| panic!("asked"));
+        let mut kernel = DestroyingKernel::new(|_, _| panic!("a request was sent"));
         assert!(run(&mut kernel, &[]).end.is_ok() && kernel.batches.is_empty());
     }
 

@@ -180,7 +180,7 @@ mod tests {
         m
     }
 
-    /// `struct inet_diag_msg` of the bucket from 127.0.0.1 to 127.0.0.2.
+    /// The kernel's response about the bucket from 127.0.0.1 to 127.0.0.2.
     fn found(expires_ms: u32, cookie: u32) -> Vec<u8> {
         let mut m = vec![0; response::LENGTH];
         m[..4].copy_from_slice(&[AF_INET, 6, 3, 0]);

@@ -12,7 +12,7 @@ use crate::sys;
 /// How a walk over the sockets ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkEnd {
-    /// Whether nothing indicates that sockets are missing or repeated.
+    /// Whether the walk shows no sign of missing or repeated sockets.
     pub complete: bool,
     /// The number of sockets that a second dump added: sockets that the first dump lost, and new sockets.
     pub recovered: usize,

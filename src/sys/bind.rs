@@ -79,8 +79,8 @@ const MPTCP: &str = "socket(IPPROTO_MPTCP)";
 /// 2. The attempts with SO_REUSEPORT come first, because the other attempts clear the note that a server may have on the port.
 ///    IPv6 comes before IPv4, because a note about `0.0.0.0` also admits `::`. After each successful attempt its note
 ///    is cleared.
-/// 3. The successful attempts with SO_REUSEPORT are repeated. If one fails now, it had succeeded only because of a server's note,
-///    which is now lost.
+/// 3. If any attempt failed, the successful attempts with SO_REUSEPORT are repeated. If one of them fails now, it had succeeded
+///    only because of a server's note, which is now lost.
 /// 4. For a server that opens all addresses at once, the results come from `Prober::together`. There the notes of the
 ///    server's own sockets have an effect, as they do for the server.
 pub fn attempts(

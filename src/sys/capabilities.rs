@@ -65,7 +65,8 @@ pub fn keep_only(needs: &[Need]) -> io::Result<Vec<&'static str>> {
     use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
     let permitted = capabilities(None)?.permitted;
     let mut needed: Vec<_> = needs.iter().flat_map(|need| need.capabilities()).copied().collect();
-    // Root of a container often has only CAP_DAC_OVERRIDE. It also allows writing, so twtool keeps it only without the other one.
+    // Root of a container often has CAP_DAC_OVERRIDE, but not CAP_DAC_READ_SEARCH. CAP_DAC_OVERRIDE also allows writing, so twtool
+    // keeps it only as a replacement.
     let reads = |(one, _): &(CapabilitySet, _)| *one == CapabilitySet::DAC_READ_SEARCH;
     if needed.iter().any(reads) && !permitted.contains(CapabilitySet::DAC_READ_SEARCH) {
         needed.push((CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"));

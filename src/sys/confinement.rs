@@ -87,8 +87,8 @@ pub fn for_tracing() {
     let _ = refuse_calls(&[CALLS, FILE_CALLS], &[(libc::SYS_bpf, &others)]);
 }
 
-/// Confines the calling thread by landlock and a filter. The thread can then only use the sockets that it has, read /proc, and remove
-/// files from `folders`.
+/// Confines the calling thread by landlock and a filter. The thread can then only use its sockets, read /proc, and remove files from
+/// `folders`.
 #[cfg(feature = "exporter")]
 #[must_use]
 pub fn for_requests(folders: &[&Path]) -> ActiveConfinement {

@@ -113,9 +113,9 @@ fn text_of(path: &str) -> io::Result<String> {
 /// connections and listeners. Such sockets are not bound, or they are bound but neither listen nor are connected. (Since Linux 6.8,
 /// sock_diag can list the bound ones.) `None` if the kernel does not report the counts.
 ///
-/// Two of the kernel's counts are upper bounds of all TCP sockets: `alloc` counts the TCP sockets of the whole machine, and `used` counts
-/// the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in these tables. `used` also
-/// counts Unix sockets. /proc/net/protocols has their number, so it is subtracted.
+/// Two of the kernel's counts are upper bounds of the TCP sockets in this namespace: `alloc` counts the TCP sockets of the whole machine,
+/// and `used` counts the sockets of every protocol in this namespace. `inuse` counts the TCP sockets in this namespace that are in these
+/// tables. `used` also counts Unix sockets. /proc/net/protocols has their number, so it is subtracted.
 pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let read = |name: &str| if_present(text_of(&format!("/proc/thread-self/net/{name}")));
     let Some(sockstat) = read("sockstat")? else { return Ok(None) };

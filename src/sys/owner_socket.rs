@@ -120,7 +120,7 @@ impl Drop for OwnerSocket {
     }
 }
 
-/// Another program may remove the file first.
+/// It is no error if another program removes the file first.
 fn remove_unused(path: &Path) -> io::Result<()> {
     match retry(|| UnixStream::connect(path)) {
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program serves this socket")),

@@ -20,7 +20,7 @@ const BUFFER: usize = 64 * 1024 + 14;
 /// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The kernel's timestamp, or the time of the read if that timestamp is missing or too old.
+    /// The kernel's timestamp, or the time of the read if that timestamp is missing or not credible.
     pub at: SystemTime,
     /// The index of the interface that received the frame.
     pub interface: u32,

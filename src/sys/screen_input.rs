@@ -89,8 +89,8 @@ impl ScreenInput {
         ScreenOutput::new(Rc::clone(&self.signals))
     }
 
-    /// Whether the output has read a signal that [`Self::wait`] has not reported yet. If a write has failed and
-    /// this signal ends or stops the program, the signal can be the reason.
+    /// Whether a signal has been read that [`Self::wait`] has not reported yet. If a write has failed and this signal ends or stops
+    /// the program, the signal can be the reason.
     #[must_use]
     pub fn has_unreported_signal(&self) -> bool {
         self.signals.has_unreported_signal()
@@ -150,8 +150,7 @@ impl ScreenInput {
         }))
     }
 
-    /// Gives the signal its normal effect. Returns if the program was stopped and continues, or if it was started with the
-    /// signal ignored.
+    /// Gives the signal its normal effect. Returns if that does not end the program: it was stopped and continues, or ignores the signal.
     ///
     /// # Errors
     /// The signal cannot be raised.

@@ -43,7 +43,7 @@ pub(super) struct ScreenSignals {
     descriptor: SignalFd,
     /// The signal mask before [`Self::block`].
     pub(super) before: SigSet,
-    /// Signals that the output has read, and that the input has not reported yet.
+    /// Signals that [`Self::read_all`] has read, and that the input has not reported yet.
     came: RefCell<VecDeque<Signal>>,
 }
 

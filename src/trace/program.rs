@@ -399,8 +399,8 @@ fn copy_comm(a: &mut Assembler, offsets: &Offsets, task: Reg, to: i16) {
 /// Sends the record at R9, and counts it as lost if the buffer is full.
 fn send(a: &mut Assembler, maps: Maps) {
     const AVAILABLE: i32 = 0;
-    /// The size of two records with their headers. The unread data grows by one record at a time, so its size is in this range after each
-    /// quarter of the buffer at least once.
+    /// If the unread data exceeds a multiple of a quarter of the buffer by less than this size, the record wakes the reader. Each record
+    /// adds half of this size, so no multiple is missed.
     const NEAR: i32 = 2 * (LENGTH as i32 + 8);
     let quarter = (maps.ring_bytes / 4).cast_signed();
     let (output, sent): (Label, Label) = (a.label(), a.label());

@@ -52,7 +52,7 @@ pub(super) const HAS_TASK: i16 = 87;
 pub(super) const LOCAL_PORT: i16 = 88;
 /// The remote port, u16 in the byte order of the network.
 pub(super) const REMOTE_PORT: i16 = 90;
-/// Whether one copy of the program has sent the record, u8.
+/// Whether a copy of the BPF program (see `program`) has sent the record, u8.
 pub(super) const SENT: i16 = 92;
 /// The local address, 4 or 16 bytes in the byte order of the network.
 pub(super) const LOCAL_ADDR: i16 = 96;

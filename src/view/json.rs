@@ -17,7 +17,7 @@ pub struct Envelope<'a> {
     pub facts: &'a Facts,
     /// Whether the answer is complete.
     pub complete: bool,
-    /// Warnings, one sentence each.
+    /// The warnings.
     pub warnings: &'a [String],
 }
 

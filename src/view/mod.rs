@@ -1,7 +1,7 @@
 //! Output formats: tables and pages for people, and JSON, ndjson and csv for programs.
 //!
-//! JSON, ndjson and csv have exact values, except that `trace` rounds rates and shares to three decimals. Tables and pages round and
-//! shorten values.
+//! JSON, ndjson and csv have exact values, except that `trace` and `watch` round rates and shares to three decimals. Tables and pages
+//! round and shorten values.
 
 pub mod bind_test;
 pub mod capacity;

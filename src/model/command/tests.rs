@@ -130,7 +130,7 @@ fn a_setting_of_another_namespace_has_no_line_in_a_file() {
     assert_eq!(shell(Some("web"), true).sysctl_line("net.ipv4.tcp_timestamps", "1"), None);
     let mut entered = shell(None, true);
     entered.caller.in_initial_netns = false;
-    assert_eq!(entered.sysctl_line("net.ipv4.tcp_timestamps", "1"), None, "ip netns exec web twtool");
+    assert_eq!(entered.sysctl_line("net.ipv4.tcp_timestamps", "1"), None, "in an entered namespace");
     let help = entered.reserve([Port(8080)], Some(&LocalReservedPorts::default()));
     assert_eq!((help.commands.len(), help.sysctl_lines), (1, vec![]));
 }

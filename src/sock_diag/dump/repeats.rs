@@ -7,7 +7,7 @@ use super::datagram::sockets;
 use crate::model::socket::Cookie;
 use crate::sock_diag::response;
 
-/// The number of sockets at the end of a datagram whose repeats are dropped. A chain rarely has more sockets.
+/// The number of sockets at the end of a datagram that [`Repeats`] records. A hash chain rarely has more sockets.
 pub(super) const MAX_SOCKETS: usize = 16;
 
 /// The cookies of the sockets that the next datagram may repeat.
