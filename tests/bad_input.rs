@@ -92,7 +92,8 @@ fn bad_ports_are_named_with_the_allowed_forms() {
             if flag && bad.contains(',') {
                 continue;
             }
-            // Without a flag, clap parses -1 as an option, because -4 and -6 are options.
+            // A positional port does not allow negative numbers, because clap would then take -4 and -6 as ports. So clap parses -1 as an
+            // option.
             let option = bad == "-1" && !flag;
             refused(&args, bad, if option { &["Usage"] } else { &["65535"] });
         }

@@ -46,6 +46,7 @@ suite! {
         hidden_processes_are_reported_as_hidden,
         an_errno_that_is_not_about_the_port_is_not_a_denial,
         an_errno_of_a_security_module_is_a_denial,
+        a_refused_address_family_is_named,
         an_unlisted_bound_socket_is_found_or_reported_as_possibly_missing,
         without_proc_sys_answers_that_need_settings_are_incomplete,
         an_unreadable_services_file_is_reported_and_an_absent_one_is_not,
@@ -336,6 +337,18 @@ fn idle_holder(at: &str) -> Holder {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&addr(at).into()).expect("bound");
     held(socket)
+}
+
+fn a_refused_address_family_is_named() {
+    for (domain, addr, family, other) in
+        [(libc::AF_INET, "127.0.0.1", "IPv4", "IPv6"), (libc::AF_INET6, "::1", "IPv6", "IPv4")]
+    {
+        on_a_thread_that_refuses_some(SYS_socket, Some((0, Eq, domain.cast_unsigned().into())), EAFNOSUPPORT, || {
+            let run = twtool(["bind-test", "8080", "--addr", addr]).code(1);
+            assert!(run.stdout.contains(&format!("denied: {family} sockets cannot be created here")), "{run}");
+            assert!(run.stdout.contains(&format!("Bind an {other} address.")), "{run}");
+        });
+    }
 }
 
 /// Starts a process that holds the socket as its standard input.

@@ -48,7 +48,7 @@ pub fn collect_limits(
     limits.extend((times.due() > 0).then(|| {
         let text = format!(
             "The minute does not contain buckets with 0 s left: they entered TIME_WAIT more than {} s ago, and the kernel \
-             removes them at the next timer tick.",
+             removes them at the next step of its timer wheel.",
             history.length.seconds
         );
         found("due", Some(times.due()), text)

@@ -41,7 +41,7 @@ twtool recognizes a socket by its cookie, a number that the kernel gives to one 
   gone               removed before its time, and several causes are possible
 
 The JSON key `certain` is true if the event has only one possible cause, under two assumptions: nothing removes a bucket in \
-the last 2 s before its timer ends, and a new connection with the addresses and ports of the bucket replaced the bucket.
+the last 2 s before its timer ends; and if a new connection has the addresses and ports of a bucket, it took the bucket over.
 
 FILTER and its flags select rows and events as in `twtool list`. FIN_WAIT_2 buckets are always included, so --fin-wait-2 has no \
 effect. twtool follows every socket, including sockets that the filter rejects; the filter only \

@@ -145,7 +145,7 @@ pub fn run(options: &ExporterOptions, collect: Box<Collect>, trace: Option<Start
     let addresses: &[Address] =
         if listeners.is_empty() && options.listen.is_empty() { &[Address::DEFAULT] } else { &options.listen };
     for address in addresses {
-        // A socket of systemd can already have an address of --listen.
+        // A socket of systemd, or an earlier --listen, can already have the address.
         if listeners.iter().any(|listener| listener.address() == address.to_string()) {
             continue;
         }

@@ -56,15 +56,15 @@ fn sockets(page: &mut String, samples: &Samples) {
 
 fn destinations(page: &mut String, samples: &Samples) {
     page.push_str("<h2>Destinations</h2>\n");
+    let is_known = |netns: &String| of_netns(samples, MetricFamily::Destinations, netns).next().is_some();
+    let all_known = samples.of(MetricFamily::NetnsInfo).iter().all(|(labels, _)| is_known(&labels[0]));
+    if !all_known {
+        page.push_str("<p>The destinations of at least one network namespace are unknown.</p>\n");
+    }
     if samples.of(MetricFamily::DestinationFree).is_empty() {
-        let is_known = |netns: &String| of_netns(samples, MetricFamily::Destinations, netns).next().is_some();
-        let all_known = samples.of(MetricFamily::NetnsInfo).iter().all(|(labels, _)| is_known(&labels[0]));
-        page.push_str(if all_known {
-            "<p>There is no outbound connection on an ephemeral port.</p>\n"
-        } else {
-            "<p>The destinations of at least one network namespace are unknown. No other namespace has an outbound connection \
-             on an ephemeral port.</p>\n"
-        });
+        if all_known {
+            page.push_str("<p>There is no outbound connection on an ephemeral port.</p>\n");
+        }
         return;
     }
     page.push_str("<table>\n<tr><th>Namespace</th><th>From</th><th>To</th><th class=\"n\">Free ports</th><th class=\"n\">TIME_WAIT</th>\

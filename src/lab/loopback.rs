@@ -35,7 +35,7 @@ impl Loopback {
         Ok(Self { packets, sequences: BTreeMap::new() })
     }
 
-    /// Reports the segments since the last call. If `routine` is true, the text output may shorten them.
+    /// Reports the segments since the last call. If `routine` is true, the text output leaves them out.
     pub(super) fn report_segments(&mut self, transcript: &mut Transcript, routine: bool) -> Result<(), LabError> {
         while let Some(frame) = self.packets.receive(Duration::ZERO).map_err(step("receiving from a packet socket"))? {
             // The ports are the first two fields of the TCP header (16 bits each), behind 14 bytes of Ethernet and 20 bytes of IPv4.

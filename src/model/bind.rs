@@ -178,6 +178,12 @@ pub struct BindAddr {
 }
 
 impl BindAddr {
+    /// `IPv4` or `IPv6`: the family of the socket that a bind to this address needs.
+    #[must_use]
+    pub const fn family(&self) -> &'static str {
+        if self.addr.is_ipv6() { "IPv6" } else { "IPv4" }
+    }
+
     /// The address with its scope by name, as `--addr` takes it.
     #[must_use]
     pub fn text(self, facts: &Facts) -> String {

@@ -54,7 +54,7 @@ pub enum SnapshotError {
     /// The observer of a wait could not write its report.
     #[error(transparent)]
     Observer(io::Error),
-    /// Signals could not be blocked, received or delivered, or a thread could not be started.
+    /// A signal could not be blocked, received or delivered, a thread could not be started, or a route could not be looked up.
     #[error("{action} failed: {source}")]
     System {
         /// What failed, for example `waiting for signals`.
@@ -86,7 +86,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Makes the error of an action that needs no socket of the answer, for example on signals or threads.
+    /// Converts the failure of an auxiliary system call (signals, threads, route look-up) to an error.
     pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, source }
     }
@@ -116,7 +116,7 @@ impl SnapshotError {
         matches!(self, Self::Trace(error) if error.is_about_privilege())
     }
 
-    /// Whether the selection caused the error, so that another selection can succeed.
+    /// Whether an argument caused the error, so that another one can succeed.
     #[must_use]
     pub const fn is_about_the_selection(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Filter(_) | Self::FilterNotEvaluable(_))

@@ -126,13 +126,13 @@ impl Input {
 }
 
 impl Snapshot {
-    /// Makes a snapshot of the kernel in the network namespace of the calling thread.
+    /// Selects the kernel and the network namespace of the calling thread. Each question reads the kernel again.
     #[must_use]
     pub const fn here() -> Self {
         Self::of(Namespaces::own())
     }
 
-    /// Makes a snapshot of the kernel in these network namespaces.
+    /// Selects the kernel and these network namespaces. Each question reads the kernel again.
     #[must_use]
     pub const fn of(namespaces: Namespaces) -> Self {
         Self { namespaces, input: Input::Kernel(SourceChoice::Auto) }

@@ -97,8 +97,8 @@ enum RecordingLine {
     Samples(u64),
 }
 
-/// The maximum length in bytes of a line after the first. The longest lines have the occupants of [`MAX_OCCUPANTS`] buckets, each with at
-/// most 33 bytes. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
+/// The maximum length in bytes of a line after the first. The longest lines are those of samples: for up to [`MAX_OCCUPANTS`] buckets
+/// that disappeared, they say which socket now has both ends ([`Occupant`]), in at most 33 bytes each. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
 const MAX_LINE_LENGTH: u64 = 1 << 20;
 
 /// Writes a recording.

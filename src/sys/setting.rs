@@ -9,8 +9,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 /// The sizes of buffers in bytes, tried in this order. For each read of a setting the kernel allocates and clears a buffer that is one byte
-/// larger, so 4095 bytes need one page. This takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, every second
-/// port, has 187 KiB.
+/// larger, so 4095 bytes need one page. This takes 6 µs with 4095 bytes and 63 µs with 1 MiB (Linux 6.18). The longest list, two
+/// of every three ports, has 249 KiB.
 const BUFFERS: [usize; 2] = [4095, 1 << 20];
 
 /// Reads the text of the file, without white space around it.

@@ -232,7 +232,11 @@ fn denial(evidence: &BindEvidence) -> String {
     match evidence.conclusion.cause {
         Cause::PrivilegedPort => "the port needs CAP_NET_BIND_SERVICE".into(),
         Cause::AddressNotLocal => format!("{on} is not an address of this network namespace"),
-        Cause::FamilyUnsupported => "IPv6 sockets cannot be created here".into(),
+        Cause::FamilyUnsupported => {
+            let refused = |attempt: &&Attempt| attempt.outcome() == CallResult::Failed(Errno::FamilyNotSupported);
+            let family = evidence.attempts.iter().find(refused).map_or("such", |attempt| attempt.at.family());
+            format!("{family} sockets cannot be created here")
+        }
         _ => format!("{} on {on}", first.map_or("unknown", |attempt| attempt.outcome().name())),
     }
 }

@@ -361,7 +361,7 @@ fn last_line(list: &ListTable, left_out: &[&str]) -> String {
         counted.push_str(&namespaces);
     }
     parts.extend(totals.next_expiry.map(|next| match next {
-        Duration::ZERO => "the next expires at the kernel's next timer tick".to_owned(),
+        Duration::ZERO => "the next expires at the next step of the kernel's timer wheel".to_owned(),
         next => format!("the next expires in {}", human::duration(next)),
     }));
     if !left_out.is_empty() {

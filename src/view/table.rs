@@ -3,7 +3,7 @@
 //! [`write()`] uses comfy-table for tables of up to `DRAWN` rows. For more rows, comfy-table would need several times the memory
 //! and time of the rest of the command, so [`stream`] writes the table line by line. A list without owners (`list.rs`) always uses
 //! [`stream`], because comfy-table would take longer than the rest of the command even for ten rows. Both ways have the same
-//! layout, and a property test compares their bytes.
+//! layout (except for columns wider than `WIDEST`), and a property test compares their bytes.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -307,7 +307,7 @@ fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<TextStyl
     }
 }
 
-/// Pads the last cell of a line with blanks, and appends the gap. The cell begins at byte `cell`. `right`: the blanks come before
+/// Pads the cell that was just appended to `line` with blanks, and appends the gap to the next column. The cell begins at byte `cell`. `right`: the blanks come before
 /// the text.
 fn align(line: &mut Text, cell: usize, blanks: usize, right: bool) {
     if right {

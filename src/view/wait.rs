@@ -149,7 +149,7 @@ fn obstacle(wait: &WaitReport) -> String {
         Cause::OwnSocket => {
             format!("the server's own socket on {} blocks the bind", wait.collision.unwrap_or("another address"))
         }
-        Cause::FamilyUnsupported => "IPv6 sockets cannot be created here".into(),
+        Cause::FamilyUnsupported => "sockets of this address family cannot be created here".into(),
         Cause::Unknown if wait.denied => "the kernel refuses the bind".into(),
         Cause::Unknown => "a socket that this kernel does not list blocks the port".into(),
     }
@@ -177,7 +177,7 @@ fn buckets(wait: &WaitReport) -> String {
     let least = holders().any(|holder| matches!(holder.socket, Socket::Bucket(bucket) if bucket.fin_wait_2));
     let time = match wait.remaining {
         None => String::new(),
-        Some(Duration::ZERO) => ", due: gone at the next timer tick".into(),
+        Some(Duration::ZERO) => ", due: gone within seconds".into(),
         Some(left) if least => format!(", at least {} to go", human::duration(left)),
         Some(left) => format!(", {} to go", human::duration(left)),
     };
@@ -312,7 +312,7 @@ mod tests {
             "blanks cover the end of the longer line"
         );
         let due = drawn(&mut line, &wait(&facts, &held, BUCKETS, Some(0)), 80);
-        assert!(due.contains("due: gone at the next timer tick ["), "{due}");
+        assert!(due.contains("due: gone within seconds ["), "{due}");
         let mut out = vec![];
         line.clear(&mut out).expect("written");
         line.clear(&mut out).expect("written");

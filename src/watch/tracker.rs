@@ -302,7 +302,9 @@ impl Tracker {
             }
             let occupant = find(&row.bucket);
             if occupant == Occupant::Itself {
-                seen.known_ms = u32::try_from(left + i64::from(slack_ms) - time.least).unwrap_or(0);
+                let unless_restarted = u32::try_from(left + i64::from(slack_ms) - time.least).unwrap_or(0);
+                // A segment of the peer can have restarted the timer, and the look-up does not report the remaining time.
+                seen.known_ms = if segments == Some(0) { unless_restarted } else { u32::MAX };
                 still_there.push(seen);
                 continue;
             }

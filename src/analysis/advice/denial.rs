@@ -1,4 +1,4 @@
-//! Advice for a bind that fails although the port is not in use.
+//! Advice for a bind or listen that fails with another errno than EADDRINUSE.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ pub fn needed_options(with: ReuseOptions) -> String {
 /// Warns that the test had a privilege that the server may lack.
 pub(super) fn plain_user(evidence: &BindEvidence) -> Option<String> {
     let BindEvidence { facts, port, attempts, setup, .. } = evidence;
-    // The kernel checks the privilege after the address, and before it reports EADDRINUSE.
+    // The kernel has checked the privilege when it reports EADDRINUSE.
     let had_privilege =
         |attempt: &Attempt| matches!(attempt.bind, CallResult::Ok | CallResult::Failed(Errno::AddrInUse));
     let privileged = facts.privileged(*port) == Some(true) && attempts.iter().any(had_privilege);
@@ -74,11 +74,14 @@ pub fn denial(facts: &Facts, port: Port, attempt: &Attempt, errno: Errno) -> Str
              net.ipv6.ip_nonlocal_bind (ip(7)).",
             attempt.at.scope.map_or("any interface".into(), |scope| facts.interface_name(scope)),
         ),
-        Errno::FamilyNotSupported => {
-            "EAFNOSUPPORT: IPv6 sockets cannot be created here. Bind an IPv4 address. The kernel was started with \
+        Errno::FamilyNotSupported if attempt.at.addr.is_ipv6() => {
+            "EAFNOSUPPORT: IPv6 sockets cannot be created here. Bind an IPv4 address. The kernel has no IPv6 or was started with \
              ipv6.disable=1, or a sandbox refuses IPv6 (ipv6 in the kernel's documentation)."
                 .into()
         }
+        Errno::FamilyNotSupported => "EAFNOSUPPORT: IPv4 sockets cannot be created here. Bind an IPv6 address. A sandbox probably refuses \
+             IPv4, for example RestrictAddressFamilies= of a systemd unit (socket(2))."
+            .into(),
         Errno::Other("EINVAL") => format!("bind() to {on} fails with EINVAL: {}", invalid(attempt)),
         Errno::Other("ENODEV") => {
             format!("bind() to {on} fails with ENODEV: the interface no longer exists (ipv6(7)).")

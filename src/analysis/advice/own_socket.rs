@@ -35,7 +35,7 @@ pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
     let is_ipv4 = |attempt: &Attempt| attempt.at.addr.to_canonical().is_ipv4();
     let is_dual_stack = |attempt: &Attempt| attempt.at.addr == Ipv6Addr::UNSPECIFIED && !attempt.v6only;
     let cure = if is_dual_stack(failing) && before.iter().all(|one| is_ipv4(one)) {
-        ":: takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the IPv6 socket before bind(), or open \
+        ":: takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the socket of :: before bind(), or open \
          :: alone (ipv6(7))."
     } else if failing.at.addr.is_ipv4() && before.iter().all(|one| is_dual_stack(one) || !is_ipv4(one)) {
         ":: takes IPv4 too, unless the socket has IPV6_V6ONLY. Set IPV6_V6ONLY on the socket of :: before bind(), or open \

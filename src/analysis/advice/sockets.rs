@@ -209,10 +209,10 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
 pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
     let sockets = || blocking_in(evidence, |state| matches!(state, TcpState::Closed | TcpState::BoundInactive));
     let names = owner_names(sockets());
-    let (holds, its) = if sockets().count() == 1 {
-        (format!("A socket is bound to the port and does not listen: {names}."), "its process")
+    let holds = if sockets().count() == 1 {
+        format!("A socket is bound to the port and does not listen: {names}.")
     } else {
-        (format!("Sockets are bound to the port and do not listen: {names}."), "their processes")
+        format!("Sockets are bound to the port and do not listen: {names}.")
     };
     let mut advice = vec![match fewest_that_work(evidence) {
         // SO_REUSEPORT works only if all sockets have it. Then all of them can listen.
@@ -222,7 +222,7 @@ pub(super) fn bound(evidence: &BindEvidence) -> Vec<String> {
              (listen(2); try --listen).",
             set_options_advice(options)
         ),
-        None => format!("{holds} Stop {its}, or choose another port or address."),
+        None => format!("{holds} Stop what holds the port, or choose another port or address."),
     }];
     advice.extend(buckets_beside(evidence));
     if fewest_that_work(evidence).is_none() {

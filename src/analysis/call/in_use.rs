@@ -11,7 +11,7 @@ use crate::model::bind::{Attempt, Cause, Holder, ServerSetup, Verdict};
 use crate::model::call::{CallCause, CallName, SocketCall};
 use crate::model::command::{Privilege, Step};
 use crate::model::process::Owners;
-use crate::model::socket::Socket;
+use crate::model::socket::{Socket, TcpState};
 
 pub(super) fn explain(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
     let FailedTcpCall { failed, facts, addr, socket, .. } = *called;
@@ -155,11 +155,12 @@ fn connection(evidence: &BindEvidence) -> Vec<String> {
 }
 
 fn bound(evidence: &BindEvidence) -> Vec<String> {
-    let sockets = || evidence.holders.iter().filter(|holder| holder.blocks);
-    let (bound, its) = if sockets().count() == 1 {
-        ("A socket is bound to the port and does not listen", "its process")
+    let is_bound = |holder: &&Holder| matches!(holder.socket.state(), TcpState::Closed | TcpState::BoundInactive);
+    let sockets = || evidence.holders.iter().filter(|holder| holder.blocks).filter(is_bound);
+    let bound = if sockets().count() == 1 {
+        "A socket is bound to the port and does not listen"
     } else {
-        ("Sockets are bound to the port and do not listen", "their processes")
+        "Sockets are bound to the port and do not listen"
     };
-    vec![format!("{bound}: {}. Stop {its}, or choose another port.", owner_names(sockets()))]
+    vec![format!("{bound}: {}. Stop what holds the port, or choose another port.", owner_names(sockets()))]
 }

@@ -225,9 +225,11 @@ fn explain_denial(called: &FailedTcpCall, attempt: &Attempt) -> Explanation {
             CallCause::Port(cause),
             format!("{on} is not an address of this network namespace, or not usable yet"),
         ),
-        Cause::FamilyUnsupported => {
-            Explanation::new(Some(Verdict::Denied), CallCause::Port(cause), "IPv6 sockets cannot be created here")
-        }
+        Cause::FamilyUnsupported => Explanation::new(
+            Some(Verdict::Denied),
+            CallCause::Port(cause),
+            format!("{} sockets cannot be created here", attempt.at.family()),
+        ),
         _ => Explanation::new(
             Some(Verdict::Denied),
             CallCause::Port(cause),

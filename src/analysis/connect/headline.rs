@@ -63,7 +63,9 @@ pub fn headline(situation: &Situation, conclusion: &ConnectConclusion) -> String
             format!(": {fails} because the link-local address {addr} does not name its interface (the scope, like %eth0)")
         }
         (_, ConnectCause::NoRoute) => format!(": {fails} because {}", no_route(situation)),
-        (_, ConnectCause::FamilyUnsupported) => format!(": {fails} because IPv6 sockets cannot be created here"),
+        (_, ConnectCause::FamilyUnsupported) => {
+            format!(": {fails} because {} sockets cannot be created here", situation.to.family())
+        },
         (ConnectVerdict::Denied, _) => format!(": {fails}"),
         (_, ConnectCause::AddressInUse) if conclusion.failure.is_some_and(|(call, _)| call == FailingCall::Connect) => {
             format!(": {fails} because this connection exists already ({})", obstacle(situation))

@@ -41,7 +41,7 @@ pub(super) fn request(request: TraceRequest, tid: i32, number: i32) -> io::Resul
         TraceRequest::Detach => libc::PTRACE_DETACH,
     };
     // SAFETY: these requests take numbers and no pointers. They change the other process, not this one.
-    #[expect(unsafe_code, reason = "ptrace has no safe wrapper for these requests")]
+    #[expect(unsafe_code, reason = "nix lacks PTRACE_LISTEN and real-time signals")]
     let result = unsafe { libc::ptrace(request, tid, 0_usize, libc::c_long::from(number)) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
