@@ -87,8 +87,8 @@ type Job<'s> = Box<dyn FnOnce() + Send + 's>;
 /// The maximum number of pieces that wait in the channel of a thread.
 const AHEAD: usize = 2;
 
-/// Runs `work` on the items `0..items`, on the calling thread and on `others` more threads, and passes the pieces to `each` in the
-/// order of the items. Memory is bounded, because each thread is at most a few pieces ahead.
+/// Runs `work` on the items `0..items`, on the calling thread and on at most `others` more threads, and passes the pieces to `each`
+/// in the order of the items. Memory is bounded, because each thread is at most a few pieces ahead.
 ///
 /// 1. Thread `i` of `n` takes the items `i`, `i + n`, `i + 2n`, ...; the calling thread is thread 0.
 /// 2. Every other thread has its own channel. It sends its pieces, and `None` after the last piece of an item.

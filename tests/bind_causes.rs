@@ -89,7 +89,8 @@ fn check(works: [bool; 4], situation: &str) {
     }
 }
 
-/// Checks that the options that the first advice names work. If it names none, checks that no options work.
+/// Checks that the options that the first advice names work. If it names none, checks that no options work. Without
+/// advice, checks nothing.
 fn advice_works(document: &Value, works: [bool; 4], run: &Run) {
     let Some(first) = document["advice"][0].as_str() else { return };
     // The advice never names the set without options, so no advice contains the first text.

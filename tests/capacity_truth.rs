@@ -269,7 +269,13 @@ fn buckets_without_timestamps_or_in_fin_wait_2_are_not_reusable() {
         set_age(true);
         keep(accepted)
     };
-    check("FIN_WAIT_2, tcp_tw_reuse", half, "127.0.0.1", "127.0.0.1:443", 15);
+    if kernel::has_exact_ages() {
+        check("FIN_WAIT_2, tcp_tw_reuse", half, "127.0.0.1", "127.0.0.1:443", 15);
+    } else {
+        // An older kernel may take such a bucket over, so twtool reports its port as uncertain.
+        let (free, uncertain, further) = compare("FIN_WAIT_2, tcp_tw_reuse", half, "127.0.0.1", "127.0.0.1:443");
+        assert!((free - uncertain..=free).contains(&further), "{further} in {free} - {uncertain}..={free}");
+    }
     let explicit = |w: &World| {
         close_client_first(World::bound_client("127.0.0.1:40005", "127.0.0.1:443"), w.server("127.0.0.1:443"));
         reusable::<1, true, false, true>(w)

@@ -241,7 +241,7 @@ fn drop_in(text: &str) -> (String, Vec<String>) {
 }
 
 /// Runs the exporter under its unit with this drop-in, and scrapes it once. `user` has the arguments of setpriv. Returns the log line
-/// and the metrics.
+/// `listening` and the metrics.
 fn scrape(drop_in: &str, user: &[String], args: &[&str]) -> (String, String) {
     let unit = Unit::new("twtool-exporter.service", drop_in);
     let user: Vec<&str> = user.iter().map(String::as_str).collect();
@@ -257,10 +257,10 @@ fn needs_units_and_users(users: &[u32]) {
     for name in ["setpriv", "python3", "systemd-analyze"] {
         needs_program(name);
     }
-    // Exit code 77 means that libseccomp or the system call groups of systemd-analyze are missing.
+    // Exit code 77 means that libseccomp or systemd-analyze is missing.
     let version = Run::of(&mut Unit::new("twtool-metrics.service", "").run(&NONE, &["--version"]));
     if version.code == Some(77) || !users.iter().all(|user| has_user(*user)) {
-        let why = "the restrictions of the units: libseccomp, the groups of systemd-analyze or users are missing";
+        let why = "the restrictions of the units: libseccomp, systemd-analyze or users are missing";
         std::panic::resume_unwind(Box::new(NotChecked(why.into())));
     }
 }

@@ -200,7 +200,7 @@ fn the_step_with_reuseaddr_predicts_the_result_of_the_kernel() {
             }
         });
     }
-    // With an open connection, bind() works with SO_REUSEADDR, and connect() fails. So there is no step.
+    // If the same connection is open, bind() works with SO_REUSEADDR, but connect() fails. So there is no step.
     let _server = serve(TO);
     let _open = client(Some(FROM), TO, true).connect().expect("a connection");
     assert_eq!(purpose(TO), None);
@@ -292,7 +292,7 @@ fn bind_chooses_the_port_of_a_client_that_binds_only_an_address() {
         .prints("free, 8 of 8 ports are left")
         .prints("Without IP_BIND_ADDRESS");
     assert_eq!(Client { no_port: true, ..address_only }.connect_failure(), None);
-    // For the server of these connections, bind() and connect() both fail.
+    // For the server of these connections, neither bind() nor connect() finds a port.
     assert_eq!(answer(&document(&args, 1)), ["blocked", "exhausted", "bind", "EADDRINUSE"]);
     assert!(!steps(&args).iter().any(|step| step.contains("no-port")), "connect() finds no port either");
     drop(open);

@@ -335,7 +335,7 @@ fn capacity_and_connect_test_change_no_bucket() {
     for (client, server) in clients {
         world.closed(&client, server, client.from.is_some_and(|from| from.port() == LOW + 1015)).expect("a connection");
     }
-    // Then connect() may take over each bucket in TIME_WAIT that is older than the delay.
+    // With this setting, connect() may take over each bucket in TIME_WAIT that is older than the delay.
     set("ipv4.tcp_tw_reuse", 1);
     if kernel::has_exact_ages() {
         set("ipv4.tcp_tw_reuse_delay", 1);

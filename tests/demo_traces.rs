@@ -130,7 +130,8 @@ fn the_host_is_the_same_after_a_panic() {
     }
 }
 
-/// An environment variable with the name of a scenario. If it is set, this test program plays the scenario and panics in the middle.
+/// The environment variable that contains the name of a scenario. If it is set, this test program plays the scenario and panics in the
+/// middle.
 pub(crate) const PANICKING: &str = "TWTOOL_TEST_PANICKING_DEMO";
 
 /// Plays a scenario and panics in the middle. The process must have only one thread.

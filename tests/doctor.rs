@@ -475,7 +475,7 @@ fn missing_settings_are_unknown_and_reported() {
         assert!(!checks[id]["finding"].is_null(), "{id} gives the reason");
     }
     assert!(with_status(&checks, "warning").is_empty(), "an unknown fact does not cause a warning{run}");
-    // Checks that need no setting still have results.
+    // Checks that do not depend on the hidden settings still have results.
     assert_eq!(
         (&checks["tcp_timewait_overflow"]["value"], &checks["tcp_tw_recycle"]["status"]),
         (&json!(0), &json!("ok"))

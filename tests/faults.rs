@@ -284,7 +284,7 @@ impl Findings {
     fn conclude(self) {
         measured(format!("faults: {:?}", self.ends));
         let first: String = self.wrong.iter().take(if full() { 400 } else { 8 }).cloned().collect();
-        assert!(self.wrong.is_empty(), "{} answers changed\n{first}", self.wrong.len());
+        assert!(self.wrong.is_empty(), "{} runs ended in a wrong way\n{first}", self.wrong.len());
     }
 }
 
@@ -448,7 +448,7 @@ fn judge(run: &Run, usual: &RunAnswer, error: &str) -> &'static str {
         _ if error == "EACCES" && answer.without_privileged_values() == usual.without_privileged_values() => {
             "a privileged value is null"
         }
-        // Linux before 6.3 does not have IP_LOCAL_PORT_RANGE. There `capacity` reports the ports that it cannot test as uncertain.
+        // Older kernels do not have IP_LOCAL_PORT_RANGE. There `capacity` reports the ports that it cannot test as uncertain.
         _ if error == "ENOPROTOOPT" && !run.stderr.is_empty() => "an option that kernels may lack",
         _ if run.stderr.is_empty() => "another answer without a warning",
         _ => "another answer with a warning",

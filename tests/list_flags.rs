@@ -211,8 +211,7 @@ fn rows_are_sorted_by_the_requested_key() {
         server.connect(to, Some(from)).and_then(|c| c.close(ActiveCloser::Server)).expect("a bucket");
     }
     let half = halves(&servers[0], &[50, 20, 40, 30]);
-    // All runs use one recording, because the order of buckets with almost equal remaining times can change from one live list to the
-    // next.
+    // `by` uses one recording, because the order of buckets with almost equal remaining times can change from one live list to the next.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("recording").into_os_string().into_string().expect("UTF-8");
     twtool(["list", "--fin-wait-2", "--record", &file]).ok();

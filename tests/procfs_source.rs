@@ -26,7 +26,7 @@ suite! {
     ],
 }
 
-/// The keys of a record whose values procfs does not contain.
+/// The keys of the values that procfs does not contain.
 const UNKNOWN: [&str; 3] = ["interface", "mark", "cookie"];
 
 /// The rows of `twtool list` from this source, sorted by identity.
@@ -285,7 +285,7 @@ fn without_sock_diag_accepted_connections_do_not_count_for_a_destination() {
     assert_eq!(destinations(&run), [], "{run}");
     assert_eq!(run.json()["complete"], false, "{run}");
     twtool(["doctor"]).code(2).says("1 connection of unknown direction");
-    // If no listener on :: has the port, no direction is unknown.
+    // Without a listener on ::, no direction is unknown.
     drop(open);
     let server = listen("[::1]:443");
     let client = connect_from(&server, "[::1]:443", "[::1]:40003");

@@ -291,7 +291,7 @@ fn the_commands_of_capacity_give_connect_more_ports() {
     connect(None, to).expect("a port of the wider range");
     assert_eq!(answered(&args).json()["verdict"], Value::Null);
 
-    // If all ports of the range are reserved, twtool reports it even without a connection, and the same command helps.
+    // If all ports of the range are reserved, twtool reports it even without `--to`.
     narrow_range(4);
     sysctl::write("ipv4.ip_unprivileged_port_start", "30000").expect("the namespace is ours");
     reserve(&(LOW..LOW + 4).collect::<Vec<_>>());

@@ -352,7 +352,7 @@ pub(crate) fn close_many(threads: u32, each: u32) {
     });
 }
 
-/// A tracer that counts the closes of this namespace on port 8096, and ends when it gets SIGTERM.
+/// A tracer that counts the closes of this namespace with the remote port 8096, and ends when it gets SIGTERM.
 fn counting() -> Outside {
     needs_bpf();
     let line = format!(
@@ -381,9 +381,8 @@ fn nearly_every_close_is_seen_on_busy_cores() {
     assert_eq!(document["complete"], lost + skipped == 0, "{run}");
 }
 
-/// The smallest number of these closes that the tracer must report, or count as lost or skipped. A kernel can run no BPF program while
-/// process 1 is current, unless process 1 has loaded it. The mainline kernel does not do that. On such a kernel, up to 5 % of the closes
-/// may be missing.
+/// The smallest number of these closes that the tracer must report, or count as lost or skipped. Some kernels (not mainline) skip every
+/// BPF program while process 1 is current, unless process 1 has loaded it. On them, up to 5 % of the closes may be missing.
 pub(crate) fn fewest_counted(closes: u64) -> u64 {
     let types = std::fs::read("/sys/kernel/btf/vmlinux").expect("the type information that the tracer has read");
     let spares_process_1 = types.windows(12).any(|name| name == b"\0init_owned\0");
@@ -399,7 +398,7 @@ fn closes_that_a_stopped_tracer_misses_are_counted() {
     let run = outside.end();
     let document = run.json();
     let [closes, lost, skipped] = ["closes", "lost", "skipped"].map(|key| document[key].as_u64().expect("a number"));
-    // On a slow machine, the kernel also skips the BPF program for a few closes: 6 of these 20,000 were missing in emulation (Linux 7.2).
+    // On a slow machine, the kernel also skips the BPF program for a few closes: for 6 of these 20,000 in emulation (Linux 7.2).
     assert!(
         lost > 0 && closes + lost + skipped >= fewest_counted(20_000),
         "the buffer has room for 15,887 closes: {run}"

@@ -198,7 +198,7 @@ fn the_first_sample_reports_a_mistake_in_the_filter() {
     twtool(watch(&["--local-port", "nosuch"])).refused("'nosuch'");
 }
 
-/// Records a series of samples. Its last samples have two buckets of the server on port 8080 and one of a client. Returns the path of
+/// Records a series of samples. Its last sample has two buckets of the server on port 8080 and one of a client. Returns the path of
 /// the recording and the output of twtool.
 fn recorded(folder: &TempDir) -> (String, String) {
     let server = listen("127.0.0.1:8080");

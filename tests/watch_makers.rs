@@ -18,7 +18,7 @@ use crate::trace::loaded_bpf_programs;
 
 suite! {
     pure: [
-        the_option_tracer_needs_the_screen_and_the_kernel,
+        the_option_tracer_is_refused_without_the_screen_or_with_a_recording,
     ],
     netns: [
         a_tracer_with_a_socket_names_owners_and_makers,
@@ -32,7 +32,7 @@ suite! {
 /// At this size, no cell of a table is truncated.
 const WIDE: (u16, u16) = (150, 40);
 
-fn the_option_tracer_needs_the_screen_and_the_kernel() {
+fn the_option_tracer_is_refused_without_the_screen_or_with_a_recording() {
     twtool(["watch", "-o", "ndjson", "--tracer", "/nowhere"]).refused("'--tracer'").says("the live screen");
     twtool(["watch", "--replay", "/nowhere/file", "--tracer", "/nowhere"]).refused("'--tracer'");
     twtool(["watch", "--tracer", "/nowhere/socket"]).refused("'/nowhere/socket'");

@@ -72,7 +72,7 @@ fn a_signal_ends_watch_while_the_terminal_accepts_no_text() {
         assert_eq!(status.and_then(|status| status.signal()), Some(Signal::SIGTERM as i32), "{name}: {status:?}");
         assert!(screen.has_its_modes(), "{name}");
         let samples = twtool(["watch", "-o", "ndjson", "--replay", path.to_str().expect("UTF-8")]).ok();
-        assert!(!samples.ndjson().is_empty(), "the recording is kept");
+        assert!(!samples.ndjson().is_empty(), "the recording has no sample");
     }
 }
 
@@ -209,7 +209,7 @@ fn no_key_makes_a_paused_screen_read_sockets() {
         assert!(!screen.text().contains("2 TIME_WAIT"), "{keys:?}: {}", screen.text());
     };
     unread(&mut screen, "w", "the recording begins when you press p");
-    // The collector (the thread that reads sockets) applies a new filter to the rows of its last read, after all earlier requests.
+    // The collector (the thread that reads sockets) handles requests in order. It applies a new filter to the rows of its last read.
     unread(&mut screen, "/dport = :8080\r", "0 TIME_WAIT");
     unread(&mut screen, "/\x15sport = :8080\r", "1 TIME_WAIT");
     unread(&mut screen, "/\x15sprt\r", "invalid filter");

@@ -7,8 +7,8 @@
 //! - `cargo bench --bench whole -- namespaces` measures 200 network namespaces of 100 buckets each.
 //! - `cargo bench --bench whole -- watch` measures a stream of samples, without the floor.
 //!
-//! The benchmark runs each command and the floor in turns. Each such pair gives one ratio: the wall time of the command divided by that of
-//! the floor. A busy machine slows both runs of a pair, so it hardly changes the ratio. The benchmark prints Markdown tables for
+//! The benchmark runs each command and the floor in turns. Each pair of runs gives one ratio: the wall time of the command divided by that
+//! of the floor. A busy machine slows both runs of a pair, so it hardly changes the ratio. The benchmark prints Markdown tables for
 //! docs/performance.md, and never fails because of a time.
 
 mod floor;
@@ -260,7 +260,7 @@ fn measure(buckets: u32) -> Result<Size, Box<dyn Error>> {
         for ((case, measured), longest) in cases.iter().zip(&mut measured).zip(&mut longest) {
             // Twice, because an uncounted pair may run before the counted pair.
             supply.ensure_outlives(2 * *longest)?;
-            // The caches may contain only data of the previous case.
+            // The previous case may have replaced the data in the caches.
             if warms_up(buckets) && !case.consumes {
                 case.pair(round % 2 == 0)?;
             }

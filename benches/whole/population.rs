@@ -71,7 +71,7 @@ pub(crate) fn make_here(buckets: usize) -> Result<u32, Box<dyn Error>> {
     Population::count_buckets()
 }
 
-/// The listeners of one thread, which must accept its own connections.
+/// The listeners of one thread. No other thread connects to them.
 struct Lane {
     ipv4: Vec<TcpListener>,
     dual: Vec<TcpListener>,

@@ -10,7 +10,7 @@ use twtool_fuzz::bounded;
 const TYPE: std::ops::Range<usize> = 4..6;
 /// The type of an error or an acknowledgement, as in linux/netlink.h.
 const NLMSG_ERROR: u16 = 2;
-/// The position of the errno of `struct nlmsgerr`, after the header of 16 bytes. It is a negative number or 0.
+/// The position of the errno of `struct nlmsgerr`, after the header of 16 bytes. The errno is a negative number or 0.
 const ERRNO: usize = 16;
 
 fuzz_target!(|case: &[u8]| {

@@ -1,4 +1,4 @@
-//! Finds the sockets that can block a *plain* bind (a bind without SO_REUSEADDR and SO_REUSEPORT).
+//! Finds the sockets that can block a *plain* bind (a bind with neither SO_REUSEADDR nor SO_REUSEPORT).
 //!
 //! A socket can block the bind if its address conflicts by the kernel's rule (`inet_rcv_saddr_equal` in
 //! net/ipv4/inet_connection_sock.c). Only a real bind shows whether one of these sockets does block it.

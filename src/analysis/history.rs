@@ -54,7 +54,7 @@ impl RemainingTimes {
         self.largest_ms
     }
 
-    /// The number of buckets that are due: the kernel removes them at the next tick of the timer wheel.
+    /// The number of buckets that are due: their time has run out, but the kernel has not removed them yet.
     #[must_use]
     pub fn due(&self) -> u64 {
         self.by_second[0]

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_maximum_is_a_limit_only_on_a_kernel_that_keeps_no_bucket_then() {
+    fn a_negative_maximum_is_a_limit_only_if_the_kernel_then_keeps_no_bucket() {
         let kernel = BucketFacts { max_tw_buckets: Some(-1), ..BucketFacts::default() };
         let limit = |none| at_maximum(StateCounts::default(), &kernel, none).map(|limit| limit.text);
         assert_eq!((limit(Some(true)), limit(None)), (None, None));

@@ -189,7 +189,7 @@ fn wait(failure: &Failure) -> Step {
             start
         }
         _ if is_named_by_a_holder(failure) => {
-            "first, in another terminal: wait until the bind works. twtool opens the namespace while the process exists"
+            "first, in another terminal: wait until the bind works (start this before you end the process)"
         }
         _ => "wait until the bind works",
     };

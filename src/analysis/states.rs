@@ -24,7 +24,7 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
     let text = match (socket.state, socket.inode.is_none()) {
         (TcpState::FinWait1, true) => format!(
             "fin-wait-1 without a process: this end closed the connection, and the peer has not acknowledged the FIN. {timer} \
-             SOCK_DESTROY, or a response of the peer, ends this state earlier."
+             SOCK_DESTROY (since Linux 6.11), or a response of the peer, ends this state earlier."
         ),
         (TcpState::FinWait1, false) => format!(
             "fin-wait-1: this end has sent its FIN, and the peer has not acknowledged it. {timer} If the process closes the \
@@ -32,7 +32,8 @@ pub fn explain(socket: &FullSocket) -> Option<String> {
         ),
         (TcpState::FinWait2, true) => "fin-wait-2 without a process: this end closed the connection, and the peer has \
                                        not. A timer ends the socket (net.ipv4.tcp_fin_timeout). If the peer closes \
-                                       before, the socket becomes TIME_WAIT. SOCK_DESTROY ends the socket at once."
+                                       before, the socket becomes TIME_WAIT. SOCK_DESTROY (since Linux 6.11) ends the \
+                                       socket at once."
             .into(),
         (TcpState::FinWait2, false) => "fin-wait-2 with a process: the process has called shutdown(), and the peer \
                                         has not closed. No timer runs, unless the process has set SO_KEEPALIVE. The \

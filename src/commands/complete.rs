@@ -56,7 +56,7 @@ pub fn run(args: &CompleteArgs, mut program: Command, out: &mut dyn Write) -> io
     let mut program = program.mut_subcommands(|command| command.mut_args(|arg| with_values(arg, &context, &commands)));
     let folder = std::env::current_dir().ok();
     let mut candidates = complete(&mut program, args.words.clone(), args.index, folder.as_deref()).unwrap_or_default();
-    // As in the help, the options of every command come last.
+    // As in the help, the global options come last.
     candidates.sort_by_key(|one| one.get_tag().is_some_and(|tag| tag.to_string() == GLOBAL));
     // Options are offered if the word begins with a hyphen, or if there are no other candidates.
     let is_option = |one: &CompletionCandidate| one.get_value().as_encoded_bytes().starts_with(b"-");

@@ -1,7 +1,7 @@
 //! `twtool kill`: removes timewait buckets and, with --orphans, sockets in a closing state that no process has open.
 //!
 //! 1. Select the sockets.
-//! 2. Show the plan with its risks.
+//! 2. Show the plan with its risks. With --yes or --dry-run, only the table format shows it.
 //! 3. Ask for confirmation, unless --yes is given.
 //! 4. Remove the sockets.
 //! 5. Verify that they are gone.

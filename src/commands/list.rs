@@ -99,7 +99,7 @@ pub struct ListArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SourceArg {
-    /// sock_diag, or procfs if sock_diag is refused
+    /// sock_diag, or procfs if sock_diag is absent or refused
     Auto,
     /// sock_diag only
     #[value(name = "sock_diag")]

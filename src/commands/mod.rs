@@ -97,8 +97,8 @@ pub(crate) fn hide_format_and_version_options(arg: clap::Arg) -> clap::Arg {
     hide_refused(arg, &["output", "json", "ipv4", "ipv6"], &[])
 }
 
-/// Hides the global options and the output formats that a command refuses from its help, its manual page and its completions. The
-/// command still accepts the words, so that it can explain why it refuses them.
+/// Hides the global options and the output formats that a command refuses. They are not in its help, manual page and completions. The
+/// command still parses the words, so that it can explain why it refuses them.
 fn hide_refused(arg: clap::Arg, options: &[&str], formats: &[Format]) -> clap::Arg {
     if options.contains(&arg.get_id().as_str()) {
         return arg.hide(true);
@@ -362,7 +362,7 @@ pub fn report_usage(
     }
 }
 
-/// Removes clap's tip to write `-- --flag`: no argument of twtool begins with a hyphen, except words of a command.
+/// Removes clap's tip to write `-- --flag`: no positional argument of twtool begins with a hyphen, except words of a command.
 fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) {
         let kept = tips.iter().filter(|tip| !tip.to_string().contains("as a value")).cloned().collect();

@@ -72,7 +72,7 @@ pub struct TraceArgs {
     /// Count closes by this key, and print a table
     #[arg(long, value_enum, value_name = "KEY")]
     by: Option<TraceByArg>,
-    /// Number of groups in the table
+    /// Number of groups to print
     #[arg(long, value_name = "N", default_value_t = 20, requires = "by", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,

@@ -23,7 +23,7 @@ pub(super) struct TracerArgs {
 
 impl TracerArgs {
     /// Reads what the tracer has recorded. If a command calls this function before it reads the buckets, the makers of the newest
-    /// buckets (the processes that closed the connections) are unknown. The result is empty if `--tracer` is not given and the tracer of
+    /// buckets (the processes that closed the connections) can be unknown. The result is empty if `--tracer` is not given and the tracer of
     /// the default socket does not answer.
     pub(super) fn read(&self) -> Result<TracedOwners, CommandError> {
         let Some(path) = &self.tracer else {

@@ -49,8 +49,8 @@ selects what is printed. So there is no event when a socket begins to match, for
 
 If reading the sockets would use more than a quarter of a CPU core, twtool makes the interval longer and prints a warning.
 
-Exit codes: 0 after q, --count, --duration or the end of a replay, or if the reader closes the pipe. 2 wrong usage, or samples are \
-missing or incomplete. 130 interrupted.
+Exit codes: 0 after q, --count, --duration or the end of a replay, or if the reader closes the pipe. 2 wrong usage, an \
+error, or (with -o ndjson) missing or incomplete samples. 130 interrupted.
 
 Examples:
   twtool watch                                    show the live screen

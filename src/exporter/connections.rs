@@ -53,7 +53,7 @@ impl Connections {
         (id, close)
     }
 
-    /// Records that a request of the connection begins (`busy`), or that its response is complete.
+    /// Records that a request of the connection begins (`busy`), or that its response is ready.
     pub(super) fn set_busy(&self, id: u64, busy: bool) {
         let now = self.now();
         if let Some(one) = self.open().get_mut(&id) {

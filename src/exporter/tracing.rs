@@ -1,9 +1,9 @@
 //! Counts closes by unit, container or process name, on a thread of its own (`--trace`).
 //!
-//! 1. The thread loads the BPF program while it has the capabilities of the exporter. The exporter waits until that is done.
+//! 1. The thread loads the BPF program while it has the capabilities of the exporter.
 //! 2. The thread drops its capabilities, and confines itself. Before Linux 5.19, if kernel.unprivileged_bpf_disabled is set, the thread
 //!    needs CAP_BPF to read the counters of its BPF program. So it first tries to read them without CAP_BPF, and keeps CAP_BPF only if
-//!    that fails.
+//!    that fails. The exporter waits until this step is done.
 //! 3. The thread reads the ring buffer at least every 50 ms, and counts the closes. A collection copies the counts.
 
 use std::collections::BTreeSet;

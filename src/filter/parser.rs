@@ -418,17 +418,17 @@ const CLASSES: &str = "well-known, registered or dynamic";
 const DIRECTIONS: &str = "inbound, outbound or unknown";
 const STATES: &str = "time-wait or fin-wait-2";
 
-/// Parses a duration that a user typed. The kernel reports a timer as 32 bits of milliseconds, so a longer duration is
-/// shortened to the first value that no timer can reach.
+/// Parses a duration that a user typed. More than 100 years count as 100 years, so that the sum of the present time and the duration does
+/// not overflow.
 ///
 /// # Errors
 /// The reason why the text is not a duration, and examples of durations.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    const BEYOND: Duration = Duration::from_millis(1 << 32);
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     let parse = |text: &str| text.parse::<jiff::SignedDuration>().ok();
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let why = match parse(text).map(Duration::try_from) {
-        Some(Ok(duration)) => return Ok(duration.min(BEYOND)),
+        Some(Ok(duration)) => return Ok(duration.min(LONGEST)),
         Some(Err(_)) => "a duration is not negative; use one",
         None if unit.len() < text.len() && parse(&format!("1{unit}")).is_some() => {
             "the number is too large; use a duration"

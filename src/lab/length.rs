@@ -20,7 +20,7 @@ const LENGTH: Duration = Duration::from_secs(60);
 /// HZ is 1000 (kernel/time/timer.c). The longest of these steps is 5.12 s. A loaded machine may add 1 s.
 const LATE: Duration = Duration::from_millis(5120 + 1000);
 
-/// The lab may first see a bucket this long after the kernel has created it.
+/// The lab begins to measure the life of a bucket at most this long after the kernel has created it.
 const FIRST_SEEN_AFTER: Duration = Duration::from_millis(500);
 
 /// The maximum time that the lab waits for the end of the buckets.

@@ -23,8 +23,8 @@ pub(super) fn play(transcript: &mut Transcript) -> Result<(), LabError> {
     without(transcript)
 }
 
-/// Makes a connection whose last ACK is lost. `left` is the state of the server after that: TIME_WAIT, or gone. Both programs
-/// keep their sockets open. The client's socket reports later how the connection ended (SO_ERROR).
+/// Makes a connection whose last ACK is lost. `left` is the state of the server after that: TIME_WAIT, or gone. Both
+/// sockets stay open. The client's socket reports later how the connection ended (SO_ERROR).
 fn lose_last_ack(transcript: &mut Transcript, wire: &mut Wire, left: Option<TcpState>) -> Result<Connection, LabError> {
     let Connection { client, server } = wire.connect(transcript, 0, false)?;
     // With close() instead of shutdown(), the socket would already become a timewait bucket in FIN_WAIT_2.

@@ -175,7 +175,7 @@ impl Wire {
     }
 
     /// Delivers the server's FIN and all later segments of the close. The client closes in between. `left` is the expected state of
-    /// the server after that: TIME_WAIT, or `None` if the server makes no buckets.
+    /// the server after the client's FIN: TIME_WAIT, or `None` if the server makes no buckets.
     pub(super) fn finish_close(
         &mut self,
         transcript: &mut Transcript,

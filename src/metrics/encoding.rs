@@ -88,8 +88,8 @@ pub fn encode_part(samples: &Samples, format: MetricsFormat) -> String {
     text
 }
 
-/// Appends the lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`. In OpenMetrics, these lines have the name without `_total` or
-/// `_info`.
+/// Appends the lines `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT` if the name ends with a unit. In OpenMetrics, these lines have
+/// the name without `_total` or `_info`.
 fn head(text: &mut String, family: MetricFamily, format: MetricsFormat) {
     let (name, kind, help) = (family.name(), family.kind(), family.help());
     let (name, type_name) = match (format, kind) {

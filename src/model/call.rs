@@ -46,7 +46,7 @@ pub struct UnreadReason {
 pub struct SocketCall {
     /// The call.
     pub name: CallName,
-    /// The result that the program gets.
+    /// The result that the program gets. EINPROGRESS counts as success.
     pub result: CallResult,
     /// The address in the call; for listen() the local address of the socket.
     pub addr: Option<CalledAddr>,

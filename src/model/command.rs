@@ -116,7 +116,7 @@ pub struct SysctlLine {
 /// Suggestions for a problem.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suggestions {
-    /// Commands that help at once, the most useful first.
+    /// Commands to run, the most useful first.
     pub commands: Vec<Step>,
     /// Lines of files that keep a setting after a restart.
     pub sysctl_lines: Vec<SysctlLine>,

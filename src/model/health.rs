@@ -95,7 +95,7 @@ pub struct OpenListener {
     /// The socket.
     pub socket: FullSocket,
     /// Whether the kernel chose its port (bind() to port 0, or listen() without bind()); `None` if the source does not report
-    /// it.
+    /// it, or if no listener of the namespace has a port in `ip_local_port_range`.
     pub autobound: Option<bool>,
     /// The processes that have the socket open. twtool searches for them only if the port lies in `ip_local_port_range`. Otherwise
     /// the value is [`Owners::Nobody`].

@@ -1,4 +1,4 @@
-//! Port numbers, and two separate facts about a port: its RFC 6335 class, and the ranges that Linux configures.
+//! Port numbers, and two separate facts about a port: its RFC 6335 class, and its place in the port ranges of Linux.
 //!
 //! A class is a property of the number; the ranges are settings of a network namespace (`facts.rs`). Classes and ranges have separate
 //! types, because people often confuse the class 49152-65535 with the ephemeral range of Linux.

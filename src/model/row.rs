@@ -13,7 +13,7 @@ pub enum Direction {
     Inbound,
     /// This end called connect(): `analysis::direction` lists the evidence.
     Outbound,
-    /// There is no evidence for either direction.
+    /// The evidence does not show the direction.
     Unknown,
 }
 
@@ -107,7 +107,7 @@ impl Order {
 }
 
 impl Row {
-    /// A number that orders two ends: the highest bit is set for IPv6 on the wire, and each address with its port follows. IPv4
+    /// A number that orders rows by their ends: the highest bit is set for IPv6 on the wire, and each address with its port follows. IPv4
     /// addresses take only the 32 bits that can differ, so that both ends fit. For IPv6, only the upper 127 bits of the first address
     /// fit.
     #[inline]

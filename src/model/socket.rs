@@ -375,7 +375,7 @@ pub struct TimeWaitBucket {
     /// Whether it is in FIN_WAIT_2, because the peer has not closed yet. When the peer closes, the bucket enters TIME_WAIT with a new
     /// timer.
     pub fin_wait_2: bool,
-    /// Remaining time in ms (`idiag_expires`). If it is 0, the kernel removes the bucket at the next tick of the timer wheel.
+    /// Remaining time in ms (`idiag_expires`). If it is 0, the kernel removes the bucket within about 2 s.
     pub expires_ms: u32,
     /// The interface that the socket was bound to, by index.
     pub interface: Option<NonZeroU32>,
@@ -414,7 +414,7 @@ pub struct FullSocket {
     pub interface: Option<NonZeroU32>,
     /// `SO_MARK`. The kernel reports it only to a caller with CAP_NET_ADMIN.
     pub mark: Option<u32>,
-    /// `IPV6_V6ONLY`. The kernel reports it only for listening and bound `AF_INET6` sockets, and only through sock_diag.
+    /// `IPV6_V6ONLY`; `None` if it is unknown. sock_diag reports it only for listening and bound `AF_INET6` sockets, and procfs never.
     pub v6only: Option<bool>,
     /// The time since the last received ACK, in ms (`tcpi_last_ack_recv`), if `struct tcp_info` was requested.
     pub last_ack_ms: Option<u32>,

@@ -160,7 +160,7 @@ fn pool(sockets: &RangeSockets, facts: &Facts, unlisted: u32, probe: bool, answe
                 (uncertain, unlisted) = (PortSet::default(), 0);
             }
             Err(why) => {
-                // If the kernel does not support the test, the answer counts as complete, because a repeated attempt would not help.
+                // If the test can never work here (old kernel, sandbox), the answer counts as complete: a repeated attempt would not help.
                 answer.complete &= why.is_definite();
                 answer.warnings.push(format!(
                     "it is unknown which ports are explicitly bound, because they could not be tested \

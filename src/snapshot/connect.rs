@@ -87,7 +87,7 @@ fn connect_here(question: &ConnectQuestion) -> Result<Answer<Situation>, Snapsho
         uid: sys::capabilities::effective_user(),
     };
     for at in 0..situation.holders.len() {
-        // bind() may work beside this socket, but connect() fails, because the new connection would have the same two ends.
+        // bind() may work beside this socket, but connect() can fail, because the new connection would have the same two ends.
         situation.holders[at].blocks |= situation.is_same_connection(&situation.holders[at].socket);
     }
     let denied = situation

@@ -23,7 +23,8 @@ pub struct Checkup {
     pub health: Health,
     /// The ports of outbound connections, or why they are unknown.
     pub outbound: Result<Capacity, String>,
-    /// The TIME_WAIT buckets by the program that closed their connections; `None` if no tracer runs.
+    /// The TIME_WAIT buckets by the program that closed their connections. [`Snapshot::health`] returns `None`; `twtool doctor` sets
+    /// the value if a tracer runs.
     pub made: Option<BucketsByMaker>,
 }
 
@@ -126,7 +127,7 @@ fn sockets(facts: &Facts, unread: &mut UnreadFacts) -> Result<OpenSockets, Sourc
     Ok(open)
 }
 
-/// Separates listeners from sockets in CLOSE_WAIT, sorts both, and asks the kernel for which listeners it chose the port.
+/// Separates listeners from sockets in CLOSE_WAIT, sorts both, and asks the kernel which listeners have a port that it chose.
 pub(super) fn open_sockets(
     source: &mut Source,
     facts: &Facts,

@@ -4,7 +4,7 @@
 //!
 //! 1. Each row is appended to one list, and its sort key (`RowKey`) to a second list.
 //! 2. Every 4096 rows form a *run*. Runs are sorted and merged while rows still arrive.
-//! 3. If there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
+//! 3. After each run, if there are at least twice as many rows as the limit allows, the rows beyond the limit are dropped.
 //! 4. At the end all keys are sorted. If keys are equal, their rows are compared.
 
 use std::cmp::Ordering;
@@ -139,7 +139,7 @@ impl RowKey {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
     const fn new(key: u128, index: usize) -> Self {
-        // An index has at most 31 bits, because the kernel's count of buckets has 31 bits.
+        // 32 bits are enough for the index: 2^32 buckets would need 1 TiB in the kernel.
         Self((key >> 64) as u64, (key as u64) >> 32 << 32 | index as u64 & 0xffff_ffff)
     }
 

@@ -107,7 +107,7 @@ impl PortState {
 
 impl Snapshot {
     /// Binds a port with every set of options, and lists the sockets on it, in one network namespace. Each attempt
-    /// holds the port for microseconds. If `listen`, each attempt also listens. Then a filter drops the packets of real clients,
+    /// holds the port for microseconds. If `listen`, each attempt also listens, and a filter drops the packets of real clients,
     /// unless the kernel refuses the filter.
     ///
     /// # Errors
@@ -201,8 +201,8 @@ fn bind_and_list(
     })
 }
 
-/// Repeats a round until its binds and its list of sockets are consistent, at most [`ROUNDS`] times. The two can be inconsistent
-/// if a socket opens or closes between them.
+/// Runs at most [`ROUNDS`] rounds, until the binds and the list of sockets of a round are consistent. They can be inconsistent if a
+/// socket opens or closes between them.
 pub(super) fn until_consistent<T>(
     mut round: impl FnMut() -> Result<(T, bool), SnapshotError>,
 ) -> Result<T, SnapshotError> {
@@ -228,7 +228,7 @@ fn unspecified_options(
     let ipv6 = attempts
         .iter()
         .find(|attempt| attempt.at.addr.is_ipv6() && attempt.bind != CallResult::Failed(Errno::FamilyNotSupported));
-    // On an unused port, both values of IPV6_V6ONLY give the same result.
+    // On an unused port, IPV6_V6ONLY changes the result only if the addresses are bound together.
     if let Some(attempt) = ipv6.filter(|_| setup.v6only.is_none() && (is_used || setup.together)) {
         let v6only = !attempt.v6only;
         open.push((UnspecifiedOption::V6only(v6only), ServerSetup { v6only: Some(v6only), ..*setup }));

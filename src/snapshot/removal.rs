@@ -2,8 +2,8 @@
 //!
 //! 1. [`Candidates::find`] lists the selected sockets in the kernel's order, because removal in that order is fastest.
 //! 2. [`Candidates::remove`] sends a request for each socket. The request has the cookie, so it removes that socket or
-//!    none. Orphans come first, because a kernel that destroys no buckets still destroys full sockets. Before each request
-//!    for an orphan, a look-up shows whether the orphan has changed.
+//!    none. Orphans come first, because on a kernel that destroys no buckets, the removal ends at the first bucket. Before
+//!    each request for an orphan, a look-up shows whether the orphan has changed.
 //! 3. A second list shows which targets still exist.
 
 use std::collections::HashSet;

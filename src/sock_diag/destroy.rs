@@ -27,7 +27,7 @@ const BATCH: usize = 128;
 /// The kernel's response to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledgement {
-    /// Unknown: the request was not sent, or a response to its batch was lost.
+    /// Unknown: the request was not sent, or a response to its batch was lost or malformed.
     None,
     /// The socket was destroyed.
     Done,

@@ -6,7 +6,7 @@
 //!
 //! The kernel searches connections and buckets first. Then it selects one listener, as it does for a packet to that
 //! address. So "not found" proves that a connection or a bucket is gone. For a listener it may mean that the kernel selected
-//! another listener of a SO_REUSEPORT group. A socket that is bound and does not listen is never found.
+//! another listener of a SO_REUSEPORT group. A socket that is only bound is never found.
 
 use std::io;
 use std::num::NonZeroU32;

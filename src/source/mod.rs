@@ -190,7 +190,7 @@ impl Source {
         }
     }
 
-    /// Whether the last walk listed sockets that are bound but neither listen nor are connected. sock_diag lists them
+    /// Whether this source lists sockets that are bound but neither listen nor are connected. sock_diag lists them
     /// since Linux 6.8. /proc/net/tcp never lists them.
     #[must_use]
     pub fn lists_bound_sockets(&self) -> bool {

@@ -39,7 +39,7 @@ pub(super) fn walk_procfs(
 }
 
 /// Walks both families. If the kernel refuses the request, this function sends simpler ones: first a request without the
-/// program, then a request for each family.
+/// filter program, then a request for each family.
 pub(super) fn walk_sock_diag(
     transport: &mut dyn Transport,
     request: &Request,

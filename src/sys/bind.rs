@@ -329,7 +329,7 @@ pub fn no_ipv6_sockets() -> Result<Option<io::Error>, AttemptError> {
     }
 }
 
-/// Creates a TCP socket with these options, neither bound nor connected. IPV6_V6ONLY keeps the default of the system.
+/// Creates a TCP socket with these options, neither bound nor connected. IPV6_V6ONLY keeps the default of the namespace.
 pub fn socket(addr: IpAddr, options: ReuseOptions) -> io::Result<Socket> {
     let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = retry(|| Socket::new(domain, Type::STREAM, None))?;

@@ -40,7 +40,7 @@ fn is_in_initial_netns() -> bool {
     retry(|| Ok(rustix::fs::access(SETTING, Access::EXISTS)?)).is_ok()
 }
 
-/// What root can do in the caller's shell. A value that cannot be read is unknown.
+/// What root can do in the caller's shell.
 fn root_power(root: bool) -> RootPower {
     let status = capabilities::status().unwrap_or_default();
     // execve(2) gives the capabilities of the bounding set to a program that root executes, and to a program with set-user-ID root, like

@@ -26,7 +26,7 @@ pub fn effective() -> io::Result<Capabilities> {
     parse(&status()?).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no line CapEff"))
 }
 
-/// A task for which a confined process needs capabilities. Without these capabilities, the answers of the process are incomplete.
+/// A task for which a confined process needs capabilities.
 #[cfg(feature = "cli")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {

@@ -4,7 +4,7 @@
 //! - sock_diag reports the cgroup in which a socket was created, as a number (`INET_DIAG_CGROUP_ID`), to every user. The number is
 //!   the inode of the cgroup's folder in the unified hierarchy (cgroup v2). The cgroup stays the same when the socket is passed to
 //!   another process. systemd creates the sockets of a socket unit in the cgroup of that unit
-//!   (`socket_address_listen_in_cgroup` in systemd's src/core/socket.c). Process 1 then holds these sockets open.
+//!   (`socket_address_listen_in_cgroup` in systemd's src/core/socket.c). The systemd manager then holds these sockets open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

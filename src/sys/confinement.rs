@@ -1,5 +1,5 @@
 //! Confines the calling thread before it reads bytes from an unknown author: the recording of `--replay`, or requests to the exporter.
-//! There are three means. Each function says which of them it uses:
+//! Each function says which of these three means it uses:
 //!
 //! 1. Capabilities: the thread drops all capabilities that the caller does not need.
 //! 2. landlock(7): the thread may only read the paths and remove files from the folders that the caller lists. landlock refuses every other
@@ -320,7 +320,7 @@ mod tests {
                 ("unshare", refusal(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).map_err(Into::into))),
             ]
         });
-        // landlock refuses a call with EACCES, and the filter with EPERM.
+        // The filter refuses a call with EPERM, and landlock refuses most calls with EACCES.
         if in_force.seccomp {
             for (what, errno) in results {
                 assert!(matches!(errno, Some(libc::EPERM | libc::EACCES)), "{what}: {errno:?}");

@@ -122,7 +122,7 @@ pub fn most_unlisted_tcp_sockets() -> io::Result<Option<u64>> {
     let sockstat6 = read("sockstat6")?.unwrap_or_default();
     let most = parse_most_unlisted(&sockstat, &sockstat6, 0);
     // The number of Unix sockets must not be subtracted if it includes sockets that the kernel itself made, because `used` does not
-    // count such sockets. Only the module sunrpc (NFS) makes them, to connect to local services. If this module is loaded, the
+    // count such sockets. The module sunrpc (NFS) makes them, to connect to local services. If this module is loaded, the
     // namespace has the folder /proc/net/rpc.
     if most.is_none_or(|most| most == 0) || Path::new("/proc/thread-self/net/rpc").exists() {
         return Ok(most);

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The soft and the hard limit that twtool was started with, if twtool has changed them.
+/// The soft and the hard limit that twtool was started with, if it has raised the soft limit.
 static BEFORE: OnceLock<(u64, u64)> = OnceLock::new();
 
 /// Raises the soft limit of open descriptors to the hard limit. If that fails, the old limit remains, and calls that exceed it fail

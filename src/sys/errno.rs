@@ -8,7 +8,7 @@
 //! | `Absent` | the file or the process does not exist, or this kernel has no such setting, family or protocol |
 //! | `Refused` | the caller has no permission to use the object, or a sandbox refuses the call |
 //! | `Interrupted` | nothing: twtool repeats the call |
-//! | `Exhausted` | nothing: after ENOBUFS and ENOMEM twtool repeats the call up to three times, and then reports the failure |
+//! | `Exhausted` | nothing: twtool reports the failure; after ENOBUFS and ENOMEM, it first repeats the call up to three times |
 //! | `Other` | nothing: twtool reports the failure |
 
 use std::io;

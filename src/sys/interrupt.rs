@@ -64,7 +64,7 @@ impl Interrupts {
         let _ = self.before.thread_set_mask();
     }
 
-    /// Delivers a blocked signal. The signal ends the program, unless the program was started with this signal ignored or blocked.
+    /// Raises a signal with the signal mask from before [`Self::block`], so that it has its normal effect: usually it ends the program.
     pub fn deliver(&self, signal: Signal) -> io::Result<()> {
         let blocked = self.before.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         raise(signal)?;

@@ -55,7 +55,7 @@ const MODULES: [Module; 16] = [
     connects("NBD client", &["nbd"], 10809),
 ];
 
-/// Finds the part of the kernel that opened each socket, if there is evidence for one. The keys are inodes.
+/// Finds the part of the kernel that opened each socket, if there is evidence. The keys are inodes.
 ///
 /// `no_process` states that no process of the machine has the sockets open. A loaded module is evidence only if this is true.
 pub(super) fn find(sockets: &[FullSocket], no_process: bool) -> io::Result<BTreeMap<NonZeroU32, KernelPart>> {

@@ -2,8 +2,8 @@
 //! closes.
 //!
 //! 1. A reader connects, sends `since NUMBER`, and shuts down its sending side. The released twtool 0.2.0 sends nothing.
-//! 2. The tracer sends the owner of each close that it remembers and that has a larger number. If the reader sent nothing, the number
-//!    is 0. Then the tracer closes the connection.
+//! 2. The tracer sends the owner of each close that it remembers and that has a larger number, and closes the connection. If the
+//!    reader sent nothing, the number is 0.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -45,7 +45,7 @@ impl OwnerSocket {
     /// Creates the socket with the mode 0600. Replaces a socket that refuses connections, because no program listens on it.
     ///
     /// # Errors
-    /// The path belongs to a file that is not a socket, or to a socket that a program may use.
+    /// The path belongs to a file that is not a socket, or to a socket that a program may use, or the socket cannot be created.
     pub fn open(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
@@ -147,7 +147,7 @@ fn request(reader: &UnixStream) -> u64 {
 /// Reads the owners that a tracer serves on a socket. Requests only closes with numbers above `number`.
 ///
 /// # Errors
-/// No tracer serves the socket, the tracer does not answer in time, or it sends more than `most` bytes.
+/// Connecting to the socket fails, the tracer does not answer in time, or it sends more than `most` bytes.
 pub fn read(path: &Path, number: u64, most: u64) -> io::Result<Vec<u8>> {
     let mut stream = retry(|| UnixStream::connect(path))?;
     stream.set_write_timeout(Some(PATIENCE))?;

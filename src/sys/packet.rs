@@ -24,8 +24,8 @@ pub struct Frame {
     pub at: SystemTime,
     /// The index of the interface that received the frame.
     pub interface: u32,
-    /// The Ethernet header and the packet. If this machine sent the packet, its TCP checksum may be missing, because the kernel can
-    /// leave this to the network card (`CHECKSUM_PARTIAL`).
+    /// The Ethernet header and the packet. If this machine sent the packet, the TCP checksum may be missing, because the kernel can
+    /// leave its calculation to the network card (`CHECKSUM_PARTIAL`).
     pub bytes: Vec<u8>,
 }
 

@@ -120,7 +120,7 @@ fn unspecified_addr() -> SockAddr {
     // sizeof(struct sockaddr_in)
     const LENGTH: libc::socklen_t = 16;
     #[expect(unsafe_code, reason = "socket2 has no safe form of an address without a family")]
-    // SAFETY: all bytes of the storage are initialised, AF_UNSPEC is 0, and the length lies within it.
+    // SAFETY: all bytes of the storage are initialised, AF_UNSPEC is 0, and the storage is longer than LENGTH.
     unsafe {
         SockAddr::new(SockAddrStorage::zeroed(), LENGTH)
     }

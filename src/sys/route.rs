@@ -15,8 +15,9 @@ fn ports() -> impl Iterator<Item = u16> {
     (65_280..=65_535).chain([0])
 }
 
-/// Returns the local address of a connection to `to`: `from` if it is given, otherwise the kernel's choice. Fails if `from` cannot be
-/// bound, or if there is no route. This function connects a UDP socket: the kernel looks up the route, and sends nothing (connect(2)).
+/// Returns the local address of a connection to `to`: `from` if it is one address, otherwise (`None` or a wildcard) the kernel's choice.
+/// Fails if `from` cannot be bound, or if there is no route. This function connects a UDP socket: the kernel looks up the route, and sends
+/// nothing (connect(2)).
 ///
 /// The socket is bound first. Otherwise connect() would choose a port of `ip_local_port_range`, and would fail if UDP has no free
 /// port there. Free UDP ports are irrelevant for TCP.

@@ -34,7 +34,7 @@ pub enum Wakeup {
     Time,
 }
 
-/// A blocked signal that has arrived.
+/// A signal for [`ScreenInput::deliver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingSignal(Signal);
 

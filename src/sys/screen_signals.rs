@@ -1,4 +1,4 @@
-//! Blocks the signals of a screen, for its input and its output.
+//! Blocks signals for a screen, whose input and output then read them.
 //!
 //! The signals are read from a descriptor (signalfd(2)), so that a signal arrives between two steps of the screen, never within one.
 

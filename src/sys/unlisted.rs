@@ -32,8 +32,8 @@ pub struct UnlistedSockets {
     pub failure: Option<String>,
 }
 
-/// Finds the TCP sockets that are bound to this port but neither listen nor are connected, in the calling thread's network namespace.
-/// A socket is not found if the caller has no permission to trace its owner.
+/// Finds the TCP sockets that are bound to this port but neither listen nor are connected, in the processes of the calling thread's
+/// network namespace. A socket is not found if the caller has no permission to trace its owner.
 #[must_use]
 pub fn bound_to(port: Port) -> UnlistedSockets {
     let mut found = UnlistedSockets::default();

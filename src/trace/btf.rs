@@ -17,7 +17,7 @@ use std::fmt;
 /// The file in which the kernel describes its types, in the form BTF.
 pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
-/// The maximum size of the file [`KERNEL`] in bytes. On Debian's kernels it has 5-8 MB.
+/// The maximum size of the file [`KERNEL`] in bytes. Debian's kernels have a file of 5-8 MB.
 pub const MAX_BYTES: u64 = 64 << 20;
 
 /// The maximum depth of nested structures and of nested arrays. A chain of typedefs and qualifiers must be shorter than this.

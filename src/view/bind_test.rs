@@ -300,7 +300,7 @@ pub(super) fn holders_table(
     Ok(())
 }
 
-/// Formats the local end with its interface, as ss does: `0.0.0.0%eth0:80 (http)`.
+/// Formats the local end with its interface and its service: `0.0.0.0%eth0:80 (http)`.
 fn local(holder: &Holder, facts: &Facts) -> String {
     let tuple = holder.socket.tuple();
     let device = holder.socket.interface().map(|index| format!("%{}", facts.interface_name(index))).unwrap_or_default();

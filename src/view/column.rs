@@ -17,7 +17,7 @@ use super::value::Value;
 pub struct Column {
     /// The JSON key, the csv header, and the name for `--columns`.
     pub key: &'static str,
-    /// The header of a table.
+    /// The header of the column in a table.
     pub title: &'static str,
     /// One line of documentation, for `--help` and completions.
     pub help: &'static str,

@@ -2,8 +2,8 @@
 //!
 //! There are two layouts:
 //!
-//! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293. They are the state of the sender
-//!   while the segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other
+//! - Scenarios about segments: a segment is an arrow between two states, as in the figures of RFC 9293: the state of the sender while
+//!   the segment was under way, and the state of the receiver after the segment arrived. Routine segments share one line, and other
 //!   routine events are left out.
 //! - Scenarios about the results of system calls: one line per call. Routine segments are left out, and other segments are one line of
 //!   text. `reuse` ends with a matrix of its results.

@@ -183,7 +183,7 @@ impl RowMeasurements {
         Self { widest: vec![0; columns.len()], columns, fast_path, totals: Totals::default(), scratch: Text::default() }
     }
 
-    /// Measures rows on all cores.
+    /// Measures rows, on several cores if there are many rows.
     #[must_use]
     pub fn of_rows(rows: &[&Row], facts: &[Facts], columns: &[&'static Column]) -> Self {
         let part = |range: Range<usize>| {

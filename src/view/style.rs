@@ -20,7 +20,7 @@ pub enum Meaning {
 pub struct TextStyle {
     /// Whether to colour.
     pub color: bool,
-    /// The width of the terminal in columns. `None`: there is no terminal.
+    /// The width of the terminal in columns; `None` if it is unknown, or if there is no terminal.
     pub width: Option<usize>,
     /// Whether drawings may use characters beyond ASCII.
     pub unicode: bool,

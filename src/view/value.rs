@@ -1,6 +1,6 @@
 //! The value of a column and its exact text in csv and JSON.
 //!
-//! A list of a million rows has seventeen values per row, so values are appended to a buffer without `fmt`. The functions that
+//! A list of a million rows has seventeen values per row, so most values are appended to a buffer without `fmt`. The functions that
 //! [`super::column`] calls for each column are inlined there, where the compiler knows the variant.
 
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ pub enum Value<'a> {
     Number(u64),
     /// A 64-bit number, which JSON represents as a string.
     Digits(u64),
-    /// A word of twtool, which needs no quoting.
+    /// A word of twtool. It has no characters that csv or JSON must escape.
     Word(&'static str),
     /// A text from outside twtool.
     Text(&'a str),

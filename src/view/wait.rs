@@ -184,8 +184,8 @@ fn buckets(wait: &WaitReport) -> String {
     format!("{}{time}", advice::count_buckets_by_state(holders()))
 }
 
-/// A status line on a terminal, redrawn in place and cleared at the end. It uses only carriage returns and spaces, which every terminal
-/// supports.
+/// A status line on a terminal, redrawn in place and cleared at the end. For that, it uses only carriage returns and spaces, which every
+/// terminal supports.
 #[derive(Debug, Default)]
 pub struct StatusLine {
     drawn: usize,

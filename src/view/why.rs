@@ -154,8 +154,8 @@ fn note_text(note: &WatchNote) -> String {
                 format!("twtool continues to watch {them} until {listens}{they_end}")
             };
             format!(
-                "the command has ended ({}), and {processes} other {are}. {until}. twtool also passes the signals that it receives on \
-                 to each process that still runs.",
+                "the command has ended ({}), and {processes} other {are}. {until}. twtool also sends the signals that it receives to \
+                 each process that still runs.",
                 ended(*end)
             )
         }

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use super::events::Event;
 use super::sample::Sample;
 
-/// The number of seconds before the first sample for which the history has closes. On mainline kernels TIME_WAIT lasts 60 s, and
-/// the remaining time of a bucket shows when it entered TIME_WAIT.
+/// The history begins this number of seconds before the first sample. On mainline kernels TIME_WAIT lasts 60 s, and the remaining
+/// time of a bucket shows when it entered TIME_WAIT.
 const FIRST_SECONDS: i64 = 60;
 
-/// The maximum number of seconds that the history keeps.
+/// The maximum number of complete seconds that the history keeps.
 pub const MAX_SECONDS: usize = 600;
 
 /// The maximum number of events that the history keeps; newer events replace older ones.

@@ -281,11 +281,11 @@ impl Tracker {
         find: &mut FindOccupant<'_>,
         found: &mut Vec<PendingEvent>,
     ) -> Vec<SeenBucket> {
-        // Each missing bucket ended between some moment of the last whole walk and some moment of this walk.
+        // If a missing bucket has ended, it ended between some moment of the last whole walk and some moment of this walk.
         let grown = |name| self.last.as_ref().and_then(|last| sample.after.growth(&last.counters, name));
         let (segments, recycled) = (grown("InSegs"), grown("TWRecycled"));
         let mut still_there = vec![];
-        // Indices of the buckets that became due since the last sample.
+        // Indices in `found` of the buckets that became due since the last sample.
         let mut newly_due = vec![];
         let (mut taken_over, mut unexplained) = (0, 0);
         for mut seen in missing {
@@ -379,8 +379,8 @@ fn change(was: &SeenBucket, row: &Row, selected: bool, time: Elapsed, length_ms:
 /// The number of rows to search in each list before an index is built.
 const NEAR: usize = 16;
 
-/// Pairs the rows of two lists by cookie. A row without a partner is passed to `each` alone. The function is fast if most rows are in
-/// the same order.
+/// Pairs the rows of two lists by cookie. A row without a partner is passed to `each` alone. So are some rows whose partner is far away.
+/// The function is fast if most rows are in the same order.
 ///
 /// Since Linux 6.15 the buckets of one destination are neighbours in the kernel's table (`inet_ehashfn` adds the local port to the
 /// hash of the rest), so thousands of rows may appear or disappear in one place. Sockets that a second dump has added are at the end of a

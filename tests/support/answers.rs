@@ -67,7 +67,7 @@ impl MixedSituation {
         while procfs::time_wait().is_empty() || !procfs::sockets().iter().any(is_orphan) {
             assert!(
                 made.elapsed() < kernel::patience(Duration::from_secs(10)),
-                "the clients leave no bucket and no orphan"
+                "the clients leave no bucket or no orphan"
             );
             thread::yield_now();
         }
@@ -103,7 +103,7 @@ impl RunAnswer {
         Self { code: run.code, content }
     }
 
-    /// Removes the values that depend on privileges: names of namespaces, processes of other users, and the memory of the buckets.
+    /// Removes the values that depend on privileges: names of namespaces, processes, and the memory of the buckets.
     pub(crate) fn without_privileged_values(&self) -> Self {
         fn hide(value: &mut Value) {
             match value {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use twtool::sys::cgroup;
 
-/// A cgroup in a parent of its own. Dropping this value removes both cgroups, so their processes must have ended or left by then.
+/// A cgroup in a parent of its own. Dropping this value removes the cgroup and its parent. By then, the processes of the cgroup must have
+/// ended or left.
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
     parent: String,

@@ -390,7 +390,7 @@ def both():
     os.waitpid(pid, 0)
     c.shutdown(socket.SHUT_WR)
     states = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] for sock in (c, s)]
-    assert states == [4, 4], "both are in FIN_WAIT_1: %s" % states
+    assert states == [4, 4], "both must be in FIN_WAIT_1 (4): %s" % states
     wait_for_end(c)
     # The client is in CLOSING: it has received the FIN of the server, but no acknowledgement of its own FIN.
     assert c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 11

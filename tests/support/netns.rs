@@ -14,7 +14,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use twtool::sys::{sandbox, sysctl};
 
-/// With this environment variable, tests that need a network namespace fail if none can be made. Without it, they are ignored.
+/// If no network namespace can be made, the tests that need one fail with this environment variable, and are ignored without it.
 pub(crate) const REQUIRE: &str = "TWTOOL_REQUIRE_NETNS=1";
 
 pub(crate) fn required() -> bool {
@@ -22,7 +22,8 @@ pub(crate) fn required() -> bool {
     std::env::var_os(name).is_some_and(|set| set == value)
 }
 
-/// Enters a user namespace, and returns an error if network namespaces cannot be made in it. The process must have a single thread.
+/// Enters a user namespace. Returns an error if that fails, or if network namespaces cannot be made in it. The process must have a
+/// single thread.
 pub(crate) fn prepare() -> Result<(), String> {
     if !(nix::unistd::geteuid().is_root() && enter_user_namespace_with_users()) {
         sandbox::enter_user_namespace().map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ pub(crate) struct Spec {
     pub(crate) at: String,
     pub(crate) reuseaddr: bool,
     pub(crate) reuseport: bool,
-    /// The value of `IPV6_V6ONLY`. `None` means that the option is not set.
+    /// The value of `IPV6_V6ONLY`. `None`: the socket keeps the default.
     pub(crate) v6only: Option<bool>,
     /// `SO_BINDTODEVICE`.
     pub(crate) dev: Option<String>,

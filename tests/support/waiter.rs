@@ -59,7 +59,7 @@ impl Waiter {
         record
     }
 
-    /// The processor time of the process so far (`sum_exec_runtime` in /proc/PID/schedstat). `None` if it cannot be read.
+    /// The processor time of the main thread so far (`sum_exec_runtime` in /proc/PID/schedstat). `None` if it cannot be read.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.child.id())).ok()?;
         let ns = text.split(' ').next()?.parse().ok().filter(|ns| *ns > 0)?;
@@ -92,7 +92,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // If a test fails, the process still waits.
+        // After a failed assertion, the process is still running.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

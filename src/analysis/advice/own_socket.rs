@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::BindEvidence;
-use crate::model::bind::{Attempt, ReuseOptions};
+use crate::model::bind::{Attempt, CallResult, ReuseOptions};
 use crate::model::facts::Facts;
 
 /// Finds the attempt that fails because of the server's own sockets, and the addresses that the server has open at that moment.
@@ -15,7 +15,8 @@ pub fn earlier_addresses<'a>(
 ) -> Option<(String, &'a Attempt)> {
     let mut earlier = vec![];
     let failing = attempts.find(|attempt| {
-        earlier.extend((!attempt.blocked_by_own_socket).then(|| attempt.at.text(facts)));
+        let is_open = attempt.bind == CallResult::Ok && !attempt.blocked_by_own_socket;
+        earlier.extend(is_open.then(|| attempt.at.text(facts)));
         attempt.blocked_by_own_socket
     })?;
     Some((earlier.join(" and "), failing))
@@ -30,7 +31,7 @@ pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
     let on = failing.at.text(facts);
     let before: Vec<&Attempt> = of(failing.options)
         .take_while(|attempt| !std::ptr::eq(*attempt, failing))
-        .filter(|one| !one.blocked_by_own_socket)
+        .filter(|one| one.bind == CallResult::Ok && !one.blocked_by_own_socket)
         .collect();
     let is_ipv4 = |attempt: &Attempt| attempt.at.addr.to_canonical().is_ipv4();
     let is_dual_stack = |attempt: &Attempt| attempt.at.addr == Ipv6Addr::UNSPECIFIED && !attempt.v6only;
@@ -55,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::verdict::Conclusion;
-    use crate::model::bind::{BindAddr, CallResult, Cause, Errno, ServerSetup, Verdict};
+    use crate::model::bind::{BindAddr, Cause, Errno, ServerSetup, Verdict};
     use crate::model::facts::tests::facts;
     use crate::model::port::Port;
 

@@ -72,7 +72,7 @@ pub(super) fn explain(called: &FailedTcpCall, attempt: &Attempt) -> Explanation 
     explanation
 }
 
-/// Whether a watched process has each of these sockets open; `None` if that is unknown. Sockets that no process has open do not count.
+/// Whether each of these sockets is open in a watched process; `None` if that is unknown. Sockets that no process has open do not count.
 fn are_held_by(blocking: &[&Holder], watched: &BTreeSet<i32>) -> Option<bool> {
     let owned: Vec<&&Holder> = blocking.iter().filter(|holder| holder.owners != Owners::Nobody).collect();
     let unknown =

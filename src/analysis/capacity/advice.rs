@@ -230,12 +230,12 @@ fn take_over(worst: &Destination, reuse: TwReuse, shell: &Shell) -> Suggestions 
         Some(ReuseMode::On) | None => return Suggestions::default(),
     };
     let delay = reuse.delay.as_millis();
-    let purpose = format!("let connect() take over TIME_WAIT sockets that are {delay} ms old");
+    let purpose = format!("let connect() take over TIME_WAIT sockets that are at least {delay} ms old");
     let mut help = shell.change(setting::TCP_TW_REUSE.name, "1", &purpose);
     help.advice.push(format!(
         "net.ipv4.tcp_tw_reuse is {now}. With 1, connect() may take over a bucket with the same addresses and ports that is \
-         {delay} ms old, if the connection of the bucket had timestamps (ip-sysctl; RFC 6191). The setting affects outgoing \
-         connections only."
+         at least {delay} ms old, if the connection of the bucket had timestamps (ip-sysctl; RFC 6191). The setting affects \
+         outgoing connections only."
     ));
     help
 }

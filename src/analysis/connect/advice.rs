@@ -231,8 +231,8 @@ fn bind_reasons(situation: &Situation, conclusion: &ConnectConclusion) -> Vec<St
         }
         (_, bind::Cause::Unknown) => advice.push(unlisted_socket_advice(situation)),
         _ => advice.push(
-            "Use another source port or address, or let connect() choose the port. One port can serve several destinations only \
-             if each of its sockets sets SO_REUSEADDR before bind() and none of them listens (socket(7))."
+            "Use another source port or address, or let connect() choose the port. A fixed source port can serve several \
+             destinations if each of its sockets sets SO_REUSEADDR before bind() and none of them listens (socket(7))."
                 .into(),
         ),
     }

@@ -86,7 +86,7 @@ fn capabilities(health: &Health) -> Check {
         return check;
     }
     let lacks_both = [Capability::SysPtrace, Capability::DacReadSearch].iter().all(|one| lacks.contains(one));
-    // The two capabilities have the same effect, so only the first one is named if both are missing.
+    // These two capabilities have this effect only together, so a single sentence names them if both are missing.
     let gaining = lacks.iter().filter(|one| !(lacks_both && **one == Capability::SysPtrace));
     let gains: Vec<String> =
         gaining.map(|one| format!("with {}, {}", one.name(), effect_of_capability(*one))).collect();

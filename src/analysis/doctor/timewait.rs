@@ -31,7 +31,7 @@ fn allow_more_buckets(check: Check, default: Option<u64>, most: u64, shell: &She
 pub(super) fn tw_reuse(check: Check, value: i64) -> Check {
     match value {
         0 if check.default == Datum::Number(0) => check,
-        0 => check.found(Status::Note, "Off: connect() never takes over a bucket, not even on loopback."),
+        0 => check.found(Status::Note, "Off: connect() takes over a bucket only if the program bound the source port."),
         1 => check.found(Status::Ok, "On for every destination."),
         2 => check,
         other => check.found(Status::Note, format!("{other} is a value that twtool does not know.")),

@@ -96,7 +96,7 @@ fn the_command_that_reserves_ports_is_short_however_long_the_list_is() {
         LocalReservedPorts::default().with(ports)
     };
     let reserve = |reserved: &LocalReservedPorts| shell(None, true).reserve([Port(8080)], Some(reserved));
-    // If the list is longer than a line to copy, a second command writes it to a file. For a list of more than 4 KB, a sentence advises
+    // If the list is too long to copy, a second command writes it to a file. For a list of more than 4 KB, a sentence advises
     // against sysctl -p.
     for (count, commands, sentences) in [(0, 1, 0), (100, 1, 0), (300, 2, 0), (23_000, 2, 1)] {
         let help = reserve(&list(count));

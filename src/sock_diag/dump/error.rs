@@ -16,7 +16,7 @@ pub enum DumpError {
         /// The reason.
         source: io::Error,
     },
-    /// A datagram could not be received. ENOBUFS is one of the possible reasons.
+    /// A datagram could not be received (for example, because of ENOBUFS), or a second dump could not be requested.
     #[error("receiving {walk} sockets from the kernel failed: {source}")]
     Recv {
         /// The requested walk.
@@ -32,7 +32,7 @@ pub enum DumpError {
         /// The kernel's reason.
         errno: io::Error,
     },
-    /// NLMSG_DONE or NLMSG_ERROR with an errno after the first socket.
+    /// NLMSG_DONE or NLMSG_ERROR with an errno after the first socket, or after an earlier dump of the same walk that worked.
     #[error("the kernel broke off the list of {walk} sockets: {errno}")]
     BrokenOff {
         /// The requested walk.

@@ -17,7 +17,7 @@ pub(super) struct Receiver<'a> {
     transport: &'a mut dyn Transport,
     pub(super) datagrams: usize,
     pub(super) receiving: Duration,
-    /// The total time between the receives, in which datagrams are read.
+    /// The total time between the receives, in which the caller reads the datagrams.
     pub(super) reading: Duration,
     /// The time at which the last datagram was received.
     returned: Instant,

@@ -1,6 +1,5 @@
 //! A series of samples (`twtool watch --record`): a recording for each sample, one after the other, and a last line with the number
-//! of samples. Each recording has an additional line with the times and counters of the sample. If a sample failed, its recording does
-//! not have this line.
+//! of samples. Unless its sample failed, a recording has an additional line with the times and counters of the sample.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,10 +28,10 @@ pub struct RecordedSample {
     pub walked: (Duration, Duration),
     pub before: BTreeMap<String, u64>,
     pub after: BTreeMap<String, u64>,
-    /// The occupants of buckets that the walk did not list any more, by the bucket's cookie.
+    /// The occupants of missing buckets (the walk does not list them any more), by the cookie of the bucket.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub occupants: BTreeMap<u64, Occupant>,
-    /// The occupant of each bucket that is not in `occupants`.
+    /// The occupant of each missing bucket that is not in `occupants`.
     #[serde(default, skip_serializing_if = "Occupant::is_nobody")]
     pub other_occupants: Occupant,
 }
@@ -62,7 +61,7 @@ impl RecordedSample {
 pub enum Occupant {
     /// The bucket itself: the walk has missed it.
     Itself,
-    /// Another socket: a connection in any state, or its bucket.
+    /// Another socket: a connection in any state, or another bucket.
     Another,
     /// No socket.
     #[default]

@@ -1,7 +1,7 @@
 //! Lists the network namespaces that have a name in /run/netns or a process in /proc.
 //!
-//! A namespace that only an open descriptor or another mount keeps alive is not found. A namespace or a process that
-//! ends during the search is skipped.
+//! A namespace is not found if only an open descriptor, another mount, or a thread other than a main thread keeps it alive. A
+//! namespace or a process that ends during the search is skipped.
 //!
 //! The search holds no namespace open. Each is opened when it is entered, so that a small limit of descriptors is
 //! enough.

@@ -53,7 +53,7 @@ pub(super) enum WatchedCall {
         addr: u64,
         length: u64,
     },
-    /// The arguments are three 32-bit words at this address.
+    /// The arguments are at most three 32-bit words at the address `args`.
     SocketCall {
         call: u32,
         args: u64,

@@ -1,5 +1,5 @@
-//! Runs the stub, a second twtool process that becomes the watched program. The stub installs the filter, stops until the tracer has
-//! attached, and executes the program. So twtool needs no code of its own between fork and exec, where a process with several threads may
+//! Runs the stub, a second twtool process that becomes the watched program. The stub installs the filter, stops until the first process
+//! traces it, and executes the program. So twtool needs no code of its own between fork and exec, where a process with several threads may
 //! call only async-signal-safe functions (fork(2)).
 
 use std::ffi::OsString;

@@ -7,7 +7,7 @@
 //! | an exec | checks whether the program lost a privilege |
 //! | a signal | passes it to the program |
 //! | a process or a thread starts | records the new thread |
-//! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves the thread stopped; if it is the command, also stops twtool |
+//! | a group stop (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU) | leaves the thread stopped; if it is the command's main thread, also stops twtool |
 //!
 //! A thread can end at any moment (SIGKILL). After that, requests for the thread fail with ESRCH, and wait4(2) reports its end.
 
@@ -175,7 +175,7 @@ impl<'a> CallTracer<'a> {
         }
     }
 
-    /// The processes that get the signals of twtool: the command, or after its end all other processes.
+    /// The processes to which twtool passes the signals that it gets: the command, or after its end all other processes.
     fn receivers(&self) -> Vec<i32> {
         match (self.command, self.end) {
             (Some(command), None) => vec![command],
@@ -332,8 +332,7 @@ impl<'a> CallTracer<'a> {
         target::copy_descriptor(tid, process, fd)
     }
 
-    /// Reads the call that begins. `None` if there is nothing to report at its end: the call is not about an Internet socket, or its
-    /// address or descriptor does not exist.
+    /// Reads the call that begins. `None` if there is nothing to report at its end, for example because the socket is no Internet socket.
     fn begin(&mut self, tid: i32, call: WatchedCall) -> Option<PendingCall> {
         let (name, fd, place) = match call {
             WatchedCall::Bind { fd, addr, length } => (CallName::Bind, fd, Some((addr, length))),

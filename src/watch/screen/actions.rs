@@ -39,7 +39,7 @@ impl Screen {
     }
 
     /// Requests another filter. If the screen is paused or the recording has ended, the filter applies to the rows of the last sample. The
-    /// facts of that sample may lack an interface, so a filter that may name one is refused.
+    /// facts of that sample may lack an interface, so a filter that may name one is then refused.
     fn filter(&mut self, expression: String) {
         let selection = Selection { expression, ..self.selection.clone() };
         if !self.is_sampling() && selection.may_name_an_interface() {

@@ -258,7 +258,7 @@ struct Screen {
     shell: Shell,
     several: bool,
     permit_tracing: String,
-    /// Measures the time since the last request for capacity; `None` if the table of destinations is not on the screen.
+    /// Measures the time since the last request for capacity; `None` if the next request need not wait for [`CAPACITY`].
     capacity_asked: Option<Stopwatch>,
     selection: Selection,
     /// Whether the screen reads the kernel. A replay has no capacity, and cannot be recorded.

@@ -129,7 +129,7 @@ pub(super) struct ScreenState {
     pub(super) paused: bool,
     /// The file of the recording that is being made.
     pub(super) recording: Option<String>,
-    /// The interval that the user chose.
+    /// The interval of `--interval`, or the one that the user chose with + or -.
     pub(super) interval: Duration,
     pub(super) overlay: Option<Overlay>,
     /// A message in place of the last line, until the next key. It can have several lines.

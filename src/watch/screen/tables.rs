@@ -140,7 +140,7 @@ enum Items {
     Makers(Vec<usize>),
 }
 
-/// The rows of the table of sockets. Only the rows around the one that was requested last are sorted.
+/// The rows of the table of sockets. Only a part of the rows is sorted. It contains the row that was requested last.
 #[derive(Debug)]
 struct SocketRows {
     order: Order,
@@ -329,7 +329,7 @@ impl Listing {
                 let row = netns.rows.iter().find(is_it)?;
                 let sockets = sockets.borrow();
                 let key = sockets.key(row);
-                // Rows with equal keys lie next to each other.
+                // In the sorted order, rows with equal keys are next to each other.
                 let lower = sockets.keys.iter().filter(|(other, ..)| *other < key).count();
                 let equal = sockets.keys.iter().filter(|(other, ..)| *other == key).count();
                 drop(sockets);
@@ -365,7 +365,7 @@ impl Listing {
         }
     }
 
-    /// The cells of a row. `age` is subtracted from remaining times.
+    /// The cells of a row. In the table of sockets, `age` is subtracted from remaining times.
     #[must_use]
     pub(super) fn cells(
         &self,

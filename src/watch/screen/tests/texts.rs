@@ -1,4 +1,4 @@
-//! Tests of texts that are longer than the screen: help, proposals, filters, messages and warnings.
+//! Tests of texts on the screen: long help, proposals and filters, messages, warnings, and the interval.
 
 use std::time::Duration;
 
