@@ -589,7 +589,8 @@ fn the_kernels_counts_give_an_upper_bound_of_the_number_of_unlisted_sockets() {
     assert!(least > 8, "nearly every socket of this namespace is listed: {least}");
     let idle = [bound("127.0.0.9:40003"), bound("[::1]:40004"), bound("127.0.0.9:0")];
     let (less, most) = range();
-    // The three sockets lower the smallest possible number of free ports by 3. If the first run counted one more socket, which has ended since, the difference is 2.
+    // The three sockets lower the smallest possible number of free ports by 3. If the first run counted one more socket, which has
+    // ended since, the difference is 2.
     assert!(less + 2 <= least, "{least} without the three sockets, {less} with them");
     let further = count_connects_until_full(|| connect(None, addr("127.0.0.1:443"))) as u64;
     assert!(further == 13 && (less..=most).contains(&further), "{further} in {less}..={most}");

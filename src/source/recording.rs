@@ -98,7 +98,8 @@ enum RecordingLine {
 }
 
 /// The maximum length in bytes of a line after the first. The longest lines are those of samples: for up to [`MAX_OCCUPANTS`] buckets
-/// that disappeared, they say which socket now has both ends ([`Occupant`]), in at most 33 bytes each. A datagram needs less: two digits for each byte of `sock_diag::transport::BUFFER`.
+/// that disappeared, they say which socket now has both ends ([`Occupant`]), in at most 33 bytes each. A datagram needs less: two digits
+/// for each byte of `sock_diag::transport::BUFFER`.
 const MAX_LINE_LENGTH: u64 = 1 << 20;
 
 /// Writes a recording.

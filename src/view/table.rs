@@ -307,8 +307,8 @@ fn write_line(out: &mut (dyn Write + Send), line: &str, heading: Option<TextStyl
     }
 }
 
-/// Pads the cell that was just appended to `line` with blanks, and appends the gap to the next column. The cell begins at byte `cell`. `right`: the blanks come before
-/// the text.
+/// Pads the cell that was just appended to `line` with blanks, and appends the gap to the next column. The cell begins at
+/// byte `cell`. `right`: the blanks come before the text.
 fn align(line: &mut Text, cell: usize, blanks: usize, right: bool) {
     if right {
         line.insert_blanks(cell, blanks);
