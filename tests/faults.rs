@@ -407,7 +407,7 @@ fn a_file_that_cannot_be_read_is_named() {
     ] {
         without(file, "EIO", args).code(2).says(text);
     }
-    // A file that is absent or that may not be read is not a failure.
+    // It is no failure if the file is absent (ENOENT), or if twtool has no permission to read it (EACCES).
     for error in ["ENOENT", "EACCES"] {
         without(udp, error, &bind_test).code(0);
     }

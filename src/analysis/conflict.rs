@@ -1,7 +1,6 @@
-//! Finds the sockets that can block a *plain* bind (a bind with neither SO_REUSEADDR nor SO_REUSEPORT).
-//!
-//! A socket can block the bind if its address conflicts by the kernel's rule (`inet_rcv_saddr_equal` in
-//! net/ipv4/inet_connection_sock.c). Only a real bind shows whether one of these sockets does block it.
+//! Finds the sockets whose address conflicts with that of a bind, by the kernel's rule (`inet_rcv_saddr_equal` in
+//! net/ipv4/inet_connection_sock.c). Such a socket always blocks a *plain* bind (a bind with neither SO_REUSEADDR nor SO_REUSEPORT). With
+//! one of these options, only a real bind shows whether the socket blocks it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -88,7 +87,7 @@ impl<'a> FailedAttempts<'a> {
 }
 
 /// The time until these plain attempts work: the longest remaining time of the buckets that block them. `None` if a socket that is not
-/// a bucket can block them. Also `None` if it is unknown which buckets block them, and these buckets end at different times.
+/// a bucket can block them. Also `None` if the time depends on which of the buckets block them.
 ///
 /// For each failed attempt, the time until it works has a minimum and a maximum:
 /// 1. Minimum: the longest remaining time of the buckets that certainly overlap. If there are none, the shortest remaining time of the

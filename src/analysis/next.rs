@@ -47,7 +47,8 @@ pub struct Failure<'a> {
     pub free_in: Option<Duration>,
     /// Whether the user has already waited for the port.
     pub waited: bool,
-    /// Whether SOCK_DESTROY ends an orphan on this kernel; `None` if that could not be tried.
+    /// Whether SOCK_DESTROY ends an orphan on this kernel; `None` if that is unknown, or if no orphan blocks
+    /// the port.
     pub ends_orphans: Option<bool>,
 }
 
@@ -225,13 +226,14 @@ fn on_the_port(failure: &Failure) -> Vec<String> {
         format!("dev = {device} or dev = 0")
     }));
     if addrs.iter().all(|at| !at.addr.to_canonical().is_unspecified()) {
-        // An IPv4-mapped address conflicts with sockets of both families. `--local` with the IPv4 address selects both families.
+        // A bind to an IPv4-mapped address conflicts with AF_INET sockets, and with AF_INET6 sockets that use IPv4. `--local` with the IPv4
+        // address selects both.
         let local = |at: &BindAddr| BindAddr { addr: at.addr.to_canonical(), ..*at }.text(facts);
         words.extend(addrs.iter().flat_map(|at| ["--local".into(), local(at)]));
     } else if addrs.iter().all(|at| at.addr.to_canonical().is_ipv4()) {
         words.push("-4".into());
     } else if !failure.holders.iter().any(|holder| holder.blocks && is_ipv4(holder)) {
-        // With IPV6_V6ONLY, sockets that are IPv4 on the wire do not block the bind.
+        // No IPv4 socket blocks the bind (with IPV6_V6ONLY, none can), so `kill` need not select IPv4.
         words.extend((!addrs.is_empty()).then(|| "-6".into()));
     }
     words

@@ -29,11 +29,12 @@ conflicts, so a second server could bind the port. twtool clears the note with o
 without SO_REUSEPORT. twtool blocks signals until then. If SIGKILL ends twtool before that bind, the note stays until a bind without \
 SO_REUSEPORT succeeds on the port, or no socket is on the port.
 
-This bind also clears the note of a real server. So if any bind failed, twtool repeats the SO_REUSEPORT binds that had \
-succeeded, now without any note. If a repeated bind fails, the first one succeeded only because of the note of a real \
-server, and that note is lost: a second server of the same user can no longer bind. twtool then prints a warning, and the \
-JSON key `note_lost` is true. twtool also prints a warning and sets `note_lost` if it could not clear its own note. In that \
-case, a second server of the user of twtool's bind may be able to bind.
+The bind with which twtool clears its note also clears the note of a real server. An attempt of the test may have \
+succeeded only because of that note. So if any attempt failed, twtool repeats the SO_REUSEPORT attempts that succeeded, \
+now without any note. If a repeated attempt fails, the first one needed the note of a real server, and that note is lost: \
+a second server of the same user can no longer bind. twtool then prints a warning, and the JSON key `note_lost` is true. \
+twtool also prints a warning and sets `note_lost` if it could not clear its own note. In that case, a second server of the \
+user of twtool's bind may be able to bind.
 
 twtool calls listen() only if --listen or --together is given. The test socket then drops every packet, so a client that \
 connects at that moment sends its SYN again after a second. twtool drops the packets with a socket filter. A Multipath TCP \

@@ -25,7 +25,7 @@ the client lets connect() choose the port. The kernel chooses from net.ipv4.ip_l
   - ports in net.ipv4.ip_local_reserved_ports
   - ports that a socket bound explicitly, even after the socket has become a TIME_WAIT socket
   - ports that have a connection to the same destination
-A server, an idle bound socket, and a client that called bind() have explicitly bound ports.
+A server, an idle bound socket, and a client that called bind(), even with port 0, have explicitly bound ports.
 
 TIME_WAIT sockets that connect() may reuse at once (tcp_tw_reuse) count as free. Reuse needs TCP timestamps on the old \
 connection. The kernel does not report whether a TIME_WAIT socket had them. So twtool uses the present value of \
@@ -49,7 +49,7 @@ rate, they never run out: from then on, ports become free as fast as connections
 highest rate at which the ports never run out, in connections per second: the number of ports divided by the hold time.
 
 Each row is one local address with one destination (remote address and remote port). Only connections that this machine opened count: \
-twtool omits connections whose local port has a listener. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \
+twtool omits connections whose local address and port a listener covers. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \
 Then twtool omits the IPv4 connections of that listener, a warning contains their number, and the exit code is 2.
 
 A program can give a socket a narrower range of ports with the socket option IP_LOCAL_PORT_RANGE. The kernel does not report \

@@ -95,8 +95,8 @@ enum DirectionArg {
     /// A listener covers the local address and port. In trace: the process accepted the connection
     Inbound,
     /// No listener covers the local end, and one of these is true: the local port is ephemeral and the remote port is not, or a
-    /// listener covers the remote end. A socket that is connected to itself is outbound, too. In trace: the process called
-    /// connect()
+    /// listener covers the remote end. A socket that is connected to itself is outbound, too. In trace: the process probably
+    /// called connect()
     Outbound,
     /// Neither can be inferred. In trace: the role is unknown
     Unknown,

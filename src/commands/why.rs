@@ -41,10 +41,10 @@ bind(), listen() and connect() calls would fail with ENOSYS. So twtool runs unti
 ended, including daemons. If SIGKILL ends twtool, the kernel ends these processes as well. With --pid or --detach, twtool \
 sets no filter, and the processes continue without twtool.
 
-If twtool runs without CAP_SYS_PTRACE or, unless --detach is given, without CAP_SYS_ADMIN (no_new_privs), set-user-ID bits \
-and file capabilities give COMMAND and its processes no privilege. twtool prints a note if COMMAND runs a program that has \
-them. twtool does not see binds through io_uring, and prints a note if COMMAND uses io_uring. Another program (strace, \
-gdb) cannot trace COMMAND at the same time.
+Set-user-ID bits and file capabilities give COMMAND and its processes no privilege in two cases: twtool lacks \
+CAP_SYS_PTRACE; or twtool lacks CAP_SYS_ADMIN and --detach is not given, because the seccomp filter then requires \
+no_new_privs. twtool prints a note if COMMAND runs a program that has them. twtool does not see binds through io_uring, \
+and prints a note if COMMAND uses io_uring. Another program (strace, gdb) cannot trace COMMAND at the same time.
 
 Exit codes: the exit code of COMMAND, or 128+N if signal N ended it; 125 COMMAND cannot be watched; 126 COMMAND cannot be run; \
 127 COMMAND is not found; 2 wrong usage. With --pid: 128+N if signal N ended twtool; 125 the process cannot be watched; 0 \

@@ -30,7 +30,7 @@ pub(super) struct Security {
     /// usual cost 10 takes about 50 ms of processor time.
     verified: Mutex<BTreeSet<Vec<u8>>>,
     /// Held during a comparison, so that wrong passwords use at most one core.
-    comparing: tokio::sync::Mutex<()>,
+    comparing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Security {
@@ -61,8 +61,13 @@ impl Security {
         let known = self.users.contains_key(&user);
         let costliest = || self.users.values().max_by_key(|hash| hash.get(4..6));
         let Some(hash) = self.users.get(&user).or_else(costliest).cloned() else { return false };
-        let _one = self.comparing.lock().await;
-        let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
+        let guard = Arc::clone(&self.comparing).lock_owned().await;
+        let compare = move || {
+            // If the client closes its connection now, this function ends, but the comparison continues. So the comparison has the guard.
+            let _guard = guard;
+            bcrypt::verify(password, &hash).unwrap_or(false)
+        };
+        let compared = tokio::task::spawn_blocking(compare).await;
         let right = known && compared.unwrap_or(false);
         if right && verified().len() < MAX_VERIFIED {
             verified().insert(header.to_owned());

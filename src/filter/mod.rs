@@ -210,7 +210,7 @@ mod tests {
     use crate::model::row::tests::row;
 
     #[test]
-    fn an_and_without_tests_accepts_every_row_and_an_or_without_tests_accepts_none() {
+    fn an_empty_all_accepts_every_row_but_an_empty_any_accepts_none() {
         let row = row("127.0.0.1", 80, "127.0.0.1", 40000);
         assert!(Filter::TRUE.accepts(&row));
         assert!(!Filter::FALSE.accepts(&row));

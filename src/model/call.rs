@@ -52,7 +52,7 @@ pub struct SocketCall {
     pub addr: Option<CalledAddr>,
     /// The socket before the call.
     pub socket: Option<CalledSocket>,
-    /// Why the address or the socket could not be read.
+    /// Why the address or the socket could not be read; `None` if both were read.
     pub unread: Option<UnreadReason>,
     /// The process that made the call.
     pub process: CallingProcess,
@@ -212,8 +212,8 @@ pub struct CallingProcess {
     pub comm: String,
     /// The effective user.
     pub uid: Option<u32>,
-    /// Whether the process runs a set-user-ID program, or a program with file capabilities, that has no privilege because twtool
-    /// watches it.
+    /// Whether the process runs a program with a set-user-ID bit, a set-group-ID bit or file capabilities that has no privilege because
+    /// twtool watches it.
     pub lost_privilege: bool,
     /// The inode of its network namespace.
     pub netns: Option<u64>,
@@ -257,7 +257,7 @@ pub struct UnwatchableReason {
 pub enum WatchNote {
     /// A process uses io_uring. twtool does not see its bind, listen and connect calls.
     IoUring(CallingProcess),
-    /// A set-user-ID program, or a program with file capabilities, runs without its privilege because twtool watches it.
+    /// A program with a set-user-ID bit, a set-group-ID bit or file capabilities runs without its privilege because twtool watches it.
     PrivilegeLost {
         /// The process that executed the program.
         process: CallingProcess,

@@ -92,7 +92,8 @@ impl Process {
     }
 }
 
-/// Services that run containers, jobs or sessions. `systemctl stop` may end all of them.
+/// Services that run containers, jobs or sessions. `systemctl stop` could also end those, so twtool does not propose
+/// it.
 const SHARED_SERVICES: [&str; 10] = [
     "atd.service",
     "containerd.service",

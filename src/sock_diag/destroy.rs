@@ -270,7 +270,7 @@ mod tests {
         }
 
         fn recv(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-            *buffer = self.answers.pop_front().expect("the caller receives after the last response");
+            *buffer = self.answers.pop_front().expect("the caller stops receiving after the last response");
             Ok(buffer.len())
         }
     }

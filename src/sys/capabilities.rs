@@ -100,7 +100,8 @@ pub fn parse(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapEff:")
 }
 
-/// Parses the bounding set in a status file: the line `CapBnd:`, with the capabilities that a thread can get by execve(2).
+/// Parses the bounding set in a status file: the line `CapBnd:`, which limits the capabilities that a thread can get from a file by
+/// execve(2).
 #[must_use]
 pub fn parse_bounding(status: &[u8]) -> Option<Capabilities> {
     parse_set(status, "CapBnd:")

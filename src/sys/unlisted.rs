@@ -28,7 +28,8 @@ use crate::model::socket::{Cookie, FourTuple, FullSocket, TcpState};
 pub struct UnlistedSockets {
     /// The sockets.
     pub sockets: Vec<FullSocket>,
-    /// Why sockets may be missing. A missing permission and the end of a process do not count as reasons.
+    /// Why sockets may be missing. A missing permission for one process and the end of a process do not count as
+    /// reasons.
     pub failure: Option<String>,
 }
 

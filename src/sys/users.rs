@@ -46,7 +46,7 @@ pub fn user(uid: u32) -> Option<User> {
     is_certain(uid).then(|| User { uid, name: names.get(&uid).cloned() })
 }
 
-/// Parses lines of the form `name:password:uid:gid:comment:home:shell`. Lines of another form are skipped.
+/// Parses lines that begin with `name:password:uid:gid` (passwd(5)). Other lines are skipped.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Vec<Entry> {
     let entry = |line: &[u8]| {

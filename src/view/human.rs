@@ -88,7 +88,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Cuts a text that is wider than `room` columns, and adds `...` at the end.
+/// Cuts a text that is wider than `room` columns, and adds `...` at the end. If `room` is less than 3, the result is empty.
 #[must_use]
 pub fn cut(text: &str, room: usize) -> String {
     if text.width() <= room {

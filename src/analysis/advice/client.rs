@@ -40,8 +40,10 @@ fn self_connection(evidence: &BindEvidence, holder: &Holder) -> String {
         "A client connected to the port while no server listened there, and the kernel probably chose the same port as \
          the source port. A client that reconnects in a loop does this sooner or later (RFC 9293, section 3.5, \
          simultaneous open)."
-    } else {
+    } else if facts.ephemeral(port) == Some(false) {
         "A client bound the port as its source port and connected to it while no server listened there."
+    } else {
+        "A client connected to the port while no server listened there. The client bound the port, or the kernel chose it."
     };
     let cure = if facts.ephemeral(port) == Some(true) && facts.locally_reserved(port) == Some(false) {
         " Reserve the port: connect() never chooses a reserved port."

@@ -9,10 +9,10 @@ use super::{Check, Datum, Status, Subject};
 use crate::analysis::makers::{MakerGroupKey, ProcessKey};
 use crate::model::close::{MakerFacts, Role};
 
-/// The maximum number of programs that the finding names.
+/// The maximum number of programs in the finding. A program counts once for each role.
 const NAMED: usize = 3;
 
-/// The maximum number of programs in the evidence. `twtool summary --by owner` lists all of them.
+/// The maximum number of programs in the evidence, counted in the same way. `twtool summary --by owner` lists all of them.
 const SHOWN: usize = 20;
 
 /// The advice names a client if the client is the remote end of at least this share of a server's buckets, in percent.
@@ -76,8 +76,8 @@ pub(super) fn check(made: &BucketsByMaker) -> Check {
         does: "Names the programs that made the most TIME_WAIT sockets, and whether they accepted or opened the connections. The end \
                that closes first gets the TIME_WAIT socket. A running tracer (twtool trace --serve) has recorded the closes of \
                the last two minutes.",
-        does_not: "A TIME_WAIT socket is not a fault, and no process owns it. If no maker is recorded, the connection was closed \
-                   before the tracer started or while doctor ran, or the kernel did not show the process.",
+        does_not: "A TIME_WAIT socket is not a fault, and no process owns it. If no maker is recorded, the tracer did not run \
+                   yet, did not see the close, or could not see the process.",
         sources: &["RFC 9293, section 3.6", "net/ipv4/tcp_minisocks.c, tcp_time_wait()", "twtool-trace(1)"],
     };
     let programs = made.programs_by_buckets();
@@ -91,7 +91,7 @@ pub(super) fn check(made: &BucketsByMaker) -> Check {
     }
     let named: Vec<String> = programs.iter().take(NAMED).map(sentence).collect();
     let rest: u64 = programs.iter().skip(NAMED).map(|one| one.buckets).sum();
-    let others = if rest > 0 { format!("; other programs made {rest}") } else { String::new() };
+    let others = if rest > 0 { format!("; the remaining {rest} have other makers or roles") } else { String::new() };
     let unknown = made.all - traced;
     let unknown = if unknown > 0 { format!(" No maker is recorded for {unknown}.") } else { String::new() };
     let finding = format!("Of {} TIME_WAIT sockets, {}{others}.{unknown}", made.all, named.join("; "));
@@ -236,7 +236,7 @@ mod tests {
         }
         let finding = check(&made).finding.expect("a finding");
         assert!(finding.starts_with("Of 15 TIME_WAIT sockets, app pid 5 made 5"), "{finding}");
-        assert!(finding.ends_with("; other programs made 3."), "{finding}");
+        assert!(finding.ends_with("; the remaining 3 have other makers or roles."), "{finding}");
     }
 
     #[test]
