@@ -114,7 +114,7 @@ fn every_process_that_has_the_socket_open_is_named() {
     let processes = document["holders"][0]["processes"].as_array().expect("processes");
     assert_eq!(sorted(processes.iter().map(|process| number(process, "pid"))), sorted(pids));
     let advice = document["advice"].to_string();
-    assert!(advice.contains("2 processes") && advice.contains("when all of them have closed it"), "{advice}");
+    assert!(advice.contains("2 processes") && advice.contains("only when all of them have closed it"), "{advice}");
     assert!(pids.iter().all(|pid| advice.contains(&pid.to_string())), "{advice}");
 }
 

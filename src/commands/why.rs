@@ -26,11 +26,11 @@ use crate::view::why::{self as view, ExplainedCall, ProgramReport};
 #[command(mut_args(|arg| hide_refused(arg, &["json"], &[Format::Json, Format::Csv])), after_long_help = "\
 COMMAND runs as it would without twtool. It keeps its own standard input and output, terminal, signals and exit status. Of \
 the system calls of COMMAND, twtool stops only bind(), listen(), connect() and io_uring_setup(). (Exceptions: with --pid \
-or --detach, or if the kernel refuses twtool's seccomp filter, every system call stops the program, which slows it down a \
-lot.) As under every tracer, COMMAND also stops for a moment when it gets a signal, starts a process or a thread, or \
-executes another program. When a call fails, twtool reads the sockets of the network namespace before COMMAND continues. \
-Then twtool prints on standard error the arguments of the call, the socket options, what blocks the call, and what helps. \
-twtool does not repeat the call. It relies on the errno that COMMAND got.
+or --detach, before Linux 5.9, or if the kernel refuses twtool's seccomp filter, every system call stops the program, \
+which slows it down a lot.) As under every tracer, COMMAND also stops for a moment when it gets a signal, starts a process \
+or a thread, or executes another program. When a call fails, twtool reads the sockets of the network namespace before \
+COMMAND continues. Then twtool prints on standard error the arguments of the call, the socket options, what blocks the \
+call, and what helps. twtool does not repeat the call. It relies on the errno that COMMAND got.
 
 twtool counts refused connections and timeouts, but does not explain them, because their cause is usually at the other end. It \
 explains a repeated failure again only if the explanation has changed. At the end it prints where COMMAND listened and how \

@@ -171,7 +171,7 @@ impl fmt::Display for KernelPart {
 pub enum Owners {
     /// The kernel reports that no process has the socket open: a bucket, an orphan, or a connection that is not accepted yet.
     Nobody,
-    /// These processes have the socket open. The port is free only when all of them have closed it.
+    /// These processes have the socket open. The socket is closed only when all of them have closed it.
     Found(Vec<Process>),
     /// The kernel itself uses the socket.
     Kernel(KernelPart),

@@ -320,8 +320,9 @@ impl FourTuple {
         self.ports.remote()
     }
 
-    /// Whether both ends are the same, so that the socket is connected to itself. A connect() to a closed port of the ephemeral range
-    /// makes such a connection if the kernel chooses the same port as the local one (simultaneous open, RFC 9293, section 3.5).
+    /// Whether both ends are the same, so that the socket is connected to itself. If a client connects to an
+    /// ephemeral port of its own address on which nobody listens, and the kernel chooses this port as the source port, too, the socket is
+    /// connected to itself (simultaneous open, RFC 9293, section 3.5).
     #[must_use]
     #[inline]
     pub const fn is_self_connection(&self) -> bool {
@@ -375,7 +376,8 @@ pub struct TimeWaitBucket {
     /// Whether it is in FIN_WAIT_2, because the peer has not closed yet. When the peer closes, the bucket enters TIME_WAIT with a new
     /// timer.
     pub fin_wait_2: bool,
-    /// Remaining time in ms (`idiag_expires`). If it is 0, the kernel removes the bucket within about 2 s.
+    /// Remaining time in ms (`idiag_expires`). If it is 0, the kernel removes the bucket at the next step of its timer
+    /// wheel (up to 2 s later with HZ=250, and 5 s with HZ=100).
     pub expires_ms: u32,
     /// The interface that the socket was bound to, by index.
     pub interface: Option<NonZeroU32>,
@@ -406,7 +408,7 @@ pub struct FullSocket {
     pub tuple: FourTuple,
     /// Its state; never TIME_WAIT.
     pub state: TcpState,
-    /// The user that created it.
+    /// The user that created it. Older kernels report 0 for a socket that no process has open.
     pub uid: u32,
     /// Its inode in sockfs, which /proc/PID/fd shows. `None` if no process has it open (closed, or not accepted yet).
     pub inode: Option<NonZeroU32>,

@@ -1,7 +1,8 @@
 //! Classifies the errnos of failed system calls, and names them (errno(3)).
 //!
-//! The whole program uses one policy. Only the first two classes of this table are a definite answer. After every other failure, it is
-//! unknown whether the requested object exists. So twtool repeats the call, or reports what it could not read.
+//! All code that reads or looks up an object uses one policy. Only the first two classes of this table are a definite answer. After every
+//! other failure, it is unknown whether the object exists. So twtool repeats the call, or reports what it could not read. If a call itself
+//! is the question (a bind(), a route look-up, the test of a port), other errnos are answers, too, for example EADDRINUSE.
 //!
 //! | [`FailureClass`] | what twtool concludes |
 //! |---|---|

@@ -190,10 +190,16 @@ pub(super) fn connection(evidence: &BindEvidence) -> Vec<String> {
         advice.extend(other_user(evidence, connections()));
     }
     advice.extend(other_device(evidence));
-    let closed_first = [TcpState::FinWait1, TcpState::FinWait2, TcpState::Closing];
+    let closed_first = [TcpState::FinWait1, TcpState::FinWait2];
     if states.contains(&TcpState::Established) {
         advice.push(
             "If this machine closes first, the connection leaves a TIME_WAIT socket on the port (RFC 9293, section 3.3.2)."
+                .into(),
+        );
+    } else if states.contains(&TcpState::Closing) {
+        advice.push(
+            "Both ends closed at the same time. After the last ACK, the connection leaves a TIME_WAIT socket on the port (RFC 9293, \
+             section 3.6)."
                 .into(),
         );
     } else if closed_first.iter().any(|state| states.contains(state)) {
@@ -239,7 +245,7 @@ pub(super) fn shared_socket(evidence: &BindEvidence) -> Option<String> {
     };
     let (count, names) = blocking(evidence).filter_map(sharing).max_by_key(|(count, _)| *count)?;
     Some(format!(
-        "{count} processes have the same socket open: {names}. The port becomes free when all of them have closed it."
+        "{count} processes have the same socket open: {names}. The socket is closed only when all of them have closed it."
     ))
 }
 

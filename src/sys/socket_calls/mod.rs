@@ -10,8 +10,8 @@
 //! 4. `signals` passes twtool's own signals on to the program, and stops twtool when the program stops, so that the job
 //!    control of a shell works.
 //!
-//! A running process (`--pid`) has no filter, twtool cannot detach from a process with a filter (`--detach`), and the kernel may refuse the
-//! filter. In these cases, plain PTRACE_SYSCALL stops the program at every system call.
+//! A running process (`--pid`) has no filter, twtool cannot detach from a process with a filter (`--detach`), the kernel may refuse the
+//! filter, and twtool sets none before Linux 5.9. In these cases, plain PTRACE_SYSCALL stops the program at every system call.
 //!
 //! | | seccomp and ptrace | plain ptrace |
 //! |---|---|---|

@@ -217,7 +217,7 @@ fn remaining(times: &RemainingTimes, style: TextStyle) -> io::Result<Block> {
     };
     let due = ("due".to_owned(), times.due());
     let mut rows: Vec<(String, u64)> = std::iter::once(due).chain(SPANS.iter().map(span)).collect();
-    // Mainline kernels have no bucket with more than 60 s left, so the row `over 60 s` is left out if it counts no bucket.
+    // On mainline kernels, no bucket in TIME_WAIT has more than 60 s left, so the row `over 60 s` is left out if it counts none.
     rows.retain(|(label, count)| *count > 0 || !label.starts_with("over"));
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(label, count)| row(label, count)).collect();
     Block::new("REMAINING", &[], &rows, style)
