@@ -17,7 +17,7 @@ pub(super) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     parse_with(Cli::command(), args)
 }
 
-/// Declares to clap only the command whose name is the first argument. clap copies the options of [`GlobalArgs`] into each declared
+/// Declares to clap only the command whose name is the first argument. clap copies the options of `GlobalArgs` into each declared
 /// command. With all commands, that takes 5 % of the time of a short run and 27 page faults (`list` and `port 80`, whole command, no
 /// bucket, median of 401 pairs, Linux 6.18, 2026-11-29). To repeat the measurement, compare `twtool list -o table` with
 /// `twtool -o table list`, which declares all commands.
