@@ -137,21 +137,12 @@ fn is_blocked_by_another_socket(attempt: &Attempt) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::bind::{BindAddr, ReuseOptions};
+    use crate::model::bind::tests::attempt as attempt_on;
     use crate::model::port::Port;
     use crate::model::socket::{Cookie, FourTuple, FullSocket};
 
     fn attempt(addr: &str, v6only: bool) -> Attempt {
-        Attempt {
-            at: BindAddr { addr: addr.parse().expect("address"), scope: None },
-            options: ReuseOptions::NONE,
-            v6only,
-            device: None,
-            blocked_by_own_socket: false,
-            bind: CallResult::Failed(Errno::AddrInUse),
-            listen: None,
-            bound: None,
-        }
+        Attempt { v6only, ..attempt_on(addr, CallResult::Failed(Errno::AddrInUse)) }
     }
 
     fn holder(addr: &str, v6only: Option<bool>, state: TcpState) -> Socket {

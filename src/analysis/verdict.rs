@@ -134,23 +134,14 @@ pub(super) fn cause_among(in_the_way: &[&Holder], reuseaddr_works: bool, blocked
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::bind::BindAddr;
+    use crate::model::bind::tests::attempt;
     use crate::model::facts::tests::facts;
 
     #[test]
     fn only_a_bind_needs_the_privilege_of_a_port() {
         let refused = CallResult::Failed(Errno::Access);
         let cause_of = |bind, listen| {
-            let attempt = Attempt {
-                at: BindAddr { addr: [127, 0, 0, 1].into(), scope: None },
-                options: ReuseOptions::NONE,
-                v6only: false,
-                device: None,
-                blocked_by_own_socket: false,
-                bind,
-                listen,
-                bound: None,
-            };
+            let attempt = Attempt { listen, ..attempt("127.0.0.1", bind) };
             let facts = Facts { unprivileged_port_start: Some(1024), ..facts() };
             let conclusion = conclude(&facts, Port(80), ReuseOptions::NONE, &[attempt], &[]);
             assert_eq!(conclusion.verdict, Verdict::Denied);

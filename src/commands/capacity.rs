@@ -48,9 +48,10 @@ In this model, a port that is taken now becomes free again after the hold time. 
 rate, they never run out: from then on, ports become free as fast as connections take them. CEILING is the \
 highest rate at which the ports never run out, in connections per second: the number of ports divided by the hold time.
 
-Each row is one local address with one destination (remote address and remote port). Only connections that this machine opened count: \
-twtool omits connections whose local address and port a listener covers. Without sock_diag, it can be unknown whether a listener on :: accepts IPv4. \
-Then twtool omits the IPv4 connections of that listener, a warning contains their number, and the exit code is 2.
+Each row is one local address with one destination (remote address and remote port). Only connections that this \
+machine opened count: twtool omits connections whose local address and port a listener covers. Without sock_diag, it \
+can be unknown whether a listener on :: accepts IPv4. Then twtool omits the IPv4 connections of that listener, a \
+warning contains their number, and the exit code is 2.
 
 A program can give a socket a narrower range of ports with the socket option IP_LOCAL_PORT_RANGE. The kernel does not report \
 this option, so such a socket has fewer ports than FREE.

@@ -21,11 +21,12 @@ use crate::view::ladder::Ladder;
 #[command(
     mut_args(|arg| hide_refused(arg, &["ipv4", "ipv6"], &[Format::Csv])),
     after_long_help = "\
-Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, settings and \
-sockets of the host. Even if a signal ends twtool, nothing is left behind. The file of --pcap appears when the experiment has ended. In the first four scenarios, both \
-ends use the TCP of the running kernel, each in its own network namespace. twtool carries the segments between them. It can \
-read the state of both ends while a segment is under way, drop a segment, or deliver an old segment late. In the other \
-scenarios, the connections run over lo. twtool measures all values while the scenario runs.
+Everything happens in private user and network namespaces, without root. twtool does not touch the interfaces, \
+settings and sockets of the host. Even if a signal ends twtool, nothing is left behind. The file of --pcap appears \
+when the experiment has ended. In the first four scenarios, both ends use the TCP of the running kernel, each in its \
+own network namespace. twtool carries the segments between them. It can read the state of both ends while a segment is \
+under way, drop a segment, or deliver an old segment late. In the other scenarios, the connections run over lo. twtool \
+measures all values while the scenario runs.
 
 How to read the diagram: each arrow is a segment. Beside the start of the arrow is the state of the sender while the segment \
 was under way. Beside the end of the arrow is the state of the receiver after the segment arrived. Unless a note says \

@@ -191,4 +191,16 @@ mod tests {
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"), "{page}");
         assert!(page.contains("<td class=\"warning\">destinations</td>"), "{page}");
     }
+
+    #[test]
+    fn an_unknown_number_is_not_shown_as_none() {
+        let mut samples = Samples::default();
+        samples.add(MetricFamily::NetnsInfo, ["net:[1]", "1", ""], true);
+        let page = html(&samples);
+        assert!(page.contains("destinations of at least one network namespace are unknown"), "{page}");
+        assert!(!page.contains("There is no outbound connection") && !page.contains(">0<"), "{page}");
+        samples.add(MetricFamily::Destinations, ["net:[1]"], 0_u64);
+        let page = html(&samples);
+        assert!(page.contains("There is no outbound connection") && !page.contains("are unknown"), "{page}");
+    }
 }

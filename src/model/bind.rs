@@ -359,3 +359,22 @@ impl Cause {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An attempt without options, with this result of bind().
+    pub(crate) fn attempt(addr: &str, bind: CallResult) -> Attempt {
+        Attempt {
+            at: BindAddr { addr: addr.parse().expect("an address"), scope: None },
+            options: ReuseOptions::NONE,
+            v6only: false,
+            device: None,
+            blocked_by_own_socket: false,
+            bind,
+            listen: None,
+            bound: None,
+        }
+    }
+}

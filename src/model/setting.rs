@@ -95,7 +95,8 @@ settings! {
         check: Some("tcp_tw_reuse"),
         does: "Lets connect() take over a timewait bucket with the same addresses and ports when the bucket has been \
                in TIME_WAIT for longer than tcp_tw_reuse_delay. The connection of the bucket must have had TCP \
-               timestamps; the new connection need not have them. 0: never. 1: to any destination. 2: on loopback only.",
+               timestamps; the new connection need not have them. 0: only if the \
+               client has bound the source port. 1: to any destination. 2: on loopback only.",
         does_not: "It has no effect on bind() or on a server whose port has buckets, and it does not shorten TIME_WAIT.",
         sources: &[
             "Documentation/networking/ip-sysctl.rst, tcp_tw_reuse",

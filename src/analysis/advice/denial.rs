@@ -129,20 +129,11 @@ fn invalid(attempt: &Attempt) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::bind::BindAddr;
+    use crate::model::bind::tests::attempt as attempt_on;
     use crate::model::facts::tests::facts;
 
     fn attempt(bind: CallResult, listen: Option<CallResult>) -> Attempt {
-        Attempt {
-            at: BindAddr { addr: IpAddr::from([0, 0, 0, 0]), scope: None },
-            options: ReuseOptions::NONE,
-            v6only: false,
-            device: None,
-            blocked_by_own_socket: false,
-            bind,
-            listen,
-            bound: None,
-        }
+        Attempt { listen, ..attempt_on("0.0.0.0", bind) }
     }
 
     #[test]

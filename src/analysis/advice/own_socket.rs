@@ -52,11 +52,10 @@ pub(super) fn collision(evidence: &BindEvidence) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use crate::analysis::verdict::Conclusion;
-    use crate::model::bind::{BindAddr, Cause, Errno, ServerSetup, Verdict};
+    use crate::model::bind::tests::attempt;
+    use crate::model::bind::{Cause, Errno, ServerSetup, Verdict};
     use crate::model::facts::tests::facts;
     use crate::model::port::Port;
 
@@ -67,16 +66,8 @@ mod tests {
             .enumerate()
             .map(|(number, addr)| {
                 let fails = number + 1 == addrs.len();
-                Attempt {
-                    at: BindAddr { addr: addr.parse::<IpAddr>().expect("an address"), scope: None },
-                    options: ReuseOptions::NONE,
-                    v6only: false,
-                    device: None,
-                    blocked_by_own_socket: fails,
-                    bind: if fails { CallResult::Failed(Errno::AddrInUse) } else { CallResult::Ok },
-                    listen: None,
-                    bound: None,
-                }
+                let bind = if fails { CallResult::Failed(Errno::AddrInUse) } else { CallResult::Ok };
+                Attempt { blocked_by_own_socket: fails, ..attempt(addr, bind) }
             })
             .collect();
         let facts = facts();
@@ -104,5 +95,15 @@ mod tests {
             assert!(advice(&other).ends_with("Open fewer addresses."), "{}", advice(&other));
         }
         assert!(advice(&["0.0.0.0", "::1", "::"]).ends_with("Open fewer addresses."));
+    }
+
+    #[test]
+    fn an_address_that_another_program_blocks_is_not_open() {
+        let [mut foreign, mut failing] =
+            ["127.0.0.1", "::"].map(|addr| attempt(addr, CallResult::Failed(Errno::AddrInUse)));
+        (foreign.blocked_by_own_socket, failing.blocked_by_own_socket) = (false, true);
+        let attempts = [foreign, attempt("::1", CallResult::Ok), failing];
+        let (earlier, _) = earlier_addresses(attempts.iter(), &facts()).expect("a collision");
+        assert_eq!(earlier, "::1");
     }
 }

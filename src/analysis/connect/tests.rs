@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::bind::ReuseOptions;
+use crate::model::bind::tests::attempt as attempt_on;
 use crate::model::facts::tests::facts;
 use crate::model::port::{LocalReservedPorts, PortRange};
 use crate::model::port_set::PortSet;
@@ -18,16 +19,7 @@ fn at(addr: &str) -> BindAddr {
 }
 
 fn attempt(options: ReuseOptions, bind: CallResult) -> Attempt {
-    Attempt {
-        at: at(FROM),
-        options,
-        v6only: false,
-        device: None,
-        blocked_by_own_socket: false,
-        bind,
-        listen: None,
-        bound: None,
-    }
+    Attempt { options, ..attempt_on(FROM, bind) }
 }
 
 /// A client with a fixed source port, whose connect() works.

@@ -233,3 +233,9 @@ proptest! {
         prop_assert_eq!(filter.accepts(&row), again.accepts(&row), "{} / {}", text, filter);
     }
 }
+
+#[test]
+fn a_long_duration_is_not_shortened_to_the_range_of_a_timer() {
+    assert_eq!(parse_duration("2000h"), Ok(Duration::from_secs(2000 * 3600)));
+    assert_eq!(parse_duration("99999999h"), Ok(Duration::from_secs(100 * 365 * 24 * 3600)));
+}
